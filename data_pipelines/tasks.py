@@ -1,0 +1,184 @@
+"""What a label is: tasks, their kinds, and the names that data sets share.
+
+A task is what one head of a model predicts. A data set is a tuple of tasks; two data sets share a
+task when its name and kind agree, and its labels are joined by name. Nothing here needs
+TensorFlow, so that models can be built on any Keras backend.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+UNKNOWN = -1
+"""The stored value of a label that nobody gave; masked in every loss and metric, never guessed.
+
+Float labels (regression, landmarks) that are unknown are NaN.
+"""
+
+KINDS = ("multilabel", "multiclass", "regression", "landmarks")
+
+# The order of the columns of CelebA's list_attr_celeba.txt (Liu et al., ICCV 2015).
+CELEBA_ATTRIBUTES = (
+    "5_o_Clock_Shadow",
+    "Arched_Eyebrows",
+    "Attractive",
+    "Bags_Under_Eyes",
+    "Bald",
+    "Bangs",
+    "Big_Lips",
+    "Big_Nose",
+    "Black_Hair",
+    "Blond_Hair",
+    "Blurry",
+    "Brown_Hair",
+    "Bushy_Eyebrows",
+    "Chubby",
+    "Double_Chin",
+    "Eyeglasses",
+    "Goatee",
+    "Gray_Hair",
+    "Heavy_Makeup",
+    "High_Cheekbones",
+    "Male",
+    "Mouth_Slightly_Open",
+    "Mustache",
+    "Narrow_Eyes",
+    "No_Beard",
+    "Oval_Face",
+    "Pale_Skin",
+    "Pointy_Nose",
+    "Receding_Hairline",
+    "Rosy_Cheeks",
+    "Sideburns",
+    "Smiling",
+    "Straight_Hair",
+    "Wavy_Hair",
+    "Wearing_Earrings",
+    "Wearing_Hat",
+    "Wearing_Lipstick",
+    "Wearing_Necklace",
+    "Wearing_Necktie",
+    "Young",
+)
+
+# "Left" is the left side of the picture, as in CelebA's and MTFL's files.
+LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+POSE_CLASSES = ("left_profile", "left", "frontal", "right", "right_profile")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What one head of a model predicts.
+
+    Attributes:
+        name: key of the task in records, in a model's outputs and in reports.
+        kind: one of `KINDS`. `multilabel`: independent yes/no attributes; `multiclass`: exactly one
+            of several classes; `regression`: real values; `landmarks`: points of the face.
+        labels: attribute names, class names, names of values or names of points.
+        mirror: for each label the index of the label that it becomes when the picture is mirrored
+            left to right (pose classes and left/right points swap); empty where nothing changes.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    mirror: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"task {self.name!r}: kind {self.kind!r} is none of {', '.join(KINDS)}")
+        if not self.labels:
+            raise ValueError(f"task {self.name!r}: it needs at least one label")
+        repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        if repeated:
+            raise ValueError(f"task {self.name!r}: label {repeated[0]!r} occurs more than once")
+        if self.mirror and sorted(self.mirror) != list(range(len(self.labels))):
+            raise ValueError(
+                f"task {self.name!r}: mirror {self.mirror} is no permutation of its "
+                f"{len(self.labels)} labels"
+            )
+
+    @property
+    def output_size(self) -> int:
+        """Width of the head: one logit or value per label, two coordinates per landmark."""
+        return len(self.labels) * (2 if self.kind == "landmarks" else 1)
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Shape of one example's label: `[n]`, `[]` for multiclass, `[n, 2]` for landmarks."""
+        count = len(self.labels)
+        return {"multiclass": (), "landmarks": (count, 2)}.get(self.kind, (count,))
+
+    @property
+    def label_dtype(self) -> str:
+        """`int8` for yes/no and class labels (`UNKNOWN` = -1), `float32` (NaN) for the others."""
+        return "int8" if self.kind in ("multilabel", "multiclass") else "float32"
+
+    def unknown(self) -> np.ndarray:
+        """The label of an example of which this task knows nothing."""
+        fill = UNKNOWN if self.label_dtype == "int8" else math.nan
+        return np.full(self.label_shape, fill, self.label_dtype)
+
+    def select(self, labels: Sequence[str]) -> "Task":
+        """The same task with these labels only, in this order (multilabel and regression).
+
+        Raises:
+            ValueError: a label is not one of the task's, or the kind has no independent labels.
+        """
+        if self.kind not in ("multilabel", "regression"):
+            raise ValueError(f"task {self.name!r}: labels of a {self.kind} task cannot be selected")
+        for label in labels:
+            if label not in self.labels:
+                raise ValueError(
+                    f"task {self.name!r} has no label {label!r}; it has: {', '.join(self.labels)}"
+                )
+        return Task(self.name, self.kind, tuple(labels))
+
+    def to_dict(self) -> dict:
+        """A JSON-ready description, the inverse of `from_dict`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> "Task":
+        """The task that `to_dict` described."""
+        fields = {**fields, "labels": tuple(fields["labels"]), "mirror": tuple(fields["mirror"])}
+        return cls(**fields)
+
+
+CELEBA = Task("attributes", "multilabel", CELEBA_ATTRIBUTES)
+MTFL_ATTRIBUTES = Task("attributes", "multilabel", ("Male", "Smiling", "Eyeglasses"))
+POSE = Task("pose", "multiclass", POSE_CLASSES, mirror=(4, 3, 2, 1, 0))
+LANDMARKS = Task("landmarks", "landmarks", LANDMARK_NAMES, mirror=(1, 0, 2, 4, 3))
+
+
+def normalise_label(name: str) -> str:
+    """A label name without case, spaces, hyphens and underscores, for matching across files."""
+    return "".join(character for character in name.lower() if character not in " _-")
+
+
+_CELEBA_BY_NORMALISED = {normalise_label(name): name for name in CELEBA_ATTRIBUTES}
+
+
+def celeba_name(name: str) -> str | None:
+    """CelebA's spelling of an attribute (LFWA writes `5 o Clock Shadow`), or None if it has none."""
+    return _CELEBA_BY_NORMALISED.get(normalise_label(name))
+
+
+def join_labels(source: Task, target: Task) -> list[int]:
+    """Where the labels of `target` stand in `source`: one index per label, -1 where it is absent.
+
+    Raises:
+        ValueError: name or kind differ, or a multiclass or landmark task has other labels.
+    """
+    if (source.name, source.kind) != (target.name, target.kind):
+        raise ValueError(
+            f"task {source.name!r} ({source.kind}) is not task {target.name!r} ({target.kind})"
+        )
+    if source.kind in ("multiclass", "landmarks") and source.labels != target.labels:
+        raise ValueError(
+            f"task {source.name!r}: labels {', '.join(source.labels)} are not "
+            f"{', '.join(target.labels)}"
+        )
+    return [source.labels.index(name) if name in source.labels else -1 for name in target.labels]
