@@ -1,0 +1,79 @@
+"""The two ends that all networks share: pixels in, one head per task out."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+from data_pipelines.errors import UserError
+from data_pipelines.tasks import Task
+
+HEAD_PREFIX = "head_"
+"""The layer of a head is named `head_<task>`; no other layer begins so."""
+
+# Where the points of an upright face lie in a crop that shows little else, normalised to [-1, 1].
+# A landmark head starts there, so that it learns deviations and not the mean.
+MEAN_FACE = {
+    "left_eye": (-0.3, -0.25),
+    "right_eye": (0.3, -0.25),
+    "nose": (0.0, 0.1),
+    "left_mouth": (-0.25, 0.4),
+    "right_mouth": (0.25, 0.4),
+}
+
+
+def image_input(input_shape: Sequence[int], smallest: int = 16):
+    """The input `image` and the same pixels scaled to [-1, 1].
+
+    Args:
+        input_shape: `(height, width, 3)`.
+        smallest: the least height and width at which the network's last map is not empty.
+
+    Returns:
+        The Keras input, float32 `[B, H, W, 3]` in 0..255, and the scaled tensor of that shape.
+
+    Raises:
+        UserError: the shape is not that of a colour image, or one side is below `smallest`.
+    """
+    input_shape = tuple(input_shape)
+    if len(input_shape) != 3 or input_shape[2] != 3 or min(input_shape[:2]) < smallest:
+        raise UserError(
+            f"input shape {input_shape}: this network takes (height, width, 3) "
+            f"with height and width of at least {smallest} pixels"
+        )
+    image = keras.Input(input_shape, name="image", dtype="float32")
+    # In float32 under mixed precision too: bfloat16 has no room for fractions of 0..255.
+    return image, layers.Rescaling(1 / 127.5, -1, dtype="float32", name="normalise")(image)
+
+
+def grow_heads(features, tasks: Sequence[Task]) -> dict:
+    """One linear layer per task on shared features.
+
+    Heads compute in float32 under mixed precision as well, since the losses take logarithms. The
+    landmark head starts at `MEAN_FACE` whatever it sees (unknown point names: at the centre).
+
+    Args:
+        features: `[B, F]`.
+        tasks: what to predict.
+
+    Returns:
+        Task name -> `[B, n]`, for landmarks `[B, n, 2]`.
+    """
+    return {task.name: _head(features, task) for task in tasks}
+
+
+def _head(features, task: Task):
+    name = HEAD_PREFIX + task.name
+    if task.kind != "landmarks":
+        return layers.Dense(task.output_size, dtype="float32", name=name)(features)
+    start = [value for point in task.labels for value in MEAN_FACE.get(point, (0.0, 0.0))]
+    coordinates = layers.Dense(
+        task.output_size,
+        kernel_initializer="zeros",
+        bias_initializer=keras.initializers.Constant(start),
+        dtype="float32",
+        name=name,
+    )(features)
+    return layers.Reshape(task.label_shape, dtype="float32", name=f"{task.name}_points")(
+        coordinates
+    )

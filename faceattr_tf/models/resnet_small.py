@@ -1,0 +1,124 @@
+"""A compact residual network: the baseline that every paper's network is compared with."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+from data_pipelines.errors import UserError
+from data_pipelines.tasks import Task
+from faceattr_tf.models.heads import grow_heads, image_input
+
+POOLINGS = ("average", "depthwise")
+
+
+def build(
+    tasks: Sequence[Task],
+    input_shape: Sequence[int],
+    *,
+    width: float = 1.0,
+    filters: Sequence[int] = (32, 64, 96, 128),
+    blocks: Sequence[int] = (1, 1, 1, 1),
+    stem_stride: int = 2,
+    squeeze_excitation: int = 0,
+    pooling: str = "average",
+    dropout: float = 0.0,
+    synchronized: bool = False,
+) -> keras.Model:
+    """A strided convolution, stages of basic residual blocks, pooling, one head per task.
+
+    Source: basic blocks of He et al., "Deep Residual Learning" (CVPR 2016), with the shortcut that
+    averages before it projects (He et al., "Bag of Tricks", CVPR 2019, model D), optional channel
+    weights (Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018) and optionally the learned
+    average per place and channel of MobileFaceNets (Chen et al., 2018, section 3.1), which unlike
+    a plain average still knows where in the face something was seen. The sizes follow none of
+    them: they are chosen for inputs of 64 to 112 pixels and a processor without a GPU, where maps
+    at full resolution would cost more than everything else. About 0.5 M parameters by default.
+
+    Args:
+        tasks: what to predict.
+        input_shape: `(height, width, 3)`.
+        width: multiplies all `filters`.
+        filters: maps per stage; every stage but the first halves height and width.
+        blocks: residual blocks per stage.
+        stem_stride: stride of the first convolution.
+        squeeze_excitation: channels per hidden unit of the channel weights; 0 leaves them out.
+        pooling: `average`, or `depthwise` for one learned weight per place and channel.
+        dropout: share of the pooled features that training drops.
+        synchronized: take the statistics of batch normalisation over all replicas.
+
+    Returns:
+        Model from `image` float32 `[B, H, W, 3]` in 0..255 to a dict of the tasks' outputs.
+
+    Raises:
+        UserError: `filters` and `blocks` differ in length, or the pooling does not exist.
+    """
+    if len(filters) != len(blocks):
+        raise UserError(f"filters {filters} and blocks {blocks} name different numbers of stages")
+    if pooling not in POOLINGS:
+        raise UserError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
+
+    def normalise(x, name, gamma="ones"):
+        return layers.BatchNormalization(
+            momentum=0.95,
+            epsilon=1e-5,
+            gamma_initializer=gamma,
+            synchronized=synchronized,
+            name=name,
+        )(x)
+
+    def convolution(x, maps, kernel, stride, name, gamma="ones"):
+        x = layers.Conv2D(
+            maps,
+            kernel,
+            strides=stride,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="he_normal",
+            name=name,
+        )(x)
+        return normalise(x, f"{name}_norm", gamma)
+
+    def block(x, maps, stride, name):
+        shortcut = x
+        if stride > 1:
+            shortcut = layers.AveragePooling2D(stride, padding="same", name=f"{name}_average")(x)
+        if x.shape[-1] != maps:
+            shortcut = convolution(shortcut, maps, 1, 1, f"{name}_project")
+        y = convolution(x, maps, 3, stride, f"{name}_conv1")
+        y = layers.ReLU(name=f"{name}_relu1")(y)
+        # A last scale of zero makes every block start as its shortcut.
+        y = convolution(y, maps, 3, 1, f"{name}_conv2", gamma="zeros")
+        if squeeze_excitation:
+            y = layers.Multiply(name=f"{name}_excite")([y, channel_weights(y, name)])
+        return layers.ReLU(name=f"{name}_relu2")(layers.Add(name=f"{name}_add")([shortcut, y]))
+
+    def channel_weights(y, name):
+        maps = y.shape[-1]
+        weights = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(y)
+        weights = layers.Dense(
+            max(4, maps // squeeze_excitation), "relu", name=f"{name}_squeeze_hidden"
+        )(weights)
+        return layers.Dense(maps, "sigmoid", name=f"{name}_squeeze_weights")(weights)
+
+    maps = [max(8, round(width * count)) for count in filters]
+    image, x = image_input(input_shape)
+    x = layers.ReLU(name="stem_relu")(convolution(x, maps[0], 3, stem_stride, "stem"))
+    for stage, (stage_maps, count) in enumerate(zip(maps, blocks, strict=True), start=1):
+        for index in range(1, count + 1):
+            stride = 2 if stage > 1 and index == 1 else 1
+            x = block(x, stage_maps, stride, f"stage{stage}_block{index}")
+    if pooling == "average":
+        x = layers.GlobalAveragePooling2D(name="pool")(x)
+    else:
+        height, breadth, channels = x.shape[1:]
+        x = layers.EinsumDense(
+            "bhwc,hwc->bc",
+            output_shape=channels,
+            kernel_initializer=keras.initializers.Constant(1 / (height * breadth)),
+            name="pool",
+        )(x)
+        x = normalise(x, "pool_norm")
+    if dropout:
+        x = layers.Dropout(dropout, name="dropout")(x)
+    return keras.Model(image, grow_heads(x, tasks), name="resnet_small")

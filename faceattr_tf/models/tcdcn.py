@@ -1,0 +1,68 @@
+"""TCDCN: the small multi-task network of Zhang et al. as KTH-MTFL built it."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+from data_pipelines.tasks import Task
+from faceattr_tf.models.heads import grow_heads, image_input
+
+_FILTERS = (20, 48, 64, 80)
+_KERNELS = (5, 5, 3, 3)
+
+
+def build(
+    tasks: Sequence[Task],
+    input_shape: Sequence[int],
+    *,
+    features: int = 256,
+    width: float = 1.0,
+    dropout: float = 0.0,
+    batch_normalization: bool = False,
+    synchronized: bool = False,
+) -> keras.Model:
+    """Four convolutions, three max-poolings, a shared fully-connected layer, one head per task.
+
+    Source: KTH-MTFL ("Prediction of Attributes"), section 3.4 and figure 3, after Zhang et al.,
+    "Learning Deep Representation for Face Alignment with Auxiliary Attributes" (TPAMI 2016).
+
+    The paper gives: four convolutions, three max-poolings, one fully-connected layer of 256 that
+    all tasks share, rectified linear units, colour input of 150x150 (Zhang et al.: 60x60).
+    Chosen here, as the paper's text gives no sizes: Zhang-like filters 20, 48, 64, 80 of 5, 5, 3
+    and 3 pixels with stride 1 and no padding, a 2x2 pooling after each of the first three, which
+    takes 60x60 to a last map of 3x3x80 (150x150: 14x14x80); He initialisation. Zhang et al. use
+    grey input and a last convolution that has own filters at every place; KTH-MTFL has ordinary
+    convolutions throughout, and so has this.
+
+    Args:
+        tasks: what to predict.
+        input_shape: `(height, width, 3)`, at least 44x44.
+        features: width of the shared fully-connected layer.
+        width: multiplies the filters of every convolution.
+        dropout: share of the shared features that training drops (the paper: 0).
+        batch_normalization: normalise every convolution's output (the paper: no).
+        synchronized: take the statistics of batch normalisation over all replicas.
+
+    Returns:
+        Model from `image` float32 `[B, H, W, 3]` in 0..255 to a dict of the tasks' outputs.
+    """
+    image, x = image_input(input_shape, smallest=44)
+    for index, (filters, kernel) in enumerate(zip(_FILTERS, _KERNELS, strict=True), start=1):
+        x = layers.Conv2D(
+            max(1, round(width * filters)),
+            kernel,
+            use_bias=not batch_normalization,
+            kernel_initializer="he_normal",
+            name=f"conv{index}",
+        )(x)
+        if batch_normalization:
+            x = layers.BatchNormalization(synchronized=synchronized, name=f"norm{index}")(x)
+        x = layers.ReLU(name=f"relu{index}")(x)
+        if index < len(_FILTERS):
+            x = layers.MaxPooling2D(2, name=f"pool{index}")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(features, "relu", kernel_initializer="he_normal", name="shared")(x)
+    if dropout:
+        x = layers.Dropout(dropout, name="dropout")(x)
+    return keras.Model(image, grow_heads(x, tasks), name="tcdcn")
