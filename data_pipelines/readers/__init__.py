@@ -1,0 +1,28 @@
+"""Readers: one per data set, each turns an official folder layout into records.
+
+`READERS` maps a reader's name to its builder class (a `FaceBuilder`); the class is imported when
+it is asked for, because builders need TensorFlow Datasets.
+"""
+
+import importlib
+
+READERS = {
+    "celeba": "data_pipelines.readers.celeba:Celeba",
+    "lfwa": "data_pipelines.readers.lfwa:Lfwa",
+    "manifest": "data_pipelines.readers.manifest:Manifest",
+    "mtfl": "data_pipelines.readers.mtfl:Mtfl",
+}
+
+__all__ = ["READERS", "reader_class"]
+
+
+def reader_class(name: str) -> type:
+    """The builder class of a reader.
+
+    Raises:
+        ValueError: there is no reader of that name; the message lists those that exist.
+    """
+    if name not in READERS:
+        raise ValueError(f"no reader {name!r}; there are: {', '.join(READERS)}")
+    module, class_name = READERS[name].split(":")
+    return getattr(importlib.import_module(module), class_name)

@@ -1,0 +1,274 @@
+"""What all readers share: the schema of records, and images that are checked while being read."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import multiprocessing.pool
+import os
+import pathlib
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from data_pipelines.detections import read_detections
+from data_pipelines.errors import UserError
+from data_pipelines.orientation import orientation, upright
+from data_pipelines.readers.images import ImageArchive, ImageFolder
+from data_pipelines.tasks import LANDMARKS, Task
+
+# Bad images beyond the limit after which reading on would only repeat the same complaint.
+_GIVE_UP = 20
+_READ_AHEAD = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """Where a data set comes from: shown in errors, stored with records, quoted in reports."""
+
+    title: str
+    homepage: str = ""
+    licence: str = ""
+    citation: str = ""
+    obtain: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Face:
+    """One annotated image, a row of a data set's tables.
+
+    Attributes:
+        filename: path of the image relative to the image root, `/` between the parts.
+        labels: task name -> label in the task's shape; tasks that are absent are unknown.
+        box: `[4]` left, top, width, height in pixels, or None.
+        landmarks: `[5, 2]` (x, y) in pixels in the order of `tasks.LANDMARK_NAMES`, or None.
+        identity: number of the person, -1 where unknown.
+    """
+
+    filename: str
+    labels: Mapping[str, np.ndarray | int]
+    box: np.ndarray | None = None
+    landmarks: np.ndarray | None = None
+    identity: int = -1
+
+
+class FaceBuilder(tfds.core.GeneratorBasedBuilder):
+    """A reader: a TensorFlow Datasets builder over the folder that its user unpacked.
+
+    A subclass states `ABOUT` and `OPTIONS` and has four short methods: `_locate` finds its files
+    (and refuses a tree that lacks one), `_info` names its tasks through `face_info`,
+    `_split_generators` reads the tables, `_generate_examples` yields `examples` of its faces.
+
+    Args:
+        source: the folder (or file) that holds the data set; never written to.
+        data_dir: where TensorFlow Datasets puts its own layout of folders.
+        detections: table of `faceattr-data detect`, joined in by filename; what the data set
+            annotates itself wins over what was detected.
+        max_bad: images that may be missing or undecodable before `records.build` fails.
+        **options: the reader's own, see `OPTIONS`.
+
+    Raises:
+        UserError: the source lacks a file, an option is unknown, or a table is wrong.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    ABOUT = About("")
+    OPTIONS: Mapping[str, tuple] = {}
+    """Option -> allowed values, the first being the default; an empty tuple allows any text."""
+
+    def __init__(self, *, source, data_dir, detections=None, max_bad: int = 0, **options):
+        """Finds the files and checks the options; reads no table yet."""
+        self.source = pathlib.Path(source)
+        self.max_bad = max_bad
+        self.options = self._checked_options(options)
+        self.bad: dict[str, str] = {}
+        self.left_out: dict[str, int] = {}
+        self.reencoded = 0
+        self.tables: dict[str, pathlib.Path] = {}
+        self.images: ImageFolder | ImageArchive
+        self.tasks: tuple[Task, ...]
+        if not self.source.exists():
+            raise UserError(f"{self.source}: no such folder. {self.ABOUT.obtain}".rstrip())
+        self._detections_path = detections
+        self._detected = read_detections(detections) if detections else {}
+        self.joined = 0
+        self._locate()
+        super().__init__(data_dir=data_dir)
+
+    def _checked_options(self, options) -> dict:
+        for name, value in options.items():
+            if name not in self.OPTIONS:
+                known = ", ".join(self.OPTIONS) or "none"
+                raise UserError(f"reader {self.name}: no option {name!r}; it has: {known}")
+            allowed = self.OPTIONS[name]
+            if allowed and value not in allowed:
+                raise UserError(
+                    f"reader {self.name}: {name}={value!r} is none of {', '.join(allowed)}"
+                )
+        return {name: (values or ("",))[0] for name, values in self.OPTIONS.items()} | options
+
+    def _locate(self) -> None:
+        """Fills `tables` (annotation files by role) and `images`, or raises UserError."""
+        raise UserError(f"reader {self.name} does not say where its files are")
+
+    def find(self, *candidates: str) -> pathlib.Path | None:
+        """The first of several places below the source that exists."""
+        return next((p for c in candidates if (p := self.source / c).exists()), None)
+
+    def need(self, *candidates: str) -> pathlib.Path:
+        """Like `find`, but a missing file is the user's mistake: the error says where to get it."""
+        found = self.find(*candidates)
+        if found is None:
+            others = f" (nor {', '.join(candidates[1:])})" if candidates[1:] else ""
+            raise UserError(
+                f"{self.source}: there is no {candidates[0]}{others}. {self.ABOUT.obtain}".rstrip()
+            )
+        return found
+
+    def face_info(self, tasks: Iterable[Task]) -> tfds.core.DatasetInfo:
+        """The schema of records that hold these tasks; landmarks are stored as a field only."""
+        self.tasks = tuple(tasks)
+        features = {
+            "image": tfds.features.Image(),
+            "filename": tfds.features.Text(),
+            "box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+            "landmarks": tfds.features.Tensor(shape=LANDMARKS.label_shape, dtype=np.float32),
+            "identity": tfds.features.Scalar(np.int64),
+        }
+        stored = {
+            task.name: tfds.features.Tensor(
+                shape=task.label_shape, dtype=np.dtype(task.label_dtype)
+            )
+            for task in self._stored_tasks()
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.ABOUT.title,
+            features=tfds.features.FeaturesDict(features | ({"tasks": stored} if stored else {})),
+            homepage=self.ABOUT.homepage,
+            citation=self.ABOUT.citation,
+            license=self.ABOUT.licence,
+        )
+
+    def _stored_tasks(self) -> list[Task]:
+        return [task for task in self.tasks if task.kind != "landmarks"]
+
+    def fingerprint(self) -> str:
+        """A hash of all that decides what the records hold: tables, images, options, detections.
+
+        Images count by name and size, tables by their bytes; where the source lies does not count.
+        """
+        digest = hashlib.sha256(f"{self.name} {self.VERSION}\n".encode())
+        digest.update(json.dumps(self.options, sort_keys=True, default=str).encode())
+        tables = dict(self.tables)
+        if self._detections_path:
+            tables["detections"] = pathlib.Path(self._detections_path)
+        for role, path in sorted(tables.items()):
+            digest.update(f"\n{role} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+        for name, size in self.images.sizes.items():
+            digest.update(b"\n%s %d" % (os.fsencode(name), size))
+        return digest.hexdigest()
+
+    def examples(self, split: str, faces: Iterable[Face], total: int) -> Iterator[tuple]:
+        """Keys and records of the faces whose images are there and decode; the others are noted.
+
+        Args:
+            split: name shown beside the progress bar.
+            faces: the rows of the split.
+            total: how many there are.
+        """
+        faces = iter(faces)
+        with (
+            multiprocessing.pool.ThreadPool(min(8, os.cpu_count() or 1)) as pool,
+            tqdm(total=total, desc=f"{self.name} {split}", unit=" images") as progress,
+        ):
+            while batch := list(itertools.islice(faces, _READ_AHEAD)):
+                loaded = pool.map(self._load, (face.filename for face in batch))
+                for face, (image, fault, turned) in zip(batch, loaded, strict=True):
+                    self.reencoded += turned
+                    if fault:
+                        self._note_bad(face.filename, fault)
+                    else:
+                        yield os.fsencode(face.filename), self._record(face, image)
+                progress.update(len(batch))
+
+    def _load(self, filename: str) -> tuple[bytes, str, bool]:
+        """The image's bytes, what is wrong with it ("" for nothing), whether it was turned."""
+        if filename not in self.images.sizes:
+            return b"", "is missing", False
+        try:
+            data = self.images.read(filename)
+        except (OSError, zipfile.BadZipFile, zlib.error) as error:
+            return b"", f"cannot be read ({error})", False
+        if not decodes(data):
+            return b"", "does not decode", False
+        if orientation(data) != 1:
+            return upright(data), "", True
+        return data, "", False
+
+    def _note_bad(self, filename: str, fault: str) -> None:
+        self.bad[filename] = fault
+        tqdm.write(f"{self.name}: image {filename} {fault}", file=sys.stderr)
+        if len(self.bad) > self.max_bad + _GIVE_UP:
+            self.check_bad(so_far=True)
+
+    def check_bad(self, so_far: bool = False) -> None:
+        """Raises UserError if more images are bad than `max_bad` allows."""
+        if len(self.bad) > self.max_bad:
+            shown = ", ".join(f"{name} {fault}" for name, fault in list(self.bad.items())[:5])
+            raise UserError(
+                f"{self.source}: {len(self.bad)} bad images{' so far' if so_far else ''}, more than "
+                f"--max_bad={self.max_bad}: {shown}{', ...' if len(self.bad) > 5 else ''}"
+            )
+
+    def check_joined(self) -> None:
+        """Raises UserError if a table of detections was given and fits no image."""
+        if self._detected and not self.joined:
+            raise UserError(
+                f"{self._detections_path}: none of its files, such as "
+                f"{next(iter(self._detected))!r}, is an image of the data set, such as "
+                f"{next(iter(self.images.sizes), 'none')!r}; run detect on {self.images.path}"
+            )
+
+    def _record(self, face: Face, image: bytes) -> dict:
+        box, landmarks = face.box, face.landmarks
+        if face.filename in self._detected:
+            self.joined += 1
+            detected_box, detected_landmarks = self._detected[face.filename]
+            box = detected_box if box is None else box
+            landmarks = detected_landmarks if landmarks is None else landmarks
+        record = {
+            "image": image,
+            "filename": os.fsencode(face.filename),
+            "box": np.full(4, np.nan, np.float32) if box is None else np.float32(box),
+            "landmarks": LANDMARKS.unknown() if landmarks is None else np.float32(landmarks),
+            "identity": face.identity,
+        }
+        labels = {
+            task.name: np.asarray(face.labels.get(task.name, task.unknown()), task.label_dtype)
+            for task in self._stored_tasks()
+        }
+        return record | ({"tasks": labels} if labels else {})
+
+
+def decodes(data: bytes) -> bool:
+    """Whether an encoded image decodes to its end.
+
+    TensorFlow's decoder is asked because training uses it, and because it refuses a JPEG that was
+    cut off, which OpenCV fills with grey.
+    """
+    import tensorflow as tf
+
+    try:
+        if data[:2] == b"\xff\xd8":
+            tf.io.decode_jpeg(data, channels=3, ratio=8)  # reads every bit, computes few pixels
+        else:
+            tf.io.decode_image(data, channels=3, expand_animations=False)
+    except tf.errors.OpError:
+        return False
+    return True

@@ -1,0 +1,105 @@
+"""Text tables of data sets: rows of a path and numbers, checked field by field."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from data_pipelines.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A text table that was read.
+
+    Attributes:
+        path: the file.
+        names: first field of every row, the image.
+        values: `[rows, columns]` the others, float64.
+        columns: names of the columns of `values`.
+        numbers: `[rows]` number of each row in the file, counted from 1.
+    """
+
+    path: pathlib.Path
+    names: list[str]
+    values: np.ndarray
+    columns: tuple[str, ...]
+    numbers: np.ndarray
+
+    def column(self, name: str) -> np.ndarray:
+        """One column of `values`."""
+        return self.values[:, self.columns.index(name)]
+
+    def require(self, columns: slice, allowed: tuple[int, ...]) -> np.ndarray:
+        """Some columns as integers, after a check that each value is allowed.
+
+        Raises:
+            UserError: the first value that is not allowed, with its row and column.
+        """
+        values = self.values[:, columns]
+        wrong = np.argwhere(~np.isin(values, allowed))
+        if len(wrong):
+            row, column = wrong[0]
+            choices = ", ".join(map(str, allowed))
+            raise UserError(
+                f"{self.path}, row {self.numbers[row]}: {self.columns[columns][column]} is "
+                f"{values[row, column]:g}, expected one of {choices}"
+            )
+        return values.astype(np.int64)
+
+
+def read_lines(path: pathlib.Path) -> list[str]:
+    """The lines of a text file without their ends; bytes that are not UTF-8 survive in names."""
+    return path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+
+
+def parse_rows(
+    path: pathlib.Path,
+    lines: list[str],
+    columns: tuple[str, ...],
+    *,
+    first_row: int = 1,
+    separator: str | None = None,
+    rename: Callable[[str], str] = str,
+) -> Table:
+    """Reads rows of an image's name and one number per column; empty lines are skipped.
+
+    Args:
+        path: the file, for messages.
+        lines: its rows, headers taken off.
+        columns: names of the columns after the first.
+        first_row: number of the first of `lines` in the file.
+        separator: between fields; None for any run of blanks.
+        rename: turns the first field into the image's name.
+
+    Raises:
+        UserError: a row with too few fields, a field that is no number, an image that
+            occurs twice.
+    """
+    names, values, numbers = [], [], []
+    for number, line in enumerate(lines, first_row):
+        if not line.strip():
+            continue
+        # From the right: a name may hold blanks, a number cannot.
+        fields = line.strip().rsplit(separator, len(columns))
+        if len(fields) != 1 + len(columns):
+            raise UserError(
+                f"{path}, row {number}: {len(fields)} fields, expected {1 + len(columns)} "
+                f"(the image and {len(columns)} values)"
+            )
+        try:
+            values.append(list(map(float, fields[1:])))
+        except ValueError as error:
+            raise UserError(f"{path}, row {number}: {error}, expected a number") from None
+        names.append(rename(fields[0].strip()))
+        numbers.append(number)
+    if not names:
+        raise UserError(f"{path}: it has no rows")
+    if len(set(names)) < len(names):
+        seen: set[str] = set()
+        repeated = next(i for i, name in enumerate(names) if name in seen or seen.add(name))
+        raise UserError(
+            f"{path}, row {numbers[repeated]}: image {names[repeated]!r} occurs a second time"
+        )
+    return Table(path, names, np.array(values), columns, np.array(numbers))

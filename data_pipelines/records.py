@@ -1,0 +1,342 @@
+"""Record sets: folders of TFRecords that a reader built, and what is known about them.
+
+A record is a flat `tf.train.Example`: `image` (encoded bytes), `filename`, `box` `[4]` (left, top,
+width, height), `landmarks` `[5, 2]`, `identity`, and `tasks/NAME` per task. Coordinates are pixels
+whose centre is the integer, unknown ones are NaN. The folder is also an ordinary TensorFlow
+Datasets folder: `tfds.builder_from_directory(path)` reads it.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import io
+import json
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_pipelines.errors import UserError
+from data_pipelines.readers import READERS, reader_class
+from data_pipelines.tasks import UNKNOWN, Task
+
+METADATA = "metadata.json"
+FILENAMES = "filenames.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSet:
+    """A folder of records, known without opening it with TensorFlow.
+
+    Attributes:
+        path: the folder.
+        name: of the reader that built it.
+        tasks: what is labelled.
+        splits: examples per split as stored.
+        shards: absolute TFRecord file names per split, in stored order.
+        label_counts: split -> task -> `[[no, yes], ...]` per label of a multilabel task (unknown
+            ones left out), `[count, ...]` per class of a multiclass task.
+        left_out: what was counted and not stored; `bad images` holds name -> fault.
+        description: title, homepage, licence, citation, obtain, options, fingerprint, and how many
+            images were turned upright.
+    """
+
+    path: str
+    name: str
+    tasks: tuple[Task, ...]
+    splits: dict[str, int]
+    shards: dict[str, tuple[str, ...]]
+    label_counts: dict[str, dict[str, list]]
+    left_out: dict
+    description: dict
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "RecordSet":
+        """The record set in a folder.
+
+        Raises:
+            UserError: the folder is missing, holds no records, or lacks one of its files.
+        """
+        folder = pathlib.Path(path).absolute()
+        if not folder.is_dir():
+            raise UserError(f"{path}: no such folder of records; `faceattr-data build` makes one")
+        try:
+            fields = json.loads((folder / METADATA).read_text())
+            fields["tasks"] = tuple(map(Task.from_dict, fields["tasks"]))
+            fields["shards"] = {
+                split: tuple(str(folder / name) for name in names)
+                for split, names in fields["shards"].items()
+            }
+            records = cls(path=str(folder), **fields)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{path}: no complete records ({METADATA} is missing or not theirs); "
+                "`faceattr-data build` makes them"
+            ) from None
+        for name in (name for names in records.shards.values() for name in names):
+            if not os.path.exists(name):
+                raise UserError(f"{name}: this file of the records is missing; build them again")
+        return records
+
+    def task(self, name: str) -> Task:
+        """The task of that name.
+
+        Raises:
+            UserError: there is none; the message lists those that exist.
+        """
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        known = ", ".join(task.name for task in self.tasks)
+        raise UserError(f"{self.path}: no task {name!r} in these records; there are: {known}")
+
+    def select(
+        self, split: str, validation_share: float = 0.0, seed: int = 0
+    ) -> tuple[str, np.ndarray | None]:
+        """Where the examples of a split are stored.
+
+        A set without a stored validation split lends one: a seeded share of its training examples,
+        which then are no longer in "train". A set that has its own ignores the share.
+
+        Args:
+            split: name of a stored split, or "validation".
+            validation_share: share of the training examples, in [0, 1).
+            seed: of the choice.
+
+        Returns:
+            The stored split and a boolean mask over its examples in stored order, None for all.
+
+        Raises:
+            UserError: there is no such split, or the share is out of range.
+        """
+        if not 0 <= validation_share < 1:
+            raise UserError(f"validation_share={validation_share} is not in [0, 1)")
+        lends = validation_share > 0 and "train" in self.splits and "validation" not in self.splits
+        if lends and split in ("train", "validation"):
+            count = self.splits["train"]
+            chosen = np.random.default_rng(seed).permutation(count)
+            mask = np.full(count, split == "train")
+            mask[chosen[: round(validation_share * count)]] = split == "validation"
+            return "train", mask
+        if split not in self.splits:
+            known = ", ".join(self.splits)
+            hint = "; a validation share above 0 makes one" if split == "validation" else ""
+            raise UserError(f"{self.path}: no split {split!r}; there are: {known}{hint}")
+        return split, None
+
+    def count(self, split: str, validation_share: float = 0.0, seed: int = 0) -> int:
+        """Number of examples that `select` chooses."""
+        stored, mask = self.select(split, validation_share, seed)
+        return self.splits[stored] if mask is None else int(mask.sum())
+
+    def majority(self, split: str = "train") -> dict[str, np.ndarray]:
+        """What always guessing the commonest answer would say, from a stored split.
+
+        Returns:
+            Per multilabel task a bool per label (no where both are as common), per multiclass task
+            the index of the commonest class, `[1]`.
+        """
+        stored, _ = self.select(split)
+        guesses = {}
+        for name, counts in self.label_counts[stored].items():
+            counts = np.array(counts)
+            if self.task(name).kind == "multilabel":
+                guesses[name] = counts[:, 1] > counts[:, 0]
+            else:
+                guesses[name] = np.array([counts.argmax()])
+        return guesses
+
+    def filenames(self, split: str) -> list[str]:
+        """Name of every example of a stored split, in stored order."""
+        stored, _ = self.select(split)
+        return json.loads((pathlib.Path(self.path) / FILENAMES).read_text())[stored]
+
+    def summary(self) -> str:
+        """Counts per split and the share of each label, as text."""
+        splits = list(self.splits)
+        lines = [f"{self.name}: {self.description['title']}"]
+        lines += [f"{'':24}" + "".join(f"{split:>16}" for split in splits)]
+        lines += [f"{'examples':24}" + "".join(f"{self.splits[split]:>16,}" for split in splits)]
+        for task in self.tasks:
+            if task.name not in self.label_counts[splits[0]]:
+                continue
+            lines.append(f"{task.name} ({task.kind})")
+            for index, label in enumerate(task.labels):
+                cells = (
+                    _share(task, self.label_counts[split][task.name], index) for split in splits
+                )
+                lines.append(f"  {label:22}" + "".join(f"{cell:>16}" for cell in cells))
+        for what, value in self.left_out.items():
+            lines.append(f"left out: {value if isinstance(value, int) else len(value):,} {what}")
+        if turned := self.description["turned_upright"]:
+            lines.append(f"turned upright by their orientation tag: {turned:,} images")
+        return "\n".join(lines)
+
+
+def _share(task: Task, counts: list, index: int) -> str:
+    yes = counts[index][1] if task.kind == "multilabel" else counts[index]
+    known = sum(counts[index]) if task.kind == "multilabel" else sum(counts)
+    return f"{yes:,} ({yes / known:.1%})" if known else "unknown"
+
+
+def build(
+    reader_name: str,
+    source: str | os.PathLike,
+    records: str | os.PathLike,
+    *,
+    detections: str | os.PathLike | None = None,
+    max_bad: int = 0,
+    overwrite: bool = False,
+    **options,
+) -> RecordSet:
+    """Turns a data set's folder into a folder of records.
+
+    Nothing appears under the final name before everything is written: an interrupted build leaves
+    only a hidden folder beside it, which the next one clears. The same source, options and
+    detections give the same bytes; where such records exist already they are reused.
+
+    Args:
+        reader_name: one of `READERS`.
+        source: the folder (or file) of the data set.
+        records: the folder to make.
+        detections: table written by `faceattr-data detect`, joined in by filename.
+        max_bad: how many images may be missing or undecodable; they are left out by name.
+        overwrite: replaces records that were built from something else.
+        **options: of the reader.
+
+    Raises:
+        UserError: the source lacks something, holds something wrong, more images than `max_bad`
+            are bad, or the target holds something else.
+    """
+    if reader_name not in READERS:
+        raise UserError(f"no reader {reader_name!r}; there are: {', '.join(READERS)}")
+    target = pathlib.Path(records).absolute()
+    partial = target.with_name(f".{target.name}.partial")
+    builder = reader_class(reader_name)(
+        source=source, data_dir=partial / "data", detections=detections, max_bad=max_bad, **options
+    )
+    fingerprint = builder.fingerprint()
+    if target.exists() and not _replaceable(target, fingerprint, overwrite):
+        print(f"{records}: already built from this source, reused", file=sys.stderr)
+        return RecordSet.load(target)
+    with _exclusive(partial):
+        _prepare(builder)
+        builder.check_bad()
+        builder.check_joined()
+        folder = pathlib.Path(builder.data_path)
+        _write_metadata(builder, folder, fingerprint)
+        if target.exists():
+            os.replace(target, partial / "replaced")
+        os.replace(folder, target)
+    return RecordSet.load(target)
+
+
+def _replaceable(target: pathlib.Path, fingerprint: str, overwrite: bool) -> bool:
+    """Whether to build into a target that exists; False where it already holds the same."""
+    if target.is_dir() and not any(target.iterdir()):
+        return True
+    try:
+        existing = RecordSet.load(target)
+    except UserError:
+        # What is no record set may be somebody's only copy of something else.
+        if target.is_dir() and (target / METADATA).exists() and overwrite:
+            return True
+        raise UserError(
+            f"{target}: there is something else than complete records; give another folder"
+        ) from None
+    if existing.description["fingerprint"] == fingerprint:
+        return False
+    if not overwrite:
+        raise UserError(
+            f"{target}: holds records of {existing.name} built from another source or with other "
+            "options; give another folder, or --overwrite to replace them"
+        )
+    return True
+
+
+@contextlib.contextmanager
+def _exclusive(folder: pathlib.Path) -> Iterator[None]:
+    """An empty folder that no other build uses at the same time, removed at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another build is writing to it") from None
+        for entry in folder.iterdir():
+            shutil.rmtree(entry)
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder)
+    finally:
+        os.close(handle)
+
+
+def _prepare(builder) -> None:
+    """Runs the builder under its own progress bars, without the network."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):  # it announces a download that there is not
+        builder.download_and_prepare(
+            download_dir=pathlib.Path(builder.data_path).parents[2] / "downloads",
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+        )
+
+
+def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
+    """Writes what `RecordSet` knows, counted from the records themselves."""
+    splits = builder.info.splits
+    shards = {
+        name: [os.path.basename(f) for f in split.filepaths] for name, split in splits.items()
+    }
+    filenames, counts = {}, {}
+    for split, names in shards.items():
+        filenames[split], counts[split] = _count([str(folder / n) for n in names], builder.tasks)
+    left_out = dict(builder.left_out)
+    if builder.bad:
+        left_out["bad images"] = dict(sorted(builder.bad.items()))
+    fields = {
+        "name": builder.name,
+        "tasks": [task.to_dict() for task in builder.tasks],
+        "splits": {split: len(names) for split, names in filenames.items()},
+        "shards": shards,
+        "label_counts": counts,
+        "left_out": left_out,
+        "description": dataclasses.asdict(builder.ABOUT)
+        | {"options": builder.options, "detections": builder.joined}
+        | {"turned_upright": builder.reencoded, "fingerprint": fingerprint},
+    }
+    (folder / FILENAMES).write_text(json.dumps(filenames))
+    (folder / METADATA).write_text(json.dumps(fields, indent=1))
+
+
+def _count(shards: list[str], tasks: tuple[Task, ...]) -> tuple[list[str], dict[str, list]]:
+    """Filenames in stored order and label counts of one split."""
+    import tensorflow as tf
+
+    counted = [task for task in tasks if task.kind in ("multilabel", "multiclass")]
+    spec = {
+        f"tasks/{task.name}": tf.io.FixedLenFeature(task.label_shape, tf.int64) for task in counted
+    }
+    spec["filename"] = tf.io.FixedLenFeature((), tf.string)
+    filenames, labels = [], {task.name: [] for task in counted}
+    dataset = tf.data.TFRecordDataset(shards).batch(512)
+    for batch in dataset.map(lambda data: tf.io.parse_example(data, spec)).as_numpy_iterator():
+        filenames += map(os.fsdecode, batch["filename"])
+        for task in counted:
+            labels[task.name].append(batch[f"tasks/{task.name}"])
+    return filenames, {
+        task.name: _label_counts(task, np.concatenate(labels[task.name])) for task in counted
+    }
+
+
+def _label_counts(task: Task, labels: np.ndarray) -> list:
+    if task.kind == "multiclass":
+        return np.bincount(labels[labels != UNKNOWN], minlength=len(task.labels)).tolist()
+    return np.stack([(labels == 0).sum(0), (labels == 1).sum(0)], axis=1).tolist()
