@@ -16,7 +16,7 @@ _HOME = {
     "task_loss": "losses",
 }
 
-__all__ = [*_HOME]
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str):

@@ -1,0 +1,199 @@
+"""Losses that leave unknown labels out, on any Keras backend.
+
+`task_loss` is the contract: it picks the loss of a task's kind, masks what is unknown and averages
+what is known of each example. The functions of `LOSSES` are the losses of single labels.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from keras import ops
+
+from data_pipelines.errors import UserError
+from data_pipelines.tasks import Task
+
+# Feng et al. (CVPR 2018) use a width of 10 and a curvature of 2 pixels on crops of 64 pixels, in
+# which one normalised unit is 32 pixels.
+WING_WIDTH = 10 / 32
+WING_CURVATURE = 2 / 32
+
+
+def known(task: Task, labels):
+    """Which labels somebody gave.
+
+    Args:
+        task: the task that the labels belong to.
+        labels: `[B, n]` (multilabel, regression), `[B]` (multiclass) or `[B, n, 2]` (landmarks).
+
+    Returns:
+        Booleans `[B, n]`, for multiclass `[B]`. A landmark is known when both coordinates are.
+    """
+    labels = ops.convert_to_tensor(labels)
+    if task.kind in ("multilabel", "multiclass"):
+        return labels >= 0
+    given = ops.logical_not(ops.isnan(labels))
+    return ops.all(given, axis=-1) if task.kind == "landmarks" else given
+
+
+def sigmoid_cross_entropy(labels, logits, smoothing=0.0):
+    """Binary cross-entropy per label, `[B, n]`; smoothing pulls the targets towards 1/2."""
+    targets = labels * (1 - smoothing) + smoothing / 2
+    return ops.softplus(logits) - logits * targets
+
+
+def softmax_cross_entropy(labels, logits, smoothing=0.0):
+    """Cross-entropy of class indices `[B]` and logits `[B, n]`, `[B]`; smoothing as usual."""
+    classes = logits.shape[-1]
+    targets = ops.one_hot(ops.cast(labels, "int32"), classes, dtype=logits.dtype)
+    targets = targets * (1 - smoothing) + smoothing / classes
+    return -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1)
+
+
+def squared(labels, outputs, smoothing=0.0):
+    """Squared difference per value, `[B, n]`."""
+    return ops.square(outputs - labels)
+
+
+def huber(labels, outputs, smoothing=0.0):
+    """Huber's loss per value, `[B, n]`: half the square up to a difference of 1, then linear."""
+    difference = ops.abs(outputs - labels)
+    return ops.where(difference < 1, 0.5 * ops.square(difference), difference - 0.5)
+
+
+def euclidean(labels, outputs, smoothing=0.0):
+    """Half the squared distance per landmark, `[B, n]` (Zhang et al., ECCV 2014, equation 5)."""
+    return 0.5 * ops.sum(ops.square(outputs - labels), axis=-1)
+
+
+def distance(labels, outputs, smoothing=0.0):
+    """Distance per landmark, `[B, n]`: what the normalised mean error measures."""
+    # The root's gradient is infinite at zero, where the floor makes it zero.
+    return ops.sqrt(ops.maximum(ops.sum(ops.square(outputs - labels), axis=-1), 1e-12))
+
+
+def wing(labels, outputs, smoothing=0.0):
+    """Wing loss per landmark, `[B, n]`, summed over x and y (Feng et al., CVPR 2018, equation 5).
+
+    `w ln(1 + |d| / e)` for `|d| < w`, else `|d| - C` with C such that both meet: small errors weigh
+    more than in the squared loss. w is `WING_WIDTH`, e `WING_CURVATURE`, in normalised units.
+    """
+    difference = ops.abs(outputs - labels)
+    offset = WING_WIDTH - WING_WIDTH * np.log1p(WING_WIDTH / WING_CURVATURE)
+    near = WING_WIDTH * ops.log1p(difference / WING_CURVATURE)
+    return ops.sum(ops.where(difference < WING_WIDTH, near, difference - offset), axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """A loss of single labels.
+
+    Attributes:
+        kind: the kind of task that it belongs to.
+        function: `(labels, outputs, smoothing) -> ` loss per label, of the shape of `known`.
+    """
+
+    kind: str
+    function: Callable
+
+
+LOSSES = {
+    "sigmoid_cross_entropy": Loss("multilabel", sigmoid_cross_entropy),
+    "softmax_cross_entropy": Loss("multiclass", softmax_cross_entropy),
+    "squared": Loss("regression", squared),
+    "huber": Loss("regression", huber),
+    "wing": Loss("landmarks", wing),
+    "euclidean": Loss("landmarks", euclidean),
+    "distance": Loss("landmarks", distance),
+}
+"""Name -> loss; the first one of a kind is that kind's default."""
+
+
+def find_loss(task: Task, name: str = "") -> Loss:
+    """The loss of that name, or the default of the task's kind.
+
+    Raises:
+        UserError: there is no such loss for tasks of this kind.
+    """
+    fitting = {key: loss for key, loss in LOSSES.items() if loss.kind == task.kind}
+    name = name or next(iter(fitting))
+    if name not in fitting:
+        raise UserError(
+            f"task {task.name!r}: there is no loss {name!r} for {task.kind} tasks; "
+            f"there are: {', '.join(fitting)}"
+        )
+    return fitting[name]
+
+
+def task_loss(
+    task: Task, labels, outputs, *, loss: str = "", label_weights=None, label_smoothing: float = 0.0
+):
+    """The loss of every example: the mean over those of its labels that are known.
+
+    An unknown label adds neither to the loss nor to any gradient.
+
+    Args:
+        task: what is predicted.
+        labels: `[B, n]`, `[B]` or `[B, n, 2]`; unknown is -1, in float labels NaN.
+        outputs: of the model for this task, `[B, n]`, for landmarks `[B, n, 2]`.
+        loss: a key of `LOSSES`; empty for the default of the task's kind.
+        label_weights: factors of the single losses: `[n, 2]` for no and yes (multilabel), else
+            `[n]` per class, value or point; see the function of that name.
+        label_smoothing: share of the target that is spread over all classes (cross-entropies).
+
+    Returns:
+        float32 `[B]`; 0 where no label of the example is known.
+    """
+    function = find_loss(task, loss).function
+    outputs = ops.cast(outputs, "float32")
+    mask = known(task, labels)
+    labels = ops.cast(labels, "float32")
+    # An unknown label is replaced before the loss is taken: NaN would survive a mask behind it,
+    # in the gradient if not in the value.
+    given = mask if len(mask.shape) == len(labels.shape) else ops.expand_dims(mask, -1)
+    labels = ops.where(given, labels, ops.zeros_like(labels))
+    values = function(labels, outputs, label_smoothing)
+    if label_weights is not None:
+        values = values * _spread_weights(task, labels, label_weights)
+    values = ops.where(mask, values, ops.zeros_like(values))
+    if task.kind == "multiclass":
+        return values
+    count = ops.sum(ops.cast(mask, "float32"), axis=-1)
+    return ops.sum(values, axis=-1) / ops.maximum(count, 1.0)
+
+
+def _spread_weights(task, labels, label_weights):
+    weights = ops.convert_to_tensor(label_weights, dtype="float32")
+    if task.kind == "multilabel":
+        return ops.where(labels > 0.5, weights[:, 1], weights[:, 0])
+    if task.kind == "multiclass":
+        return ops.take(weights, ops.cast(labels, "int32"), axis=0)
+    return weights
+
+
+def label_weights(
+    task: Task, counts: Sequence, *, strength: float = 1.0, limit: float = 10.0
+) -> np.ndarray:
+    """Weights that give rare answers more say.
+
+    With full strength every answer of a label has the same total weight, and the mean weight over
+    the examples is 1 (before the limit).
+
+    Args:
+        task: a multilabel or multiclass task.
+        counts: examples per answer: `[[no, yes], ...]` per label, or one count per class.
+        strength: exponent of the weights; 0 leaves every weight at 1, 1 balances fully.
+        limit: no weight is above this or below its reciprocal.
+
+    Returns:
+        float32 `[n, 2]` (multilabel) or `[n]` (multiclass), for `task_loss`.
+
+    Raises:
+        UserError: the task's kind has no answers to count.
+    """
+    if task.kind not in ("multilabel", "multiclass"):
+        raise UserError(f"task {task.name!r}: a {task.kind} task has no classes to weight")
+    counts = np.asarray(counts, np.float64)
+    shares = counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1)
+    weights = 1 / (counts.shape[-1] * np.maximum(shares, 1e-9))
+    return (np.clip(weights, 1 / limit, limit) ** strength).astype(np.float32)
