@@ -4,17 +4,24 @@ Nothing is fitted here: thresholds and temperatures come from the workdir, where
 them on validation data.
 """
 
+import dataclasses
+import functools
+import os
+import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from data_pipelines.tasks import Task
+from data_pipelines.errors import UserError
+from data_pipelines.records import RecordSet
+from data_pipelines.tasks import Task, join_labels
 
 
+@functools.lru_cache(maxsize=1)
 def forward_function(model) -> Callable:
-    """A compiled `images -> {task: outputs}` in inference mode that any batch size can use.
+    """A compiled `images -> {task: outputs}` in inference mode that takes any batch size.
 
-    Compiling takes seconds, so a caller that predicts repeatedly (validation) keeps it.
+    The latest one is kept, because compiling takes seconds and validation asks again and again.
     """
     import tensorflow as tf
 
@@ -31,7 +38,7 @@ def predict_outputs(
     """Runs a model over batches and gathers everything that metrics need, in the batches' order.
 
     Args:
-        model: a `keras.Model`, or what `forward_function` made of one.
+        model: a `keras.Model`.
         batches: the elements of `data_pipelines.input.evaluation_batches`.
         flip: average the outputs with those of the mirrored image. Needs `tasks`.
         tasks: the model's tasks, whose `mirror` says how labels swap in a mirrored image.
@@ -42,28 +49,24 @@ def predict_outputs(
         transforms: float32 `[N, 2, 3]`, crop pixel -> source pixel.
         filenames: N strings.
     """
-    import keras
-
-    from faceattr_tf import metrics
+    from faceattr_tf.metrics import average_mirrored
 
     if flip and not tasks:
         raise ValueError("flip averaging needs the tasks, to know which labels swap")
-    forward = forward_function(model) if isinstance(model, keras.Model) else model
+    forward = forward_function(model)
     outputs, labels, transforms, filenames = [], [], [], []
     for batch in batches:
         images = batch["image"]
         result = _to_numpy(forward(images))
         if flip:
             mirrored = _to_numpy(forward(images[:, :, ::-1]))
-            result |= {
-                task.name: metrics.average_mirrored(task, result[task.name], mirrored[task.name])
-                for task in tasks
-                if task.name in result
-            }
+            for task in tasks:
+                pair = result[task.name], mirrored[task.name]
+                result[task.name] = average_mirrored(task, *pair)
         outputs.append(result)
         labels.append({name: np.asarray(label) for name, label in batch["labels"].items()})
         transforms.append(np.asarray(batch["transform"], np.float32))
-        filenames += [name.decode(errors="replace") for name in np.asarray(batch["filename"])]
+        filenames += map(os.fsdecode, np.asarray(batch["filename"]))
     if not outputs:
         return {}, {}, np.zeros((0, 2, 3), np.float32), []
     return _concatenate(outputs), _concatenate(labels), np.concatenate(transforms), filenames
@@ -75,3 +78,186 @@ def _to_numpy(outputs: dict) -> dict[str, np.ndarray]:
 
 def _concatenate(parts: list[dict]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def evaluate(
+    workdir: str | os.PathLike,
+    records: str | os.PathLike | Sequence[str | os.PathLike],
+    split: str = "test",
+    *,
+    output: str | os.PathLike | None = None,
+    flip: bool = False,
+    bootstrap: int = 1000,
+    batch_size: int = 128,
+) -> dict[str, dict]:
+    """Evaluates a trained model on record sets and writes a report for each.
+
+    Args:
+        workdir: folder of a training run.
+        records: one or several folders of records that share a task with the model.
+        split: which part of the records.
+        output: folder for the reports; default `<workdir>/evaluation`.
+        flip: average every output with that of the mirrored image.
+        bootstrap: resamples for the 95 % intervals; 0 leaves them out.
+        batch_size: images per forward pass.
+
+    Returns:
+        Name of the report's folder (`<records>-<split>[-flip]`) -> everything that is in its
+        `report.json`; the key `folder` says where it lies.
+
+    Raises:
+        UserError: the workdir or records are missing, share no task, or the split is unknown.
+    """
+    from faceattr_tf.workdir import Workdir
+
+    if bootstrap < 0:
+        raise UserError(f"bootstrap {bootstrap}: expected 0 or more resamples")
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size}: expected at least 1")
+    workdir = Workdir.open(workdir)
+    if isinstance(records, str | os.PathLike):
+        records = [records]
+    record_sets = [RecordSet.load(path) for path in records]
+    if not record_sets:
+        raise UserError("no records given: name at least one folder of records")
+    # Everything that can be wrong is found before TensorFlow is loaded and time is spent.
+    data, seed = workdir.recipe().data, workdir.recipe().seed
+    for record_set in record_sets:
+        share_tasks(workdir.tasks, record_set)
+        if not record_set.count(split, data.validation_share, seed):
+            raise UserError(f"{record_set.path}: split {split!r} holds no examples")
+    model = workdir.load_model()
+    folder = pathlib.Path(output) if output else workdir.path / "evaluation"
+    reports = {}
+    for record_set in record_sets:
+        stem = f"{record_set.name}-{split}" + ("-flip" if flip else "")
+        name, number = stem, 1
+        while name in reports:
+            number += 1
+            name = f"{stem}-{number}"
+        reports[name] = _evaluate_records(
+            workdir, model, record_set, split, folder / name, flip, bootstrap, batch_size
+        )
+    return reports
+
+
+def share_tasks(tasks: Sequence[Task], records: RecordSet) -> tuple[list[Task], dict]:
+    """What a model and a record set have in common, and what only one of them has.
+
+    Args:
+        tasks: the model's.
+        records: the record set.
+
+    Returns:
+        The model's tasks that the records share, with the shared labels only; and
+        `{"model_only": {task: labels}, "data_only": {task: labels}}`.
+
+    Raises:
+        UserError: they share nothing.
+    """
+    shared, model_only, data_only = [], {}, {}
+    stored = {task.name: task for task in records.tasks}
+    for task in tasks:
+        try:
+            places = join_labels(stored[task.name], task) if task.name in stored else []
+        except ValueError:
+            places = []
+        common = [label for label, place in zip(task.labels, places, strict=False) if place >= 0]
+        if common:
+            shared.append(task if len(common) == len(task.labels) else task.select(common))
+        if len(common) < len(task.labels):
+            model_only[task.name] = [label for label in task.labels if label not in common]
+    common = {task.name: task.labels for task in shared}
+    for task in records.tasks:
+        left = [label for label in task.labels if label not in common.get(task.name, ())]
+        if left:
+            data_only[task.name] = left
+    if not shared:
+        raise UserError(
+            f"{records.path}: no task is shared with the model; the model has "
+            f"{_describe(tasks)}, the records have {_describe(records.tasks)}"
+        )
+    return shared, {"model_only": model_only, "data_only": data_only}
+
+
+def _describe(tasks: Sequence[Task]) -> str:
+    parts = []
+    for task in tasks:
+        more = "" if len(task.labels) <= 5 else f", ... {len(task.labels)} in all"
+        parts.append(f"{task.name} ({task.kind}: {', '.join(task.labels[:5])}{more})")
+    return "; ".join(parts)
+
+
+def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, batch_size):
+    from data_pipelines.input import Source, evaluation_batches
+    from faceattr_tf import report
+    from faceattr_tf.examples import collect_examples
+    from faceattr_tf.leakage import training_overlap
+    from faceattr_tf.published import published_rows
+    from faceattr_tf.results import measure
+
+    recipe, metadata = workdir.recipe(), workdir.metadata()
+    shared, not_shared = share_tasks(workdir.tasks, records)
+    full = {task.name: task for task in workdir.tasks}
+    tasks = [full[task.name] for task in shared]
+    source = Source(records, split, recipe.data.validation_share, recipe.seed)
+
+    def batches():
+        return evaluation_batches(source, tasks, workdir.crop, batch_size=batch_size)
+
+    outputs, labels, transforms, filenames = predict_outputs(model, batches(), flip, tasks)
+    results = []
+    for task in shared:
+        columns = [full[task.name].labels.index(label) for label in task.labels]
+        calibration = workdir.calibration().get(task.name, {})
+        majority = metadata.get("majority", {}).get(task.name)
+        task_labels, task_outputs = labels[task.name], outputs[task.name]
+        thresholds = calibration.get("thresholds") or ()
+        if len(columns) < len(full[task.name].labels):  # multilabel and regression only
+            task_labels, task_outputs = task_labels[:, columns], task_outputs[:, columns]
+            thresholds = [thresholds[index] for index in columns if thresholds]
+            majority = [majority[index] for index in columns] if majority else None
+        results.append(
+            measure(
+                task,
+                task_labels,
+                task_outputs,
+                temperature=calibration.get("temperature", 1.0),
+                thresholds=tuple(thresholds),
+                majority=majority,
+                transforms=transforms,
+                crop_size=(workdir.crop.height, workdir.crop.width),
+                bootstrap=bootstrap,
+            )
+        )
+    contents = {
+        "folder": str(folder),
+        "data": {
+            "name": records.name,
+            "title": records.description.get("title"),
+            "path": str(records.path),
+            "fingerprint": records.description.get("fingerprint"),
+            "split": split,
+            "examples": len(filenames),
+        },
+        "model": {
+            "workdir": str(workdir.path),
+            "recipe": recipe.name,
+            "network": recipe.model.name,
+            "parameters": model.count_params(),
+            "best": metadata.get("best"),
+            "crop": workdir.crop.to_dict(),
+            "trained_on": [entry["name"] for entry in metadata.get("records", [])],
+        },
+        "flip": flip,
+        "bootstrap": bootstrap,
+        "tasks": {result.task.name: result.numbers for result in results},
+        "not_shared": not_shared,
+        "overlap": training_overlap(workdir, records, filenames),
+        "published": [
+            dataclasses.asdict(row) for row in published_rows(records.name, split, len(filenames))
+        ],
+    }
+    examples = collect_examples(results, batches(), filenames)
+    report.write_report(folder, contents, results, examples, workdir.metrics_log())
+    return contents
