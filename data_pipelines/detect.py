@@ -1,0 +1,278 @@
+"""Face detection ahead of training: a folder of pictures to one CSV of boxes and landmarks."""
+
+import concurrent.futures
+import csv
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from data_pipelines.detections import BOX_COLUMNS, COLUMNS
+from data_pipelines.detector import MINIMUM_SIZE, Detection, Detector, nearest_first
+from data_pipelines.errors import UserError
+from data_pipelines.readers.images import SUFFIXES, ImageFolder
+
+__all__ = ["Detection", "Detector", "detect_folder", "nearest_first", "read_boxes"]
+
+
+def detect_folder(
+    source: str,
+    output: str | None = None,
+    *,
+    processes: int = 0,
+    batch_size: int = 32,
+    boxes: str | Mapping[str, Sequence[float]] | None = None,
+    minimum_size: float = MINIMUM_SIZE,
+    max_bad: int = 0,
+    overwrite: bool = False,
+) -> dict:
+    """Detects the faces of every picture below a folder and writes one CSV.
+
+    Of several faces in a picture, the one chosen by `nearest_first` is written. Pictures are
+    turned by their EXIF orientation first, as the readers do. Finished batches are appended to
+    `OUTPUT.partial`; the same command continues from there after an interruption.
+
+    Args:
+        source: the folder; its sub-folders are searched too.
+        output: the CSV with `COLUMNS`, sorted by filename (relative to `source`, with `/`);
+            default `detections.csv` in the folder.
+        processes: worker processes; 0: one per processor.
+        batch_size: pictures that a worker takes at once.
+        boxes: annotated boxes, filename -> (left, top, width, height), or the file with them that
+            `read_boxes` reads.
+        minimum_size: side in pixels of the smallest face looked for.
+        max_bad: pictures that may fail to decode; they are listed and get no row.
+        overwrite: replace an output that exists.
+
+    Returns:
+        `images` (rows written), `faces` (rows with a face), `not_found` and `undecodable` (names),
+        `output` (path of the CSV).
+
+    Raises:
+        UserError: no folder, no pictures, an output that exists, too many undecodable pictures, a
+            boxes file in another format, a worker process that died.
+    """
+    root = pathlib.Path(source)
+    if not root.is_dir():
+        raise UserError(f"{source}: there is no such folder")
+    output = pathlib.Path(output or root / "detections.csv")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists; --overwrite replaces it")
+    boxes = read_boxes(boxes) if isinstance(boxes, str | os.PathLike) else dict(boxes or {})
+    names = _picture_names(root)
+    points = {name: _centre(boxes[name]) for name in names if name in boxes}
+    if boxes and not points:
+        raise UserError(
+            f"{source}: none of the {len(boxes)} annotated boxes is for a picture here; the first "
+            f"is for {next(iter(boxes))!r}, the first picture is {names[0]!r}"
+        )
+
+    annotated = hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest()
+    settings = {"minimum_size": float(minimum_size), "boxes": annotated}
+    partial = output.with_name(output.name + ".partial")
+    done = _resume(partial, settings, set(names))
+    if done:
+        print(f"{output}: continues after {len(done)} of {len(names)} pictures")
+    left = [name for name in names if name not in done]
+    batches = [
+        (str(root), batch, [points.get(name) for name in batch], minimum_size)
+        for batch in _batches(left, batch_size)
+    ]
+    undecodable = []
+    with (
+        open(partial, "a", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        tqdm(total=len(names), initial=len(done), unit="image", desc="detect") as progress,
+    ):
+        if not file.tell():
+            file.write(_heading(settings) + "\n")
+        for rows, bad in _run(batches, processes or os.cpu_count() or 1):
+            csv.writer(file, lineterminator="\n").writerows(rows)
+            file.flush()
+            done.update((row[0], row) for row in rows)
+            undecodable += bad
+            progress.update(len(rows) + len(bad))
+            if len(undecodable) > max_bad:
+                raise UserError(
+                    f"{root}: {len(undecodable)} pictures do not decode, more than "
+                    f"--max_bad={max_bad}: {_listed(undecodable)}"
+                )
+    _write(output, [done[name] for name in sorted(done)])
+    partial.unlink()
+    not_found = [name for name in sorted(done) if done[name][1] == ""]
+    print(f"{output}: {len(done) - len(not_found)} of {len(names)} pictures have a face")
+    if not_found:
+        print(f"no face found in {len(not_found)}: {_listed(not_found)}")
+    if undecodable:
+        print(f"{len(undecodable)} do not decode: {_listed(sorted(undecodable))}")
+    return {
+        "images": len(done),
+        "faces": len(done) - len(not_found),
+        "not_found": not_found,
+        "undecodable": sorted(undecodable),
+        "output": str(output),
+    }
+
+
+def read_boxes(path: str) -> dict[str, tuple[float, float, float, float]]:
+    """Annotated boxes from a CSV with `filename,left,top,width,height` or CelebA's own text file.
+
+    Returns:
+        filename -> (left, top, width, height) in pixels.
+
+    Raises:
+        UserError: the file is missing or a row is not in the format.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file of boxes")
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        lines = file.read().replace("\r\n", "\n").split("\n")
+    # list_bbox_celeba.txt: the number of rows, the names of the columns, then rows of blanks.
+    if lines and lines[0].strip().isdigit():
+        rows, first = [line.split() for line in lines[2:]], 3
+    else:
+        header, *rows = csv.reader(lines) if lines else [[]]
+        if [name.strip() for name in header[:5]] != [COLUMNS[0], *BOX_COLUMNS]:
+            expected = ",".join((COLUMNS[0], *BOX_COLUMNS))
+            raise UserError(f"{path}, row 1: {','.join(header)!r}, expected {expected}")
+        first = 2
+    boxes = {}
+    for number, row in enumerate(rows, first):
+        if not row:
+            continue
+        try:
+            name, (left, top, width, height) = row[0], map(float, row[1:5])
+        except ValueError:
+            raise UserError(
+                f"{path}, row {number}: {' '.join(row)!r} is not a filename and four numbers"
+            ) from None
+        boxes[name] = (left, top, width, height)
+    return boxes
+
+
+@functools.cache
+def _detector(minimum_size):
+    return Detector(minimum_size)
+
+
+def _detect_batch(job) -> tuple[list[tuple], list[str]]:
+    """The rows of one batch of files, and the names of those that do not decode."""
+    root, names, points, minimum_size = job
+    images = {name: _read_image(os.path.join(root, name)) for name in names}
+    bad = [name for name in names if images[name] is None]
+    good = [(name, point) for name, point in zip(names, points, strict=True) if name not in bad]
+    rows = []
+    faces = _detector(minimum_size)([images[name] for name, _ in good])
+    for (name, point), detections in zip(good, faces, strict=True):
+        if point is not None:
+            detections = nearest_first(detections, point)
+        rows.append((name, *_fields(detections[0] if detections else None)))
+    return rows, bad
+
+
+def _fields(face):
+    if face is None:
+        return [""] * (len(COLUMNS) - 1)
+    return [f"{value:.3f}" for value in (*face.box, face.score, *face.landmarks.flat)]
+
+
+def _run(batches, processes) -> Iterator[tuple[list[tuple], list[str]]]:
+    """The results of all batches, in order."""
+    processes = min(processes, len(batches))
+    if processes <= 1:
+        yield from map(_detect_batch, batches)
+        return
+    # TensorFlow does not survive a fork.
+    executor = concurrent.futures.ProcessPoolExecutor(
+        processes,
+        multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(max(1, (os.cpu_count() or 1) // processes),),
+    )
+    try:
+        yield from executor.map(_detect_batch, batches)
+    except concurrent.futures.process.BrokenProcessPool:
+        raise UserError(
+            "a worker process died (out of memory?): the same command with fewer --processes or a "
+            "smaller --batch_size continues"
+        ) from None
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _start_worker(threads):
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    cv2.setNumThreads(threads)
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def _picture_names(root) -> list[str]:
+    names = sorted(ImageFolder(root).sizes)
+    if not names:
+        raise UserError(f"{root}: no pictures ({', '.join(SUFFIXES)}) in the folder or below it")
+    return names
+
+
+def _read_image(path) -> np.ndarray | None:
+    """A picture as `uint8 [H, W, 3]` RGB, turned by its EXIF orientation; None if undecodable."""
+    from data_pipelines.readers.base import decodes
+
+    data = pathlib.Path(path).read_bytes()
+    if not decodes(data):
+        return None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _centre(box):
+    return (float(box[0]) + float(box[2]) / 2, float(box[1]) + float(box[3]) / 2)
+
+
+def _listed(names, most=20) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    text = ", ".join(names[:most]) + more
+    return text.encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
+
+
+def _batches(items, size):
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _resume(partial, settings, names) -> dict[str, tuple]:
+    """The rows of an interrupted run, by filename; the file is cut after the last whole row.
+
+    A file of other settings is removed: its rows would answer another question.
+    """
+    if not partial.exists():
+        return {}
+    data = partial.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    first, *lines = whole.decode("utf-8", "surrogateescape").split("\n")
+    rows = [tuple(row) for row in csv.reader(lines) if row]
+    if first != _heading(settings) or any(len(row) != len(COLUMNS) for row in rows):
+        partial.unlink()
+        return {}
+    os.truncate(partial, len(whole))
+    return {row[0]: row for row in rows if row[0] in names}
+
+
+def _heading(settings) -> str:
+    return f"# {json.dumps(settings)}"
+
+
+def _write(path, rows) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    os.replace(temporary, path)

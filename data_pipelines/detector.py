@@ -1,0 +1,148 @@
+"""Faces in pictures: MTCNN (Zhang et al., IEEE Signal Processing Letters 2016), ready to use.
+
+The networks are those of the `mtcnn` package, whose weights come inside the package: no network
+connection is needed.
+"""
+
+import collections
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines.errors import UserError
+
+MINIMUM_SIZE = 20
+_PIXELS_PER_PASS = 8_000_000  # bounds the memory whatever the size of the pictures
+_CELL = 12  # pixels that the proposal network sees of a face
+_PYRAMID_STEP = 0.709
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+    """One face in one picture.
+
+    Attributes:
+        box: `[4]` left, top, width, height in pixels; it may reach beyond the picture.
+        score: the network's confidence, 0 to 1.
+        landmarks: `[5, 2]` (x, y) in pixels, in the order of `tasks.LANDMARK_NAMES`.
+    """
+
+    box: np.ndarray
+    score: float
+    landmarks: np.ndarray
+
+    @property
+    def centre(self) -> np.ndarray:
+        """The centre of the box: `[2]` (x, y) in pixels."""
+        return self.box[:2] + self.box[2:] / 2
+
+
+class Detector:
+    """Finds the faces of pictures with MTCNN.
+
+    Pictures of equal size run as one batch, so that what is found in a picture does not depend on
+    the pictures beside it (the package would pad them to a common size).
+
+    Args:
+        minimum_size: side in pixels of the smallest face that is looked for, roughly. The time
+            per picture falls with its square; the networks themselves need at least 12.
+    """
+
+    def __init__(self, minimum_size: float = MINIMUM_SIZE):
+        """Loads the networks, which takes seconds the first time in a process."""
+        if minimum_size < _CELL:
+            raise UserError(f"minimum_size {minimum_size}: at least {_CELL} pixels are needed")
+        self._minimum_size = minimum_size
+        self._network = _network()
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
+        """The faces of each picture, the one nearest to the picture's centre first.
+
+        Args:
+            images: `uint8 [H, W, 3]`, RGB, of any sizes.
+        """
+        by_size = collections.defaultdict(list)
+        for index, image in enumerate(images):
+            by_size[image.shape[:2]].append(index)
+        found = [[] for _ in images]
+        for (height, width), indices in by_size.items():
+            if min(height, width) < self._minimum_size:
+                continue
+            count = max(1, _PIXELS_PER_PASS // (height * width))
+            for part in (indices[i : i + count] for i in range(0, len(indices), count)):
+                faces = self._faces([images[i] for i in part])
+                for index, detections in zip(part, faces, strict=True):
+                    centre = ((width - 1) / 2, (height - 1) / 2)
+                    found[index] = nearest_first(detections, centre)
+        return found
+
+    def _faces(self, images):
+        rows = self._network.detect_faces(
+            [image.astype(np.float32) for image in images],
+            min_face_size=self._minimum_size,
+            fit_to_image=False,
+            output_type="numpy",
+        )
+        return [
+            [
+                Detection(
+                    np.array(row[1:5], np.float32),
+                    float(row[5]),
+                    np.stack([row[6:11], row[11:16]], axis=1).astype(np.float32),
+                )
+                for row in rows[rows[:, 0] == index]
+            ]
+            for index in range(len(images))
+        ]
+
+
+def nearest_first(detections: Sequence[Detection], point) -> list[Detection]:
+    """Sorted by the distance of the box's centre from `point` (x, y); ties: higher score first.
+
+    The first one is the face that a data set's annotation means: `point` is the centre of the
+    annotated box where there is one, else the centre of the picture. On 480 pictures of MTFL this
+    rule never chose another person than the annotated one, the largest face 4 times, the highest
+    score 17 times.
+    """
+    return sorted(detections, key=lambda face: (np.hypot(*(face.centre - point)), -face.score))
+
+
+@functools.cache
+def _network():
+    # Loading takes seconds: one per process, whatever the sizes asked for.
+    import mtcnn
+    from mtcnn.stages import StageONet, StagePNet, StageRNet
+    from mtcnn.utils.bboxes import (
+        generate_bounding_box,
+        resize_to_square,
+        smart_nms_from_bboxes,
+        upscale_bboxes,
+    )
+    from mtcnn.utils.images import scale_images
+
+    class Proposals(StagePNet):
+        """The package's first stage with a pyramid that stops where faces get too small for it.
+
+        The package's own goes on below the network's field of view when `min_face_size` is above
+        20, fails, and reports that there are no faces.
+        """
+
+        def __call__(self, images_normalized, min_face_size, **_):
+            sides = images_normalized.shape[1:3]
+            found = [np.empty((0, 6))]
+            scale = _CELL / min_face_size
+            while min(sides) * scale >= _CELL:
+                offsets, scores = self.model(scale_images(images_normalized, scale))
+                cells = generate_bounding_box(offsets, scores, 0.6)
+                cells = upscale_bboxes(cells, np.full(len(images_normalized), scale))
+                found.append(smart_nms_from_bboxes(cells, threshold=0.5, initial_sort=False))
+                scale *= _PYRAMID_STEP
+            return resize_to_square(smart_nms_from_bboxes(np.concatenate(found), threshold=0.7))
+
+    # By default the package prefers, and unpickles, a file of that name in the current folder.
+    weights = pathlib.Path(mtcnn.__file__).parent / "assets" / "weights"
+    stages = ((Proposals, "pnet"), (StageRNet, "rnet"), (StageONet, "onet"))
+    return mtcnn.MTCNN(stages=[stage(weights=str(weights / f"{n}.lz4")) for stage, n in stages])

@@ -1,0 +1,246 @@
+import csv
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from data_pipelines import detect
+from data_pipelines.detections import COLUMNS, read_detections
+from data_pipelines.errors import UserError
+
+MTFL = pathlib.Path(__file__).parents[2] / "shared" / "data" / "mtfl"
+real_data = [
+    pytest.mark.real_data,
+    pytest.mark.skipif(not MTFL.is_dir(), reason="no real pictures here"),
+]
+
+
+@pytest.fixture(scope="module")
+def faceless(tmp_path_factory):
+    """Drawn pictures without a face: two sizes, one too small to be searched, in sub-folders."""
+    folder = tmp_path_factory.mktemp("faceless")
+    (folder / "b").mkdir()
+    ramp = np.linspace(0, 255, 64 * 80 * 3).reshape(64, 80, 3).astype(np.uint8)
+    cv2.imwrite(str(folder / "b" / "ramp.png"), ramp)
+    cv2.imwrite(str(folder / "a.jpg"), np.full((64, 64, 3), 90, np.uint8))
+    cv2.imwrite(str(folder / "tiny.jpg"), np.full((8, 8, 3), 90, np.uint8))
+    return folder
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+def detection(left, top, side, score=0.9):
+    box = np.array([left, top, side, side], np.float32)
+    return detect.Detection(box, score, np.zeros((5, 2), np.float32))
+
+
+def annotated(count, folder="lfw_5590"):
+    """Names and landmarks `[5, 2]` of the first rows of MTFL's training.txt in a folder."""
+    lines = (MTFL / "training.txt").read_text(errors="surrogateescape").splitlines()
+    rows = [line.replace("\\", "/").split() for line in lines]
+    rows = [row for row in rows if row and row[0].startswith(folder)][:count]
+    return {row[0]: np.array(row[1:11], float).reshape(2, 5).T for row in rows}
+
+
+def mean_error(found, expected):
+    """Mean distance over the distance of the eyes."""
+    distance = np.linalg.norm(expected[0] - expected[1])
+    return np.linalg.norm(found - expected, axis=1).mean() / distance
+
+
+def test_the_nearest_face_wins_and_the_score_decides_between_equals():
+    near, far = detection(40, 40, 20, 0.8), detection(0, 0, 60, 0.99)
+    assert detect.nearest_first([far, near], (50, 50)) == [near, far]
+    assert detect.nearest_first([near, far], (30, 30)) == [far, near]
+    sure, unsure = detection(40, 40, 20, 0.99), detection(45, 45, 10, 0.85)
+    assert detect.nearest_first([unsure, sure], (50, 50)) == [sure, unsure]
+
+
+def test_pictures_without_a_face_have_rows_with_empty_fields(faceless, tmp_path, capsys):
+    output = tmp_path / "faces.csv"
+    summary = detect.detect_folder(str(faceless), str(output), processes=1)
+    names = ["a.jpg", "b/ramp.png", "tiny.jpg"]
+    assert rows_of(output) == [list(COLUMNS), *([name, *[""] * 15] for name in names)]
+    assert summary["not_found"] == names
+    assert (summary["images"], summary["faces"], summary["undecodable"]) == (3, 0, [])
+    assert "no face found in 3: a.jpg, b/ramp.png, tiny.jpg" in capsys.readouterr().out
+    assert read_detections(output) == {}
+    assert os.listdir(tmp_path) == ["faces.csv"]
+
+
+def test_undecodable_pictures_are_named_and_limited(faceless, tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes((faceless / "a.jpg").read_bytes())
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"2 pictures do not decode.*max_bad=1: cut.jpg, empty.png"):
+        detect.detect_folder(str(tmp_path), processes=1, max_bad=1)
+    assert not (tmp_path / "detections.csv").exists()
+    summary = detect.detect_folder(str(tmp_path), processes=1, max_bad=2)
+    assert summary["undecodable"] == ["cut.jpg", "empty.png"]
+    assert [row[0] for row in rows_of(summary["output"])[1:]] == ["a.jpg", "b.jpg"]
+
+
+def test_an_interrupted_run_continues_after_the_last_whole_row(faceless, tmp_path, monkeypatch):
+    output = tmp_path / "faces.csv"
+    real, seen = detect._detect_batch, []
+
+    def interrupted(job):
+        seen.extend(job[1])
+        if len(seen) > 2:
+            raise KeyboardInterrupt
+        return real(job)
+
+    monkeypatch.setattr(detect, "_detect_batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        detect.detect_folder(str(faceless), str(output), processes=1, batch_size=1)
+    assert not output.exists()
+    partial = tmp_path / "faces.csv.partial"
+    with open(partial, "a") as file:
+        file.write("tiny.jpg,1.5,2")  # torn by the kill
+
+    def recorded(job):
+        seen.extend(job[1])
+        return real(job)
+
+    seen.clear()
+    monkeypatch.setattr(detect, "_detect_batch", recorded)
+    detect.detect_folder(str(faceless), str(output), processes=1, batch_size=1)
+    assert seen == ["tiny.jpg"]
+    assert [row[0] for row in rows_of(output)[1:]] == ["a.jpg", "b/ramp.png", "tiny.jpg"]
+    assert not partial.exists()
+
+
+def test_rows_of_other_settings_are_not_continued(faceless, tmp_path):
+    output = tmp_path / "faces.csv"
+    partial = tmp_path / "faces.csv.partial"
+    partial.write_text('# {"minimum_size": 99}\na.jpg,1,1,9,9,0.9' + ",1" * 10 + "\n")
+    detect.detect_folder(str(faceless), str(output), processes=1)
+    assert rows_of(output)[1][1] == ""
+
+
+def test_an_output_that_exists_is_only_replaced_on_request(faceless, tmp_path):
+    output = tmp_path / "faces.csv"
+    output.write_text("mine")
+    with pytest.raises(UserError, match="exists; --overwrite"):
+        detect.detect_folder(str(faceless), str(output))
+    assert output.read_text() == "mine"
+    detect.detect_folder(str(faceless), str(output), processes=1, overwrite=True)
+    assert len(rows_of(output)) == 4
+
+
+def test_wrong_folders_and_sizes_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        detect.detect_folder(str(tmp_path / "missing"))
+    with pytest.raises(UserError, match="no pictures"):
+        detect.detect_folder(str(tmp_path))
+    with pytest.raises(UserError, match="at least 12 pixels"):
+        detect.Detector(minimum_size=5)
+
+
+def test_boxes_are_read_from_a_csv_and_from_celebas_own_file(tmp_path):
+    table, celeba = tmp_path / "boxes.csv", tmp_path / "list_bbox_celeba.txt"
+    table.write_text("filename,left,top,width,height,score\na/1.jpg,1,2.5,30,40,0.9\n\n")
+    celeba.write_text("1\nimage_id x_1 y_1 width height\n000001.jpg    95  71 226 313\n")
+    assert detect.read_boxes(str(table)) == {"a/1.jpg": (1, 2.5, 30, 40)}
+    assert detect.read_boxes(str(celeba)) == {"000001.jpg": (95, 71, 226, 313)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,x\n", "row 1: 'name,x', expected filename,left,top,width,height"),
+        ("filename,left,top,width,height\na.jpg,1,2,3\n", "row 2: 'a.jpg 1 2 3'"),
+        ("filename,left,top,width,height\na.jpg,1,2,3,x\n", "row 2: 'a.jpg 1 2 3 x'"),
+        ("filename,left,top,width,height\nelse.jpg,1,2,3,4\n", "'else.jpg', the first picture is"),
+    ],
+)
+def test_wrong_boxes_name_the_row(faceless, tmp_path, text, message):
+    table = tmp_path / "boxes.csv"
+    table.write_text(text)
+    with pytest.raises(UserError, match=message):
+        detect.detect_folder(str(faceless), str(tmp_path / "faces.csv"), boxes=str(table))
+    with pytest.raises(UserError, match="no such file of boxes"):
+        detect.read_boxes(str(tmp_path / "missing.csv"))
+
+
+class TestRealPictures:
+    pytestmark = real_data
+
+    def test_landmarks_lie_where_people_put_them(self):
+        rows = annotated(8)
+        images = [cv2.imread(str(MTFL / name))[:, :, ::-1] for name in rows]
+        alone = [detect.Detector()([image])[0][0] for image in images[:2]]
+        together = [faces[0] for faces in detect.Detector()(images)]
+        errors = [
+            mean_error(face.landmarks, points)
+            for face, points in zip(together, rows.values(), strict=True)
+        ]
+        assert np.median(errors) < 0.06
+        assert max(errors) < 0.15
+        for face, points in zip(together, rows.values(), strict=True):
+            inside = (points >= face.box[:2]) & (points <= face.box[:2] + face.box[2:])
+            assert inside.all()
+            assert 0.8 < face.score <= 1
+        for face, same in zip(alone, together, strict=False):
+            np.testing.assert_allclose(face.landmarks, same.landmarks, atol=0.05)
+
+    def test_faces_are_found_when_small_ones_are_not_looked_for(self):
+        (name, points), *_ = annotated(1).items()
+        image = cv2.imread(str(MTFL / name))[:, :, ::-1]
+        assert mean_error(detect.Detector(60)([image])[0][0].landmarks, points) < 0.1
+
+    def test_an_annotated_box_decides_between_two_faces_side_by_side(self, tmp_path):
+        (first, left), (second, right) = annotated(2).items()
+        pair = np.hstack([cv2.imread(str(MTFL / name)) for name in (first, second)])
+        width = pair.shape[1] // 2
+        cv2.imwrite(str(tmp_path / "pair.png"), pair)
+        for index, points in enumerate((left, right + [width, 0])):
+            (x, y), (far_x, far_y) = points.min(0), points.max(0)
+            boxes = {"pair.png": (x, y, far_x - x, far_y - y)}
+            output = tmp_path / f"{index}.csv"
+            detect.detect_folder(str(tmp_path), str(output), processes=1, boxes=boxes)
+            assert mean_error(read_detections(output)["pair.png"][1], points) < 0.15
+
+    @pytest.mark.slow
+    def test_killed_worker_processes_and_all_it_ends_as_an_uninterrupted_run(self, tmp_path):
+        pictures = tmp_path / "pictures"
+        pictures.mkdir()
+        for number, name in enumerate(annotated(24)):
+            (pictures / f"{number:02d}.jpg").symlink_to(MTFL / name)
+        program = (
+            "import sys; from data_pipelines.detect import detect_folder\n"
+            "if __name__ == '__main__':\n"
+            "    detect_folder(sys.argv[1], sys.argv[2], processes=2, batch_size=4)\n"
+        )
+        (tmp_path / "program.py").write_text(program)
+        output = tmp_path / "killed.csv"
+        command = [sys.executable, str(tmp_path / "program.py"), str(pictures), str(output)]
+        environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+        process = subprocess.Popen(command, env=environment, start_new_session=True)
+        partial = tmp_path / "killed.csv.partial"
+        while process.poll() is None and not (
+            partial.exists() and partial.read_text().count("\n") > 4
+        ):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not output.exists()
+        subprocess.run(command, env=environment, check=True)
+        detect.detect_folder(str(pictures), str(tmp_path / "whole.csv"), processes=1)
+        killed, whole = rows_of(output), rows_of(tmp_path / "whole.csv")
+        assert [row[0] for row in killed] == [row[0] for row in whole]
+        found = np.array([row[1:] for row in killed[1:]], float)
+        np.testing.assert_allclose(
+            found, np.array([row[1:] for row in whole[1:]], float), atol=0.05
+        )
