@@ -1,0 +1,192 @@
+"""Random changes to crops during training: geometry as one affine, colours on the whole batch.
+
+Nothing here holds state. The random numbers of an example are a hash of (seed, position of the
+example in the training stream, number of the draw), so that a stream continued at any step, or cut
+into slices for several workers, gives every example the same changes.
+"""
+
+import dataclasses
+import math
+
+from data_pipelines.errors import UserError
+
+# Fixed places of the draws, so that switching one change on leaves the others as they were.
+_DRAWS = (
+    "flip", "shift_x", "shift_y", "rotate", "scale", "brightness", "contrast", "saturation",
+    "grey", "blur", "cutout", "cutout_x", "cutout_y",
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class Augment:
+    """How training crops are varied; everything is off unless asked for.
+
+    Attributes:
+        flip: mirror every second picture; labels that have a mirror image follow.
+        shift: greatest shift to either side, as a share of the crop's width and height.
+        rotate: greatest rotation to either side about the crop's centre, in degrees.
+        scale: greatest change of scale, as a natural logarithm: 0.1 scales by 0.905 to 1.105.
+        brightness: greatest change of brightness, as a share of the full range.
+        contrast: greatest relative change of contrast about the crop's mean grey.
+        saturation: greatest relative change of saturation.
+        grey: probability of a crop without colour.
+        blur: greatest share that a 3x3 mean gets in the crop.
+        cutout: side of a square that is hidden, as a share of the crop's width and height.
+        cutout_probability: probability of that square.
+    """
+
+    flip: bool = False
+    shift: float = 0.0
+    rotate: float = 0.0
+    scale: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    grey: float = 0.0
+    blur: float = 0.0
+    cutout: float = 0.0
+    cutout_probability: float = 0.5
+
+    def check(self) -> None:
+        """Raises UserError if a value makes no sense."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            highest = math.inf if field.name in ("rotate", "scale", "shift") else 1.0
+            if not (0 <= value <= highest and math.isfinite(value)):
+                limits = "0 or more" if highest == math.inf else "between 0 and 1"
+                raise UserError(f"augment: {field.name} {value} must be {limits}")
+
+    @property
+    def geometric(self) -> bool:
+        """Whether pixels move at all."""
+        return bool(self.flip or self.shift or self.rotate or self.scale)
+
+
+def random_numbers(seed: int, positions):
+    """One uniform number in [0, 1) per example and draw: a dict of float32 `[B]` per draw.
+
+    The hash is SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014) over a combination of the
+    three numbers with odd constants; vectorised integer arithmetic, where TensorFlow's stateless
+    generators would need one small operation per example.
+
+    Args:
+        seed: seed of the run.
+        positions: int64 `[B]`, place of each example in the training stream.
+    """
+    import tensorflow as tf
+
+    shift = tf.bitwise.right_shift
+
+    def constant(value):
+        return tf.constant(value % 2**64, tf.uint64)
+
+    draws = tf.constant(
+        [(i + 1) * 0x9E3779B97F4A7C15 % 2**64 for i in range(len(_DRAWS))], tf.uint64
+    )
+    bits = tf.cast(positions, tf.uint64) * constant(0xD1342543DE82EF95)
+    bits = _mix(bits + constant(seed * 0x2545F4914F6CDD1D + 0x9E3779B97F4A7C15))
+    bits = _mix(bits[:, None] + draws)
+    uniform = tf.cast(shift(bits, constant(40)), tf.float32) * 2.0**-24
+    return dict(zip(_DRAWS, tf.unstack(uniform, axis=1), strict=True))
+
+
+def _mix(bits):
+    import tensorflow as tf
+
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        shifted = tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint64))
+        bits = tf.bitwise.bitwise_xor(bits, shifted) * tf.constant(factor, tf.uint64)
+    return bits
+
+
+def adjustment(augment: Augment, numbers: dict, height: int, width: int):
+    """The geometric changes as a transform from crop pixels to pixels of the unchanged crop.
+
+    Args:
+        augment: the strengths.
+        numbers: what `random_numbers` gave.
+        height: height of the crop in pixels.
+        width: its width.
+
+    Returns:
+        float32 `[B, 2, 3]` transform, and bool `[B]`, which of the crops are mirrored.
+    """
+    import tensorflow as tf
+
+    def symmetric(name, strength):
+        return (2.0 * numbers[name] - 1.0) * strength
+
+    flipped = (numbers["flip"] < 0.5) & bool(augment.flip)
+    angle = symmetric("rotate", math.radians(augment.rotate))
+    factor = tf.exp(symmetric("scale", augment.scale))
+    a, b = factor * tf.cos(angle), factor * tf.sin(angle)
+    sign = tf.where(flipped, -1.0, 1.0)
+    x, y = (width - 1) / 2.0, (height - 1) / 2.0
+    to_x = x + symmetric("shift_x", augment.shift * width)
+    to_y = y + symmetric("shift_y", augment.shift * height)
+    rows = [sign * a, -b, to_x - sign * a * x + b * y, sign * b, a, to_y - sign * b * x - a * y]
+    return tf.reshape(tf.stack(rows, axis=1), [-1, 2, 3]), flipped
+
+
+def mirror(count, width: int):
+    """The transform `[count, 2, 3]` that mirrors a crop of this width."""
+    import tensorflow as tf
+
+    return tf.tile(tf.constant([[[-1.0, 0.0, width - 1.0], [0.0, 1.0, 0.0]]]), [count, 1, 1])
+
+
+def change_colours(augment: Augment, numbers: dict, images):
+    """Brightness, contrast, saturation, grey, blur and cutout of a batch of crops.
+
+    Args:
+        augment: the strengths.
+        numbers: what `random_numbers` gave.
+        images: float32 `[B, h, w, 3]` in 0..255.
+
+    Returns:
+        float32 `[B, h, w, 3]` in 0..255.
+    """
+    import tensorflow as tf
+
+    def per_image(values):
+        return values[:, None, None, None]
+
+    def relative(name, strength):
+        return 1.0 + (2.0 * numbers[name] - 1.0) * strength
+
+    changed = augment.saturation or augment.grey or augment.contrast or augment.brightness
+    if changed:
+        grey = tf.reduce_sum(images * [0.299, 0.587, 0.114], axis=-1, keepdims=True)
+    if augment.saturation or augment.grey:
+        factor = relative("saturation", augment.saturation)
+        factor = tf.where(numbers["grey"] < augment.grey, 0.0, factor)
+        images = grey + (images - grey) * per_image(factor)
+    if augment.contrast or augment.brightness:
+        factor = relative("contrast", augment.contrast)
+        offset = tf.reduce_mean(grey, axis=[1, 2, 3]) * (1.0 - factor)
+        offset += (relative("brightness", augment.brightness) - 1.0) * 255.0
+        images = images * per_image(factor) + per_image(offset)
+    if changed:
+        images = tf.clip_by_value(images, 0.0, 255.0)
+    if augment.blur:
+        smooth = tf.nn.avg_pool2d(images, 3, 1, "SAME")
+        images += (smooth - images) * per_image(numbers["blur"] * augment.blur)
+    if augment.cutout:
+        images = _cut_out(augment, numbers, images)
+    return images
+
+
+def _cut_out(augment, numbers, images):
+    """Hides a square that lies wholly inside the crop behind mid-grey."""
+    import tensorflow as tf
+
+    def inside(name, length):
+        side = augment.cutout * length
+        start = numbers[name][:, None] * (length - side) - 0.5
+        pixels = tf.range(length, dtype=tf.float32)
+        return (pixels >= start) & (pixels < start + side)
+
+    rows, columns = inside("cutout_y", images.shape[1]), inside("cutout_x", images.shape[2])
+    chosen = (numbers["cutout"] < augment.cutout_probability)[:, None, None]
+    hidden = chosen & rows[:, :, None] & columns[:, None, :]
+    return tf.where(hidden[..., None], 127.5, images)

@@ -1,0 +1,370 @@
+"""Batches from record sets: an endless shuffled stream for training, stored order for evaluation.
+
+The place of an example in the training stream is a function of the seed alone, and everything
+random about it a function of its place. So the step of a training is all that is needed to go on
+where it stopped, and each of several workers can take its slice of every batch by itself.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from data_pipelines.augment import Augment, adjustment, change_colours, mirror, random_numbers
+from data_pipelines.errors import UserError
+from data_pipelines.geometry import Crop, to_crop_coordinates
+from data_pipelines.preprocess import decode_and_crop
+from data_pipelines.records import RecordSet
+from data_pipelines.tasks import UNKNOWN, Task, join_labels
+
+SHUFFLED = 200_000
+"""Examples held for shuffling, as encoded bytes: all of CelebA's training part, about 1.5 GB.
+
+A larger set is shuffled within a moving window of this size, over the order in which records were
+written, which TensorFlow Datasets has shuffled already.
+"""
+
+MIXED = 1_000
+"""Of so many successive examples, every source gives its exact share."""
+
+
+@dataclasses.dataclass
+class Source:
+    """A part of a record set to read from.
+
+    Attributes:
+        records: the record set.
+        split: "train", "validation", "test" or whatever the set has.
+        validation_share: see `RecordSet.select`.
+        seed: of the choice of the validation share.
+        weight: share of this source in the training stream, relative to the other sources.
+    """
+
+    records: RecordSet
+    split: str = "train"
+    validation_share: float = 0.0
+    seed: int = 0
+    weight: float = 1.0
+
+    @property
+    def count(self) -> int:
+        """Number of examples."""
+        return self.records.count(self.split, self.validation_share, self.seed)
+
+
+def training_batches(
+    sources: Sequence[Source],
+    tasks: Sequence[Task],
+    crop: Crop,
+    augment: Augment,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    worker: tuple[int, int] = (0, 1),
+    cache: bool = False,
+):
+    """An endless stream of training batches, the same for the same arguments.
+
+    Every epoch of a source holds each of its examples once, in an order of its own; batches run
+    across the ends of epochs.
+
+    Args:
+        sources: where examples come from, mixed by their weights.
+        tasks: the model's tasks; what a source does not label is unknown.
+        crop: what the network sees.
+        augment: random changes.
+        batch_size: examples per step, over all workers.
+        seed: of order and augmentation.
+        start_step: steps to leave out; they are skipped before anything is decoded.
+        worker: index of this worker and number of workers; each gets its slice of every batch.
+        cache: keep the encoded records in memory, where reading them again is slow.
+
+    Returns:
+        `tf.data.Dataset` of dicts: `image` float32 `[B, h, w, 3]` in 0..255, `filename` string
+        `[B]`, `transform` float32 `[B, 2, 3]` from crop to source pixels, `source` int32 `[B]`,
+        `labels`: task name to int32 (multilabel, multiclass; -1 unknown) or float32 (NaN unknown).
+
+    Raises:
+        UserError: there is nothing to read, or the batch cannot be divided among the workers.
+    """
+    import tensorflow as tf
+
+    crop.check()
+    augment.check()
+    index, workers = worker
+    if batch_size < 1 or batch_size % workers:
+        raise UserError(f"batch_size {batch_size} cannot be divided evenly among {workers} workers")
+    parse = _parser(sources, tasks)
+    slice_size = batch_size // workers
+    stream = _mixed_stream(sources, seed, start_step * batch_size, cache)
+    stream = stream.batch(slice_size, drop_remainder=True).enumerate(start_step * workers)
+    if workers > 1:
+        stream = stream.shard(workers, index)
+
+    def prepare(number, batch):
+        numbers = random_numbers(seed, number * slice_size + tf.range(slice_size, dtype=tf.int64))
+        adjust = flipped = None
+        if augment.geometric:
+            adjust, flipped = adjustment(augment, numbers, crop.height, crop.width)
+        elements = _elements(parse(*batch), tasks, crop, adjust, flipped)
+        elements["image"] = change_colours(augment, numbers, elements["image"])
+        return elements
+
+    return _finish(stream.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True))
+
+
+def evaluation_batches(
+    source: Source, tasks: Sequence[Task], crop: Crop, *, batch_size: int, flip: bool = False
+):
+    """The examples of a source once, in stored order, the last batch as long as it is.
+
+    Args:
+        source: where examples come from.
+        tasks: the model's tasks; what the source does not label is unknown.
+        crop: what the network sees.
+        batch_size: examples per batch.
+        flip: mirror every crop; transforms and labels are those of the mirrored crop, as in
+            training.
+
+    Returns:
+        `tf.data.Dataset` of the same dicts as `training_batches`.
+
+    Raises:
+        UserError: there is nothing to read.
+    """
+    import tensorflow as tf
+
+    crop.check()
+    parse = _parser([source], tasks)
+    stream = _serialised(source).map(lambda record: (record, 0)).batch(batch_size)
+
+    def prepare(*batch):
+        fields = parse(*batch)
+        count = tf.shape(fields["image"])[0]
+        if not flip:
+            return _elements(fields, tasks, crop, None, None)
+        return _elements(fields, tasks, crop, mirror(count, crop.width), tf.fill([count], True))
+
+    return _finish(stream.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True))
+
+
+def named_failures(batches: Iterable, sources: Sequence[Source]) -> Iterator:
+    """The batches, with a failure to read or decode turned into one that names the file.
+
+    Raises:
+        UserError: an image or a file of records is damaged.
+    """
+    import tensorflow as tf
+
+    try:
+        yield from batches
+    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+        raise explain_failure(error, sources) from error
+
+
+def explain_failure(error: Exception, sources: Sequence[Source]) -> Exception:
+    """A UserError that names the damaged image or file of records, or else the error itself.
+
+    TensorFlow's own error does not know which file it was, so the sources are read again.
+    """
+    import tensorflow as tf
+
+    from data_pipelines.preprocess import decode
+
+    spec = {key: tf.io.FixedLenFeature([], tf.string) for key in ("image", "filename")}
+    for source in sources:
+        split, _ = source.records.select(source.split, source.validation_share, source.seed)
+        for shard in source.records.shards[split]:
+            try:
+                for record in tf.data.TFRecordDataset(shard):
+                    fields = tf.io.parse_single_example(record, spec)
+                    try:
+                        decode(fields["image"])
+                    except tf.errors.InvalidArgumentError:
+                        name = fields["filename"].numpy().decode(errors="replace")
+                        return UserError(f"{shard}: image {name} cannot be decoded")
+            except tf.errors.OpError:
+                return UserError(f"{shard}: not a whole file of records; build the records again")
+    return error
+
+
+def _finish(dataset):
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    # Workers take their slices themselves; sharding by file would give each another stream.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _serialised(source: Source):
+    """The serialised examples of a source in stored order."""
+    import tensorflow as tf
+
+    split, mask = source.records.select(source.split, source.validation_share, source.seed)
+    if not source.count:
+        raise UserError(f"{source.records.path}: split {source.split!r} holds no examples")
+    dataset = tf.data.TFRecordDataset(list(source.records.shards[split]), buffer_size=2**20)
+    if mask is not None:
+        chosen = tf.data.Dataset.from_tensor_slices(mask)
+        dataset = tf.data.Dataset.zip(dataset, chosen).filter(lambda _, keep: keep)
+        dataset = dataset.map(lambda record, _: record)
+    return dataset
+
+
+def _shuffled(source: Source, seed: tuple[int, int], start: int, cache: bool):
+    """The endless stream of a source from its example number `start` on."""
+    import tensorflow as tf
+
+    dataset = _serialised(source)
+    if cache:
+        dataset = dataset.cache()
+    count = source.count
+
+    def epoch(number):
+        key = tf.random.experimental.stateless_fold_in(tf.constant(seed, tf.int64), number)
+        order = tf.random.stateless_uniform([], key, 0, tf.int64.max, tf.int64)
+        return dataset.shuffle(min(count, SHUFFLED), order, reshuffle_each_iteration=False)
+
+    epochs = tf.data.Dataset.range(start // count, tf.int64.max)
+    return epochs.flat_map(epoch).skip(start % count)
+
+
+def _mixed_stream(sources: Sequence[Source], seed: int, start: int, cache: bool):
+    """The endless stream of (serialised example, index of its source) from place `start` on."""
+    import tensorflow as tf
+
+    if len(sources) == 1:
+        return _shuffled(sources[0], (seed, 0), start, cache).map(lambda record: (record, 0))
+    pattern = _pattern([source.weight for source in sources])
+
+    def order(block):
+        key = tf.random.experimental.stateless_fold_in(tf.constant([seed, -1], tf.int64), block)
+        return tf.random.experimental.stateless_shuffle(pattern, key)
+
+    whole, rest = divmod(start, MIXED)
+    passed = whole * np.bincount(pattern, minlength=len(sources))
+    passed += np.bincount(order(whole)[:rest], minlength=len(sources))
+    streams = [
+        _shuffled(source, (seed, index), int(passed[index]), cache).map(
+            functools.partial(lambda index, record: (record, index), index)
+        )
+        for index, source in enumerate(sources)
+    ]
+    blocks = tf.data.Dataset.range(whole, tf.int64.max)
+    choices = blocks.flat_map(lambda block: tf.data.Dataset.from_tensor_slices(order(block)))
+    return tf.data.Dataset.choose_from_datasets(streams, choices.skip(rest))
+
+
+def _pattern(weights: Sequence[float]) -> np.ndarray:
+    """The sources of `MIXED` successive examples, in proportion to their weights."""
+    weights = np.array(weights, float)
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+        raise UserError(f"weights {weights.tolist()} of the sources must be positive numbers")
+    bounds = np.round(np.cumsum(weights) / weights.sum() * MIXED).astype(np.int64)
+    return np.repeat(np.arange(len(weights)), np.diff(bounds, prepend=0))
+
+
+def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
+    """A function of serialised examples and source indices that returns fields and raw labels."""
+    import tensorflow as tf
+
+    joins = _joins(sources, tasks)
+    spec = {
+        "image": tf.io.FixedLenFeature([], tf.string),
+        "filename": tf.io.FixedLenFeature([], tf.string),
+        "box": tf.io.FixedLenFeature([4], tf.float32),
+        "landmarks": tf.io.FixedLenFeature([5, 2], tf.float32),
+    }
+    for task in tasks:
+        if task.kind != "landmarks":
+            dtype = tf.int64 if task.label_dtype == "int8" else tf.float32
+            spec[f"tasks/{task.name}"] = tf.io.RaggedFeature(dtype)
+
+    def parse(serialised, source):
+        fields = tf.io.parse_example(serialised, spec)
+        fields["source"] = tf.cast(source, tf.int32)
+        for task in tasks:
+            if task.kind != "landmarks":
+                key = f"tasks/{task.name}"
+                fields[key] = _joined(task, fields[key], tf.gather(joins[task.name], source))
+        return fields
+
+    return parse
+
+
+def _joins(sources, tasks) -> dict[str, np.ndarray]:
+    """Per task and source, where the stored labels stand: `[sources, labels]`, -1 for unknown."""
+    joins = {}
+    for task in tasks:
+        rows = []
+        for source in sources:
+            stored = {known.name: known for known in source.records.tasks}.get(task.name)
+            try:
+                row = join_labels(stored, task) if stored else [-1] * len(task.labels)
+            except ValueError as error:
+                raise UserError(f"{source.records.path}: {error}") from None
+            rows.append([min(row)] if task.kind == "multiclass" else row)
+        joins[task.name] = np.array(rows, np.int64)
+    for index, source in enumerate(sources):
+        if all((rows[index] < 0).all() for rows in joins.values()):
+            raise UserError(
+                f"{source.records.path}: none of its tasks ("
+                + ", ".join(task.name for task in source.records.tasks)
+                + f") has labels of the model's ({', '.join(task.name for task in tasks)})"
+            )
+    return joins
+
+
+def _joined(task, stored, places):
+    """Labels of the model's task, `[B, n]` or `[B]`, from those stored in ragged rows."""
+    import tensorflow as tf
+
+    integer = task.label_dtype == "int8"
+    unknown = tf.constant(UNKNOWN if integer else np.nan, tf.int32 if integer else tf.float32)
+    stored = tf.cast(stored, unknown.dtype).to_tensor(unknown)
+    # A column of unknowns in front takes the labels that a source does not have.
+    stored = tf.pad(stored, [[0, 0], [1, 0]], constant_values=unknown)
+    labels = tf.gather(stored, places + 1, batch_dims=1)
+    return labels[:, 0] if task.kind == "multiclass" else labels
+
+
+def _elements(fields, tasks, crop, adjust, flipped):
+    """One batch as the model and the metrics take it."""
+    image, transform = decode_and_crop(
+        fields["image"], fields["box"], fields["landmarks"], crop, adjust=adjust
+    )
+    labels = {}
+    for task in tasks:
+        if task.kind == "landmarks":
+            label = to_crop_coordinates(fields["landmarks"], transform, crop.height, crop.width)
+        else:
+            label = fields[f"tasks/{task.name}"]
+        labels[task.name] = label if flipped is None else mirror_labels(task, label, flipped)
+    return {
+        "image": image,
+        "filename": fields["filename"],
+        "transform": transform,
+        "labels": labels,
+        "source": fields["source"],
+    }
+
+
+def mirror_labels(task: Task, labels, flipped):
+    """Labels `[B, ...]` of crops of which those in `flipped`, bool `[B]`, are mirrored.
+
+    Coordinates of landmarks have followed the transform already; left and right points swap.
+    """
+    import tensorflow as tf
+
+    if not task.mirror:
+        return labels
+    if task.kind == "multiclass":
+        swapped = tf.gather(
+            tf.constant((*task.mirror, UNKNOWN)), tf.where(labels < 0, len(task.mirror), labels)
+        )
+        return tf.where(flipped, swapped, labels)
+    swapped = tf.gather(labels, np.argsort(task.mirror), axis=1)
+    return tf.where(tf.reshape(flipped, [-1] + [1] * (len(labels.shape) - 1)), swapped, labels)
