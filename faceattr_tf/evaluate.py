@@ -5,7 +5,6 @@ them on validation data.
 """
 
 import dataclasses
-import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -17,11 +16,10 @@ from data_pipelines.records import RecordSet
 from data_pipelines.tasks import Task, join_labels
 
 
-@functools.lru_cache(maxsize=1)
 def forward_function(model) -> Callable:
     """A compiled `images -> {task: outputs}` in inference mode that takes any batch size.
 
-    The latest one is kept, because compiling takes seconds and validation asks again and again.
+    Compiling takes seconds, so a caller that predicts repeatedly (validation) keeps it.
     """
     import tensorflow as tf
 
@@ -38,7 +36,7 @@ def predict_outputs(
     """Runs a model over batches and gathers everything that metrics need, in the batches' order.
 
     Args:
-        model: a `keras.Model`.
+        model: a `keras.Model`, or what `forward_function` made of one.
         batches: the elements of `data_pipelines.input.evaluation_batches`.
         flip: average the outputs with those of the mirrored image. Needs `tasks`.
         tasks: the model's tasks, whose `mirror` says how labels swap in a mirrored image.
@@ -49,11 +47,13 @@ def predict_outputs(
         transforms: float32 `[N, 2, 3]`, crop pixel -> source pixel.
         filenames: N strings.
     """
+    import keras
+
     from faceattr_tf.metrics import average_mirrored
 
     if flip and not tasks:
         raise ValueError("flip averaging needs the tasks, to know which labels swap")
-    forward = forward_function(model)
+    forward = forward_function(model) if isinstance(model, keras.Model) else model
     outputs, labels, transforms, filenames = [], [], [], []
     for batch in batches:
         images = batch["image"]
@@ -189,7 +189,7 @@ def _describe(tasks: Sequence[Task]) -> str:
 
 
 def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, batch_size):
-    from data_pipelines.input import Source, evaluation_batches
+    from data_pipelines.input import Source, evaluation_batches, named_failures
     from faceattr_tf import report
     from faceattr_tf.examples import collect_examples
     from faceattr_tf.leakage import training_overlap
@@ -203,7 +203,8 @@ def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, b
     source = Source(records, split, recipe.data.validation_share, recipe.seed)
 
     def batches():
-        return evaluation_batches(source, tasks, workdir.crop, batch_size=batch_size)
+        dataset = evaluation_batches(source, tasks, workdir.crop, batch_size=batch_size)
+        return named_failures(dataset, [source])
 
     outputs, labels, transforms, filenames = predict_outputs(model, batches(), flip, tasks)
     results = []
