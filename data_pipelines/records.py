@@ -170,7 +170,8 @@ class RecordSet:
                 )
                 lines.append(f"  {label:22}" + "".join(f"{cell:>16}" for cell in cells))
         for what, value in self.left_out.items():
-            lines.append(f"left out: {value if isinstance(value, int) else len(value):,} {what}")
+            if count := value if isinstance(value, int) else len(value):
+                lines.append(f"left out: {count:,} {what}")
         if turned := self.description["turned_upright"]:
             lines.append(f"turned upright by their orientation tag: {turned:,} images")
         return "\n".join(lines)

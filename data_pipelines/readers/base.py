@@ -183,6 +183,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             total: how many there are.
         """
         faces = iter(faces)
+        good = 0
         with (
             multiprocessing.pool.ThreadPool(min(8, os.cpu_count() or 1)) as pool,
             tqdm(total=total, desc=f"{self.name} {split}", unit=" images") as progress,
@@ -194,8 +195,12 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
                     if fault:
                         self._note_bad(face.filename, fault)
                     else:
+                        good += 1
                         yield os.fsencode(face.filename), self._record(face, image)
                 progress.update(len(batch))
+        if not good:
+            self.check_bad()
+            raise UserError(f"{self.source}: split {split!r} has no image that can be used")
 
     def _load(self, filename: str) -> tuple[bytes, str, bool]:
         """The image's bytes, what is wrong with it ("" for nothing), whether it was turned."""

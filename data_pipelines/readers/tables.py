@@ -1,5 +1,6 @@
 """Text tables of data sets: rows of a path and numbers, checked field by field."""
 
+import array
 import dataclasses
 import pathlib
 from collections.abc import Callable
@@ -77,7 +78,7 @@ def parse_rows(
         UserError: a row with too few fields, a field that is no number, an image that
             occurs twice.
     """
-    names, values, numbers = [], [], []
+    names, numbers, values = [], [], array.array("d")
     for number, line in enumerate(lines, first_row):
         if not line.strip():
             continue
@@ -89,7 +90,7 @@ def parse_rows(
                 f"(the image and {len(columns)} values)"
             )
         try:
-            values.append(list(map(float, fields[1:])))
+            values.extend(map(float, fields[1:]))
         except ValueError as error:
             raise UserError(f"{path}, row {number}: {error}, expected a number") from None
         names.append(rename(fields[0].strip()))
@@ -102,4 +103,5 @@ def parse_rows(
         raise UserError(
             f"{path}, row {numbers[repeated]}: image {names[repeated]!r} occurs a second time"
         )
-    return Table(path, names, np.array(values), columns, np.array(numbers))
+    grid = np.frombuffer(values).reshape(len(names), len(columns))
+    return Table(path, names, grid, columns, np.array(numbers))

@@ -1,0 +1,49 @@
+"""How every command of this project ends: status 0, or one line that says what was wrong."""
+
+import sys
+from collections.abc import Callable
+
+
+def run_command(name: str, main: Callable[[], object]) -> int:
+    """Runs a command's work and turns a user's mistake into one line without a traceback.
+
+    Args:
+        name: of the command, which starts the line.
+        main: the work; what it returns is ignored.
+
+    Returns:
+        The exit status: 0 done, 1 a mistake or something that the system refuses (a missing or
+        read-only path, a full disk), 130 interrupted.
+    """
+    try:
+        main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        sys.stdout = None
+        return 0
+    except Exception as error:
+        text = _one_line(error)
+        if text is None:
+            raise
+        print(f"{name}: error: {text}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _one_line(error: Exception) -> str | None:
+    """What to say about an error that is not a defect of the program, None for all others."""
+    from data_pipelines.errors import UserError
+
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if "tensorflow" in sys.modules:
+        errors = sys.modules["tensorflow"].errors
+        refused = (errors.PermissionDeniedError, errors.ResourceExhaustedError)
+        if isinstance(error, refused):
+            return error.message.splitlines()[0]
+    return None

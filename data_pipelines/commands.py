@@ -1,0 +1,148 @@
+"""The command `faceattr-data`: build, inspect, detect, synth."""
+
+import os
+import sys
+
+from absl.flags import argparse_flags as argparse
+
+from data_pipelines.command_line import run_command
+from data_pipelines.errors import UserError
+from data_pipelines.readers import READERS
+
+_BUILD_EXAMPLES = """
+examples:
+  faceattr-data build --dataset=mtfl --source=MTFL --records=records/mtfl
+  faceattr-data build --dataset=celeba --source=CelebA --records=records/celeba
+  faceattr-data build --dataset=celeba --source=CelebA --records=records/wild \\
+      --option images=wild --option split=identity
+  faceattr-data build --dataset=lfwa --source=LFWA --records=records/lfwa \\
+      --detections=LFWA/lfw/detections.csv --max_bad=5
+"""
+
+_DETECT_EXAMPLES = """
+examples:
+  faceattr-data detect --source=LFWA/lfw
+  faceattr-data detect --source=CelebA/Img/img_celeba --boxes=CelebA/Anno/list_bbox_celeba.txt \\
+      --output=wild.csv
+"""
+
+
+def run() -> None:
+    """Console entry point."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: list[str]) -> int:
+    """Runs `faceattr-data` with these arguments and returns the exit status."""
+    parsed = _parser().parse_args(arguments)
+    return run_command(f"faceattr-data {parsed.command}", lambda: parsed.run(parsed))
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="faceattr-data",
+        description="From the official folders of face data sets to TFRecords.",
+        epilog="`faceattr-data COMMAND --help` shows a command's options and examples.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_build, _add_detect):
+        add(commands)
+    return parser
+
+
+def _add(commands, name, function, help, examples):
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=examples.strip("\n"),
+        formatter_class=argparse.argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=function)
+    return parser
+
+
+def _add_build(commands):
+    parser = _add(commands, "build", _build, "turn a data set into records", _BUILD_EXAMPLES)
+    parser.add_argument("--dataset", required=True, choices=READERS, help="what the source is")
+    parser.add_argument("--source", required=True, help="folder of the data set as it unpacks")
+    parser.add_argument("--records", required=True, help="folder to make")
+    parser.add_argument("--detections", help="table that `faceattr-data detect` wrote")
+    parser.add_argument(
+        "--max_bad",
+        type=int,
+        default=0,
+        help="how many images may be missing or broken; they are left out by name (default 0)",
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the data set's reader, may be repeated; celeba: images=aligned|wild, "
+        "split=official|identity",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace records built from something else"
+    )
+
+
+def _build(parsed):
+    options = {}
+    for text in parsed.option:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--option {text}: expected NAME=VALUE")
+        options[name] = value
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it is silent about the user's data anyway
+    from data_pipelines import records
+
+    built = records.build(
+        parsed.dataset,
+        parsed.source,
+        parsed.records,
+        detections=parsed.detections,
+        max_bad=parsed.max_bad,
+        overwrite=parsed.overwrite,
+        **options,
+    )
+    print(built.summary())
+
+
+def _add_detect(commands):
+    parser = _add(
+        commands, "detect", _detect, "find the faces of all pictures in a folder", _DETECT_EXAMPLES
+    )
+    parser.add_argument("--source", required=True, help="folder of pictures, with its sub-folders")
+    parser.add_argument("--output", help="table to write (default detections.csv in the folder)")
+    parser.add_argument(
+        "--boxes", help="table of annotated boxes; of several faces the nearest to its box is kept"
+    )
+    parser.add_argument("--processes", type=int, default=0, help="default: one per processor")
+    parser.add_argument("--batch_size", type=int, default=32, help="pictures at once (default 32)")
+    parser.add_argument(
+        "--minimum_size", type=float, help="side in pixels of the smallest face looked for"
+    )
+    parser.add_argument("--max_bad", type=int, default=0, help="pictures that may fail to decode")
+    parser.add_argument("--overwrite", action="store_true", help="replace a table that exists")
+
+
+def _detect(parsed):
+    from data_pipelines.detect import detect_folder
+
+    options = {name: getattr(parsed, name) for name in ("processes", "batch_size", "max_bad")}
+    if parsed.minimum_size is not None:
+        options["minimum_size"] = parsed.minimum_size
+    found = detect_folder(
+        parsed.source, parsed.output, boxes=parsed.boxes, overwrite=parsed.overwrite, **options
+    )
+    print(f"{found['output']}: {found['faces']:,} faces in {found['images']:,} pictures")
+    for reason in ("not_found", "undecodable"):
+        for name in found[reason]:
+            print(f"{reason.replace('_', ' ')}: {name}")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,188 @@
+"""CelebA, the CelebFaces Attributes data set (Liu et al., ICCV 2015), in all its usual layouts."""
+
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from data_pipelines import tasks
+from data_pipelines.errors import UserError
+from data_pipelines.readers.base import About, Face, FaceBuilder
+from data_pipelines.readers.images import ImageArchive, ImageFolder
+from data_pipelines.readers.tables import Table, parse_rows, read_lines
+
+SPLITS = ("train", "validation", "test")
+IDENTITY_RANGES = {"train": (1, 8000), "validation": (8001, 9000), "test": (9001, 10000)}
+"""First and last identity per split of `split=identity`.
+
+LNets+ANet (section 5) trains its networks on the images of the first eight thousand identities,
+its support vector machines on those of another thousand, and tests on the remaining thousand. The
+data set has 10,177 identities: the images of the last 177 are counted and left out.
+"""
+
+_POINTS = tuple(
+    f"{name}_{axis}"
+    for name in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
+    for axis in "xy"
+)
+_BOX = ("x_1", "y_1", "width", "height")
+_FOLDERS = {"aligned": "img_align_celeba", "wild": "img_celeba"}
+_LANDMARKS = {"aligned": "list_landmarks_align_celeba", "wild": "list_landmarks_celeba"}
+
+
+class Celeba(FaceBuilder):
+    """The official folders, the flat variant, and the CSV variant of the well-known competition site.
+
+    Images: `Img/img_align_celeba/` or `img_align_celeba/`, also with the folder nested in itself,
+    also as `img_align_celeba.zip`, which is read in place; `images=wild` takes `img_celeba`, the
+    photographs that the aligned ones were cut from. Tables: `Anno/` and `Eval/` or beside the
+    images, `.txt` or `.csv`. `list_landmarks_*`, `list_bbox_celeba` and `identity_CelebA` are used
+    when present. `list_bbox_celeba` and `list_landmarks_celeba` describe the photographs and are
+    never joined to aligned images. The files say -1 for no; records say 0.
+
+    `split=official` is `list_eval_partition` (162,770 / 19,867 / 19,962 images); `split=identity`
+    is the protocol of LNets+ANet, see `IDENTITY_RANGES`.
+    """
+
+    ABOUT = About(
+        title="CelebA: 202,599 faces of 10,177 people with 40 attributes",
+        homepage="http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+        licence="for non-commercial research only; the images belong to their owners",
+        citation="Ziwei Liu, Ping Luo, Xiaogang Wang, Xiaoou Tang. Deep Learning Face Attributes "
+        "in the Wild. ICCV 2015.",
+        obtain="CelebA is to be had from http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: give "
+        "the folder that holds its Img, Anno and Eval",
+    )
+    OPTIONS: Mapping[str, tuple] = {
+        "images": ("aligned", "wild"),
+        "split": ("official", "identity"),
+    }
+
+    def _locate(self):
+        kind = self.options["images"]
+        self.images = self._images(_FOLDERS[kind])
+        found = {
+            "attributes": self.need(*_places("list_attr_celeba")),
+            "landmarks": self.find(*_places(_LANDMARKS[kind])),
+            "boxes": self.find(*_places("list_bbox_celeba")) if kind == "wild" else None,
+        }
+        if self.options["split"] == "official":
+            found["identities"] = self.find(*_places("identity_CelebA"))
+            found["partition"] = self.need(*_places("list_eval_partition"))
+        else:
+            found["identities"] = self.need(*_places("identity_CelebA"))
+        self.tables = {role: path for role, path in found.items() if path}
+
+    def _images(self, folder: str) -> ImageFolder | ImageArchive:
+        path = self.need(f"Img/{folder}", folder, f"Img/{folder}.zip", f"{folder}.zip")
+        if path.suffix == ".zip":
+            return ImageArchive(path, folder)
+        nested = path / folder  # as the competition site's archive unpacks
+        return ImageFolder(nested if nested.is_dir() else path)
+
+    def _info(self):
+        annotated = (tasks.LANDMARKS,) if "landmarks" in self.tables else ()
+        return self.face_info((tasks.CELEBA, *annotated))
+
+    def _split_generators(self, dl_manager):
+        attributes = _read(self.tables["attributes"], tasks.CELEBA_ATTRIBUTES, header=True)
+        labels = attributes.require(slice(None), (-1, 1)) == 1
+        names = attributes.names
+        identities = self._identities(names)
+        parts = self._parts(names, identities)
+        landmarks = self._values("landmarks", _POINTS, names)
+        boxes = self._values("boxes", _BOX, names)
+        if boxes is not None:
+            boxes = np.where((boxes[:, 2:] > 0).all(1, keepdims=True), boxes, np.nan)
+        self.left_out["images without a row"] = len(self.images.sizes.keys() - set(names))
+
+        def faces(part: int) -> Iterator[Face]:
+            for row in np.flatnonzero(parts == part):
+                yield Face(
+                    filename=names[row],
+                    labels={"attributes": labels[row]},
+                    box=None if boxes is None else boxes[row],
+                    landmarks=None if landmarks is None else landmarks[row].reshape(5, 2),
+                    identity=identities[row],
+                )
+
+        return {
+            split: self._generate_examples(split, faces(part), int((parts == part).sum()))
+            for part, split in enumerate(SPLITS)
+            if (parts == part).any()
+        }
+
+    def _generate_examples(self, split, faces, total):
+        yield from self.examples(split, faces, total)
+
+    def _values(self, role: str, columns: tuple[str, ...], names: list[str]) -> np.ndarray | None:
+        """An optional table in the order of `names`, NaN where it has no row; None without it."""
+        if role not in self.tables:
+            return None
+        table = _read(self.tables[role], columns, header=role != "identities")
+        rows = {name: row for row, name in enumerate(table.names)}
+        values = np.append(table.values, np.full((1, len(columns)), np.nan), axis=0)
+        return values[[rows.get(name, -1) for name in names]]
+
+    def _identities(self, names: list[str]) -> np.ndarray:
+        values = self._values("identities", ("identity",), names)
+        if values is None:
+            return np.full(len(names), -1)
+        return np.where(np.isnan(values[:, 0]), -1, values[:, 0]).astype(np.int64)
+
+    def _parts(self, names: list[str], identities: np.ndarray) -> np.ndarray:
+        """Index of each image's split in `SPLITS`, -1 for what the protocol leaves out."""
+        if self.options["split"] == "identity":
+            parts = np.full(len(names), -1)
+            for part, split in enumerate(SPLITS):
+                first, last = IDENTITY_RANGES[split]
+                parts[(identities >= first) & (identities <= last)] = part
+            self.left_out["images of identities beyond the protocol"] = int((parts < 0).sum())
+            return parts
+        table = _read(self.tables["partition"], ("partition",), header=False)
+        part_of = dict(zip(table.names, table.require(slice(None), (0, 1, 2))[:, 0], strict=True))
+        for source, others in ((names, part_of), (table.names, set(names))):
+            for name in source:
+                if name not in others:
+                    other = table.path if source is names else self.tables["attributes"]
+                    raise UserError(f"{other}: there is no row of image {name!r}")
+        return np.array([part_of[name] for name in names])
+
+
+def _places(name: str) -> list[str]:
+    """Where a table may stand, the official place first."""
+    folders = ("Eval/", "Anno/", "") if name == "list_eval_partition" else ("Anno/", "")
+    return [f"{folder}{name}{suffix}" for suffix in (".txt", ".csv") for folder in folders]
+
+
+def _read(path: pathlib.Path, columns: tuple[str, ...], header: bool) -> Table:
+    """A table of the official format (row count, column names, rows; or rows alone) or as CSV.
+
+    Raises:
+        UserError: the count or the column names do not match, or a row is wrong.
+    """
+    lines = read_lines(path)
+    if path.suffix == ".csv":
+        _check_header(path, 1, lines[0].split(",")[1:], columns)
+        return parse_rows(path, lines[1:], columns, first_row=2, separator=",")
+    if not header:
+        return parse_rows(path, lines, columns)
+    given = (lines + [""])[1].split()
+    # list_bbox_celeba.txt names its first column too, the others do not.
+    _check_header(path, 2, given[1:] if given[:1] == ["image_id"] else given, columns)
+    table = parse_rows(path, lines[2:], columns, first_row=3)
+    if lines[0].strip() != str(len(table.names)):
+        raise UserError(
+            f"{path}, row 1: says {lines[0].strip()!r} rows, but {len(table.names)} follow"
+        )
+    return table
+
+
+def _check_header(path: os.PathLike, row: int, given: list[str], expected: tuple[str, ...]):
+    given = [name.strip() for name in given]
+    if len(given) != len(expected):
+        raise UserError(f"{path}, row {row}: {len(given)} column names, expected {len(expected)}")
+    for number, (name, wanted) in enumerate(zip(given, expected, strict=True), 1):
+        if name != wanted:
+            raise UserError(f"{path}, row {row}: column {number} is {name!r}, expected {wanted!r}")
