@@ -106,11 +106,6 @@ def detect_folder(
     _write(output, [done[name] for name in sorted(done)])
     partial.unlink()
     not_found = [name for name in sorted(done) if done[name][1] == ""]
-    print(f"{output}: {len(done) - len(not_found)} of {len(names)} pictures have a face")
-    if not_found:
-        print(f"no face found in {len(not_found)}: {_listed(not_found)}")
-    if undecodable:
-        print(f"{len(undecodable)} do not decode: {_listed(sorted(undecodable))}")
     return {
         "images": len(done),
         "faces": len(done) - len(not_found),
