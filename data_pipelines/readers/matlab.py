@@ -30,7 +30,8 @@ def read_matlab(path: pathlib.Path, *names: str) -> dict[str, np.ndarray | list[
         return read(path, names)
     except UserError:
         raise
-    except Exception as error:  # a damaged file trips both libraries in many ways
+    # A damaged file trips both libraries in more ways than they document.
+    except Exception as error:  # noqa: BLE001
         raise UserError(f"{path}: no readable MATLAB file ({error})") from None
 
 
