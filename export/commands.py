@@ -1,0 +1,52 @@
+"""faceattr-export: a trained model as a SavedModel for TensorFlow Serving.
+
+Writes DIR/NAME/VERSION with signatures for encoded images (serving_default), for pixels (pixels)
+and for faces with a known place (crop); assets/faceattr.json in it holds the label names.
+"""
+
+import argparse
+import os
+import sys
+
+from data_pipelines.command_line import run_command
+
+EXAMPLES = """\
+examples:
+  faceattr-export --workdir=work/celeba --output=models
+  faceattr-export --workdir=work/celeba --output=models --name=attributes --version=3
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    result = argparse.ArgumentParser(
+        "faceattr-export",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = result.add_argument
+    add("--workdir", required=True, metavar="DIR", help="folder of a training run")
+    add("--output", required=True, metavar="DIR", help="folder that holds exported models")
+    add("--name", default="faceattr", help="of the model, for its clients (default: faceattr)")
+    add("--version", type=int, metavar="N", help="default: the one after the highest")
+    return result
+
+
+def main(arguments: list[str]) -> None:
+    """Parses flags and exports."""
+    flags = parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notes are not about the user's data
+    from export.saved_model import export_model
+
+    print(export_model(flags.workdir, flags.output, flags.name, flags.version))
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_command("faceattr-export", lambda: main(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    run()

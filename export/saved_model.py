@@ -1,0 +1,271 @@
+"""A workdir's best model as a versioned SavedModel that needs nothing but TensorFlow to run.
+
+    <folder>/<name>/<version>/
+        saved_model.pb, variables/
+        assets/faceattr.json    tasks, label names, thresholds, crop, versions (see `describe`)
+
+| signature | inputs | for |
+|---|---|---|
+| `serving_default` | `image_bytes` string `[N]`: encoded images | pictures as they are |
+| `pixels` | `pixels` uint8 `[N, H, W, 3]`: RGB, any H and W | frames already decoded |
+| `crop` | `image_bytes`, `box` float32 `[N, 4]`, `landmarks` float32 `[N, 5, 2]` | callers with \
+a detector or annotations of their own; NaN where unknown |
+
+Every signature applies the recorded crop and gives, per task, outputs whose first dimension is N:
+
+| kind | outputs |
+|---|---|
+| multilabel | `<task>_probability` float32 `[N, n]`, `<task>_label` int32 `[N, n]`: 1 yes, 0 no |
+| multiclass | `<task>_probability` float32 `[N, n]`, `<task>_label` int32 `[N]`: index of the class |
+| landmarks | `<task>_points` float32 `[N, n, 2]`: x, y in pixels of the given image |
+| regression | `<task>_value` float32 `[N, n]` |
+
+Probabilities are calibrated and labels follow the thresholds of the workdir. Boxes and points are
+in pixels, the centre of the first one being (0, 0). The graph does not apply orientation tags
+(TensorFlow's decoders ignore them): clients turn photographs upright first.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import json
+import math
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.errors import UserError
+from data_pipelines.tasks import LANDMARK_NAMES, Task
+
+METADATA_NAME = "faceattr.json"
+_PACKAGES = ("faceattr_tf", "keras", "numpy", "tensorflow")
+_OUTPUTS = {
+    "multilabel": ("probability", "label"),
+    "multiclass": ("probability", "label"),
+    "landmarks": ("points",),
+    "regression": ("value",),
+}
+
+
+def export_model(
+    workdir: str | Path, folder: str | Path, name: str = "faceattr", version: int | None = None
+) -> Path:
+    """Writes a workdir's best model as the SavedModel `<folder>/<name>/<version>/`.
+
+    It is prepared beside its place under a name that TensorFlow Serving ignores, reloaded and
+    compared with the Keras model, and then moved: a server that watches the folder sees a complete
+    version or none. A failure leaves nothing behind.
+
+    Args:
+        workdir: folder of a training run.
+        folder: where models are exported to; made where missing.
+        name: name of the model, as clients will ask for it.
+        version: a positive number that does not exist yet; None takes the one after the highest.
+
+    Returns:
+        The folder of the version.
+
+    Raises:
+        UserError: a bad name or version, a version that exists, or a workdir without a model.
+    """
+    from faceattr_tf.workdir import Workdir
+
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise UserError(f"name {name!r}: expected letters, digits, '_', '-' and '.' only")
+    if version is not None and version < 1:
+        raise UserError(f"version {version}: expected a positive whole number")
+    parent = Path(folder, name)
+    if version is not None and (parent / str(version)).exists():
+        raise UserError(f"{parent / str(version)} exists already: choose another version")
+    workdir = Workdir.open(workdir)
+    description = describe(workdir)
+    model = workdir.load_model()
+
+    made = [path for path in (parent, *parent.parents) if not path.exists()]
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".export-") as temporary:
+            prepared = Path(temporary, "model")
+            _save(model, workdir, description, prepared)
+            _check(prepared, model, workdir)
+            return _move(prepared, parent, version)
+    finally:
+        for path in made:  # empty only where the export failed
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def describe(workdir) -> dict:
+    """What a client needs to know of a model, as written to `assets/faceattr.json`.
+
+    Args:
+        workdir: a `faceattr_tf.workdir.Workdir`.
+
+    Returns:
+        Tasks (kind, labels, temperature, thresholds, names of the outputs), crop, input shape,
+        order of the landmarks, recipe, training records, package versions and, where known, the
+        git commit of the code that exported.
+    """
+    metadata, calibration, recipe = workdir.metadata(), workdir.calibration(), workdir.recipe()
+    tasks = []
+    for task in workdir.tasks:
+        stored = calibration.get(task.name, {})
+        fields = {"name": task.name, "kind": task.kind, "labels": list(task.labels)}
+        if task.kind in ("multilabel", "multiclass"):
+            fields["temperature"] = stored.get("temperature", 1.0)
+        if task.kind == "multilabel":
+            fields["thresholds"] = stored.get("thresholds") or [0.5] * len(task.labels)
+        tasks.append({**fields, "outputs": output_names(task)})
+    names = [name for fields in tasks for name in fields["outputs"].values()]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise UserError(f"two tasks would share the output {repeated[0]!r}: rename one of them")
+    return {
+        "tasks": tasks,
+        "crop": workdir.crop.to_dict(),
+        "input_shape": metadata["input_shape"],
+        "landmark_names": list(LANDMARK_NAMES),
+        "recipe": recipe.name,
+        "model": recipe.model.name,
+        "records": [
+            {key: value for key, value in records.items() if key != "path"}
+            for records in metadata["records"]
+        ],
+        "packages": {name: _package_version(name) for name in _PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def output_names(task: Task) -> dict[str, str]:
+    """Which outputs a task has: `probability` -> `<task>_probability` and so on."""
+    prefix = re.sub(r"[^A-Za-z0-9_]", "_", task.name)
+    return {kind: f"{prefix}_{kind}" for kind in _OUTPUTS[task.kind]}
+
+
+def _save(model, workdir, description: dict, target: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.parameters = [variable.value for variable in model.variables]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, METADATA_NAME)
+        file.write_text(json.dumps(description, indent=1) + "\n")
+        module.description = tf.saved_model.Asset(str(file))
+        signatures = _signatures(model, workdir.tasks, workdir.crop, description)
+        tf.saved_model.save(module, str(target), signatures)
+
+
+def _signatures(model, tasks: Sequence[Task], crop, description: dict) -> dict:
+    """Name -> traced function of every signature."""
+    import tensorflow as tf
+
+    from data_pipelines.geometry import from_crop_coordinates
+    from data_pipelines.preprocess import crop_pixels, decode_and_crop
+
+    def judge(pixels, transform):
+        raw = model(pixels, training=False)
+        outputs = {}
+        for task, fields in zip(tasks, description["tasks"], strict=True):
+            names, values = fields["outputs"], tf.cast(raw[task.name], tf.float32)
+            if task.kind == "landmarks":
+                points = from_crop_coordinates(values, transform, crop.height, crop.width)
+                outputs[names["points"]] = points
+            elif task.kind == "regression":
+                outputs[names["value"]] = values
+            elif task.kind == "multiclass":
+                outputs[names["probability"]] = tf.nn.softmax(values / fields["temperature"])
+                outputs[names["label"]] = tf.argmax(values, axis=-1, output_type=tf.int32)
+            else:
+                probability = tf.sigmoid(values / fields["temperature"])
+                outputs[names["probability"]] = probability
+                outputs[names["label"]] = tf.cast(probability >= fields["thresholds"], tf.int32)
+        return outputs
+
+    def unknown(count):
+        return tf.fill([count, 4], math.nan), tf.fill([count, len(LANDMARK_NAMES), 2], math.nan)
+
+    strings = tf.TensorSpec([None], tf.string, "image_bytes")
+    colours = tf.TensorSpec([None, None, None, 3], tf.uint8, "pixels")
+    boxes = tf.TensorSpec([None, 4], tf.float32, "box")
+    points = tf.TensorSpec([None, len(LANDMARK_NAMES), 2], tf.float32, "landmarks")
+
+    @tf.function(input_signature=[strings])
+    def from_bytes(image_bytes):
+        return judge(*decode_and_crop(image_bytes, *unknown(tf.size(image_bytes)), crop))
+
+    @tf.function(input_signature=[colours])
+    def from_pixels(pixels):
+        return judge(*crop_pixels(pixels, *unknown(tf.shape(pixels)[0]), crop))
+
+    @tf.function(input_signature=[strings, boxes, points])
+    def from_faces(image_bytes, box, landmarks):
+        return judge(*decode_and_crop(image_bytes, box, landmarks, crop))
+
+    return {"serving_default": from_bytes, "pixels": from_pixels, "crop": from_faces}
+
+
+def _check(folder: Path, model, workdir) -> None:
+    """Reloads the export and compares it with the Keras model on pictures of noise."""
+    import tensorflow as tf
+
+    from data_pipelines.geometry import from_crop_coordinates
+    from data_pipelines.preprocess import crop_pixels
+    from faceattr_tf.metrics import probabilities
+
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 97, 83, 3), np.uint8)
+    served = tf.saved_model.load(str(folder)).signatures["pixels"](pixels=tf.constant(pixels))
+    nowhere = np.full([2, 4], np.nan, np.float32), np.full([2, 5, 2], np.nan, np.float32)
+    crop = workdir.crop
+    images, transform = crop_pixels(pixels, *nowhere, crop)
+    raw = model(images, training=False)
+    for task in workdir.tasks:
+        temperature = workdir.calibration().get(task.name, {}).get("temperature", 1.0)
+        expected = probabilities(task, np.asarray(raw[task.name]), temperature)
+        if task.kind == "landmarks":
+            place = transform.numpy(), crop.height, crop.width
+            expected = from_crop_coordinates(expected, *place)
+        name = next(iter(output_names(task).values()))
+        if not np.allclose(served[name], expected, rtol=1e-3, atol=1e-3):
+            raise RuntimeError(
+                f"the export's {name} differs from the Keras model's by up to "
+                f"{np.abs(served[name] - expected).max():.3g}"
+            )
+
+
+def _move(prepared: Path, parent: Path, version: int | None) -> Path:
+    """Gives the finished export its number; of two exports at once both get one of their own."""
+    while True:
+        numbers = [int(path.name) for path in parent.iterdir() if path.name.isdecimal()]
+        target = parent / str(version or max(numbers, default=0) + 1)
+        try:
+            os.rename(prepared, target)
+        except OSError as error:
+            if not target.exists():
+                raise
+            if version is not None:
+                raise UserError(f"{target} exists already: choose another version") from error
+        else:
+            return target
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The git commit that this file stands in; None outside of a checkout of the project."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    run = functools.partial(subprocess.run, check=True, capture_output=True, text=True, timeout=10)
+    try:
+        run([*git, "ls-files", "--error-unmatch", __file__])
+        return run([*git, "rev-parse", "HEAD"]).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

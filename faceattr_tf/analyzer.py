@@ -1,0 +1,400 @@
+"""Face attributes of pictures from Python, in three lines, as plain data that prints well.
+
+    from faceattr_tf import Analyzer
+
+    print(Analyzer.from_workdir("work/celeba").analyze("photo.jpg"))
+
+Pictures pass through the same decoding, crop and calibration as in evaluation, so that both give
+the same numbers.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data_pipelines.detections import BOX_COLUMNS, COLUMNS, LANDMARK_COLUMNS
+from data_pipelines.errors import UserError
+from data_pipelines.orientation import upright
+from data_pipelines.tasks import LANDMARK_NAMES, Task
+
+NO_IMAGE = "not an image that can be decoded"
+
+Image = str | Path | bytes | np.ndarray
+"""A file name, the bytes of an image file, or uint8 RGB pixels `[H, W, 3]`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribute:
+    """One yes/no attribute: its calibrated probability, and whether that passes the threshold."""
+
+    probability: float
+    label: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of several classes: the likeliest, and the probability of each."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+TaskResult = dict[str, Attribute] | Choice | dict[str, tuple[float, float]] | dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Face:
+    """What a model says about one face.
+
+    Coordinates are pixels of the upright picture, the centre of its first pixel being (0, 0).
+
+    Attributes:
+        filename: name of the picture's file, empty for bytes and arrays.
+        box: left, top, width and height as given or detected; None where unknown.
+        landmarks: name of a point -> (x, y), as given or detected; None where unknown.
+        score: the detector's confidence in 0...1; None where nothing was detected.
+        tasks: name of a task -> what was predicted: label -> `Attribute` (multilabel), `Choice`
+            (multiclass), point -> (x, y) (landmarks), or label -> value (regression).
+    """
+
+    filename: str
+    box: tuple[float, float, float, float] | None
+    landmarks: dict[str, tuple[float, float]] | None
+    score: float | None
+    tasks: dict[str, TaskResult]
+
+    def to_dict(self) -> dict:
+        """The same as dictionaries, lists, strings and numbers, ready for JSON."""
+        return _plain(dataclasses.asdict(self))
+
+    def to_row(self) -> dict[str, str | float | bool | None]:
+        """The same as one row of a table; every face of a model has the same columns.
+
+        First those of `data_pipelines.detections`, then the path of each value joined by `/`, such
+        as `attributes/Smiling/probability`. What is unknown is None.
+        """
+        row = dict.fromkeys(COLUMNS)
+        row |= {"filename": self.filename, "score": self.score}
+        row |= dict(zip(BOX_COLUMNS, self.box or (), strict=False))
+        points = (self.landmarks or {}).values()
+        row |= dict(zip(LANDMARK_COLUMNS, itertools.chain(*points), strict=False))
+        for name, result in self.tasks.items():
+            row |= _flatten(name, result)
+        return row
+
+    def __str__(self) -> str:
+        """A head line, then one aligned line per label, class, point or value."""
+        head = self.filename or "picture"
+        if self.box is not None:
+            head += "  face {2:.0f} x {3:.0f} at ({0:.0f}, {1:.0f})".format(*self.box)
+        if self.score is not None:
+            head += f", score {self.score:.2f}"
+        rows = [row for name, result in self.tasks.items() for row in _table(name, result)]
+        widths = [max(len(row[column]) for row in rows) for column in range(2)]
+        lines = (f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>7}" for row in rows)
+        return "\n".join([head, *(line.rstrip() for line in lines)])
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _flatten(prefix: str, value) -> dict:
+    if dataclasses.is_dataclass(value):
+        value = dataclasses.asdict(value)
+    if isinstance(value, tuple):
+        value = dict(zip("xy", value, strict=True))
+    if not isinstance(value, dict):
+        return {prefix: value}
+    rows = (_flatten(f"{prefix}/{key}", item) for key, item in value.items())
+    return {key: item for row in rows for key, item in row.items()}
+
+
+def _table(name: str, result: TaskResult) -> list[tuple[str, str, str]]:
+    """Rows (what, label or value, probability) of one task."""
+    if isinstance(result, Choice):
+        ranked = sorted(result.probabilities.items(), key=lambda item: -item[1])
+        return [
+            (name if not rank else "", label, f"{probability:.1%}")
+            for rank, (label, probability) in enumerate(ranked)
+        ]
+    rows = [(name, "", "")]
+    for label, value in result.items():
+        if isinstance(value, Attribute):
+            rows.append((f"  {label}", "yes" if value.label else "no", f"{value.probability:.1%}"))
+        elif isinstance(value, tuple):
+            rows.append((f"  {label}", f"({value[0]:.1f}, {value[1]:.1f})", ""))
+        else:
+            rows.append((f"  {label}", f"{value:.4g}", ""))
+    return rows
+
+
+class Analyzer:
+    """A trained model with all that it needs to judge pictures.
+
+    Args:
+        model: Keras model, `float32 [B, H, W, 3]` in 0...255 -> a dict of one output per task.
+        tasks: the model's tasks.
+        crop: the `data_pipelines.geometry.Crop` that the model was trained with.
+        calibration: task name -> `{"temperature": t, "thresholds": [one per label]}`; what is
+            absent is temperature 1 and thresholds 0.5.
+        batch_size: how many faces go through the model at a time.
+    """
+
+    def __init__(
+        self,
+        model,
+        tasks: Sequence[Task],
+        crop,
+        calibration: dict[str, dict] | None = None,
+        *,
+        batch_size: int = 64,
+    ):
+        """Keeps what it is given; networks are compiled when they are first used."""
+        if batch_size < 1:
+            raise UserError(f"batch size {batch_size}: expected at least 1")
+        self.model = model
+        self.tasks = tuple(tasks)
+        self.crop = crop
+        self.calibration = calibration or {}
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_workdir(cls, path: str | Path, *, batch_size: int = 64) -> "Analyzer":
+        """The best model of a training run.
+
+        Raises:
+            UserError: the folder is no workdir, or holds no model that loads.
+        """
+        from faceattr_tf.workdir import Workdir
+
+        workdir = Workdir.open(path)
+        return cls(
+            workdir.load_model(),
+            workdir.tasks,
+            workdir.crop,
+            workdir.calibration(),
+            batch_size=batch_size,
+        )
+
+    @property
+    def needs_face(self) -> bool:
+        """Whether the crop looks for a box or landmarks, and else falls back to the picture."""
+        return self.crop.kind != "none"
+
+    def analyze(
+        self, images: Image | Sequence[Image], *, box=None, landmarks=None, detect: bool = False
+    ) -> Face | list[Face]:
+        """One face per picture: a `Face` for one picture, a list for several.
+
+        Where the crop needs a box or landmarks and there are none, it falls back to what is known,
+        and finally to the whole picture (see `data_pipelines.geometry.crop_transform`).
+
+        Args:
+            images: one picture or a sequence of them. Orientation tags of files are applied.
+            box: the face's left, top, width, height `[4]` in pixels of the upright picture, or
+                `[N, 4]` for N pictures; NaN where unknown.
+            landmarks: its points `[5, 2]` (x, y) in pixels, ordered as
+                `data_pipelines.tasks.LANDMARK_NAMES`, or `[N, 5, 2]`; NaN where unknown.
+            detect: look for faces first, and take each picture's main one (the nearest to the
+                centre); a picture in which none is found is taken as it is.
+
+        Raises:
+            UserError: a file is missing or is no image, or a shape does not fit (named).
+        """
+        single = isinstance(images, (str, Path, bytes, np.ndarray))
+        images = [images] if single else list(images)
+        if detect and (box is not None or landmarks is not None):
+            raise UserError("detect=True finds the faces itself: leave box and landmarks out")
+        boxes = _per_picture("box", box, len(images), (4,))
+        points = _per_picture("landmarks", landmarks, len(images), (len(LANDMARK_NAMES), 2))
+        faces = []
+        for start in range(0, len(images), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            pictures = [_read(image) for image in images[part]]
+            jobs = list(map(_Job, pictures, boxes[part], points[part]))
+            if detect:
+                jobs = [
+                    (faces or [job])[0]
+                    for faces, job in zip(self._detect(pictures), jobs, strict=True)
+                ]
+            faces += self._judge(jobs)
+        return faces[0] if single else faces
+
+    def find_faces(self, images: Sequence[Image]) -> list[list[Face]]:
+        """Every face that the detector finds in each picture, the most central first.
+
+        Raises:
+            UserError: a file is missing or is no image (named).
+        """
+        faces = []
+        for start in range(0, len(images), self.batch_size):
+            found = self._detect(
+                [_read(image) for image in images[start : start + self.batch_size]]
+            )
+            judged = iter(self._judge([job for jobs in found for job in jobs]))
+            faces += [list(itertools.islice(judged, len(jobs))) for jobs in found]
+        return faces
+
+    @functools.cached_property
+    def _detector(self):
+        from data_pipelines.detector import Detector
+
+        return Detector()
+
+    def _detect(self, pictures: list["_Picture"]) -> list[list["_Job"]]:
+        found = self._detector([picture.pixels() for picture in pictures])
+        return [
+            [_Job(picture, face.box, face.landmarks, float(face.score)) for face in faces]
+            for picture, faces in zip(pictures, found, strict=True)
+        ]
+
+    @functools.cached_property
+    def _network(self):
+        """Image bytes `[B]`, boxes, landmarks -> outputs, transforms, as one compiled function."""
+        import tensorflow as tf
+
+        from data_pipelines.preprocess import decode_and_crop
+
+        def network(image_bytes, box, landmarks):
+            pixels, transform = decode_and_crop(image_bytes, box, landmarks, self.crop)
+            return self.model(pixels, training=False), transform
+
+        points = [None, len(LANDMARK_NAMES), 2]
+        signature = [([None], tf.string), ([None, 4], tf.float32), (points, tf.float32)]
+        return tf.function(network, [tf.TensorSpec(*spec) for spec in signature])
+
+    def _judge(self, jobs: list["_Job"]) -> list[Face]:
+        faces = []
+        for start in range(0, len(jobs), self.batch_size):
+            part = jobs[start : start + self.batch_size]
+            outputs, transforms = self._run(part)
+            results = {task.name: self._results(task, outputs, transforms) for task in self.tasks}
+            faces += [
+                job.face({name: rows[row] for name, rows in results.items()})
+                for row, job in enumerate(part)
+            ]
+        return faces
+
+    def _run(self, jobs: list["_Job"]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        import tensorflow as tf
+
+        contents = [job.picture.content for job in jobs]
+        boxes, landmarks = np.stack([job.box for job in jobs]), [job.landmarks for job in jobs]
+        try:
+            outputs, transforms = self._network(contents, boxes, np.stack(landmarks))
+        except tf.errors.InvalidArgumentError as error:
+            if len(jobs) > 1:  # one bad picture fails a whole batch: find out which
+                for job in jobs:
+                    self._run([job])
+                raise
+            raise UserError(f"{jobs[0].picture}: {NO_IMAGE}") from error
+        return {name: output.numpy() for name, output in outputs.items()}, transforms.numpy()
+
+    def _results(self, task: Task, outputs: dict, transforms: np.ndarray) -> list[TaskResult]:
+        from data_pipelines.geometry import from_crop_coordinates
+        from faceattr_tf.metrics import probabilities
+
+        stored = self.calibration.get(task.name, {})
+        values = probabilities(task, outputs[task.name], stored.get("temperature", 1.0))
+        if task.kind == "landmarks":
+            size = self.crop.height, self.crop.width
+            points = np.asarray(from_crop_coordinates(values, transforms, *size))
+            return [dict(zip(task.labels, map(tuple, row), strict=True)) for row in points.tolist()]
+        rows = [dict(zip(task.labels, row, strict=True)) for row in values.tolist()]
+        if task.kind == "multiclass":
+            return [Choice(max(row, key=row.get), row) for row in rows]
+        if task.kind == "regression":
+            return rows
+        thresholds = stored.get("thresholds") or [0.5] * len(task.labels)
+        limits = dict(zip(task.labels, thresholds, strict=True))
+        return [
+            {label: Attribute(value, value >= limits[label]) for label, value in row.items()}
+            for row in rows
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Picture:
+    """An image file's name and its bytes, turned upright."""
+
+    name: str
+    content: bytes
+
+    def __str__(self):
+        return self.name or "picture"
+
+    def pixels(self) -> np.ndarray:
+        """uint8 RGB `[H, W, 3]`."""
+        content = np.frombuffer(self.content, np.uint8)
+        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+        if pixels is None:
+            raise UserError(f"{self}: {NO_IMAGE}")
+        return pixels[..., ::-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A face to be judged: its picture, and where it is in it (NaN where unknown)."""
+
+    picture: _Picture
+    box: np.ndarray
+    landmarks: np.ndarray
+    score: float | None = None
+
+    def face(self, tasks: dict[str, TaskResult]) -> Face:
+        box = None if np.isnan(self.box).any() else tuple(self.box.tolist())
+        points = None
+        if not np.isnan(self.landmarks).all():
+            points = dict(zip(LANDMARK_NAMES, map(tuple, self.landmarks.tolist()), strict=True))
+        return Face(self.picture.name, box, points, self.score, tasks)
+
+
+def _read(image: Image) -> _Picture:
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UserError(
+                f"picture of shape {list(image.shape)} and type {image.dtype}: "
+                "expected uint8 RGB of shape [H, W, 3]"
+            )
+        return _Picture("", _png(image))
+    if isinstance(image, bytes):
+        picture = _Picture("", image)
+    else:
+        try:
+            picture = _Picture(str(image), Path(image).read_bytes())
+        except OSError as error:
+            raise UserError(f"{image}: {(error.strerror or str(error)).lower()}") from error
+    # TensorFlow decodes these two, without their orientation; all else is left to OpenCV.
+    if not picture.content.startswith((b"\xff\xd8", b"\x89PNG")):
+        return _Picture(picture.name, _png(picture.pixels()))
+    try:
+        return _Picture(picture.name, upright(picture.content))
+    except cv2.error as error:
+        raise UserError(f"{picture}: {NO_IMAGE}") from error
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+
+
+def _per_picture(name: str, values, count: int, shape: tuple[int, ...]) -> np.ndarray:
+    """`values` as float32 `[count, *shape]`; all NaN where there are none."""
+    if values is None:
+        return np.full((count, *shape), np.nan, np.float32)
+    values = np.asarray(values, np.float32)
+    if count == 1 and values.shape == shape:
+        values = values[None]
+    if values.shape != (count, *shape):
+        raise UserError(
+            f"{name} of shape {list(values.shape)}: expected {[count, *shape]} "
+            f"for {count} picture{'s' * (count != 1)}"
+        )
+    return values

@@ -1,0 +1,80 @@
+"""faceattr-predict: what a trained model says about image files.
+
+One row per face: as JSON lines or CSV, on standard output or, with --output, in
+DIR/results.jsonl or DIR/results.csv with annotated pictures in DIR/annotated.
+"""
+
+import argparse
+import os
+import sys
+
+from data_pipelines.command_line import run_command
+from data_pipelines.errors import UserError
+
+EXAMPLES = """\
+examples:
+  faceattr-predict --workdir=work/celeba photo.jpg
+  faceattr-predict --workdir=work/celeba --detect --output=results holiday/
+  faceattr-predict --workdir=work/celeba --output=results --format=csv --noannotate 'shots/*.png'
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    result = argparse.ArgumentParser(
+        "faceattr-predict",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = result.add_argument
+    add("paths", nargs="+", metavar="PATH", help="image, folder (searched recursively) or pattern")
+    add("--workdir", required=True, metavar="DIR", help="folder of a training run")
+    add("--detect", action="store_true", help="find the faces first, and judge each of them")
+    add("--output", metavar="DIR", help="folder for the results; default: rows on standard output")
+    add("--format", choices=("jsonl", "csv"), default="jsonl", help="of the rows (default: jsonl)")
+    add("--batch_size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
+    annotated = {"dest": "annotate", "default": None}
+    add("--annotate", action="store_true", **annotated, help="annotated pictures (with --output)")
+    add("--noannotate", action="store_false", **annotated, help="no annotated pictures")
+    return result
+
+
+def main(arguments: list[str]) -> None:
+    """Parses flags, predicts, and says what could not be read.
+
+    Raises:
+        UserError: nothing to do, or some images could not be read (the rest is done).
+    """
+    flags = parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notes are not about the user's data
+    from faceattr_tf.predict import predict
+
+    summary = predict(
+        flags.workdir,
+        flags.paths,
+        output=flags.output,
+        format=flags.format,
+        detect=flags.detect,
+        batch_size=flags.batch_size,
+        annotate=flags.annotate,
+    )
+    for name in summary.faceless:
+        print(f"{name}: no face found", file=sys.stderr)
+    for reason in summary.unreadable.values():
+        print(reason, file=sys.stderr)
+    if flags.output is not None:
+        print(f"{summary.faces} faces in {summary.images} images: {flags.output}")
+    if summary.unreadable:
+        count = summary.images + len(summary.unreadable)
+        raise UserError(f"{len(summary.unreadable)} of {count} images could not be read")
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_command("faceattr-predict", lambda: main(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,192 @@
+import io
+import json
+import types
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import special
+from tiny_workdir import CALIBRATION, TASKS, build_model, draw_picture, encode, make_workdir
+
+from data_pipelines.errors import UserError
+from data_pipelines.geometry import Crop
+from faceattr_tf.analyzer import Analyzer
+
+NOWHERE = np.full([1, 4], np.nan, np.float32), np.full([1, 5, 2], np.nan, np.float32)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return make_workdir(tmp_path_factory.mktemp("run") / "box", Crop("box", 12, 10))
+
+
+@pytest.fixture(scope="module")
+def analyzer(workdir):
+    return Analyzer.from_workdir(workdir.path)
+
+
+@pytest.fixture(scope="module")
+def pointing():
+    """Its landmarks are the centre of the crop, always."""
+    model = build_model(Crop("box", 12, 10))
+    for layer in model.layers[-6:]:
+        layer.set_weights([np.zeros_like(weight) for weight in layer.get_weights()])
+    return Analyzer(model, TASKS, Crop("box", 12, 10))
+
+
+def test_numbers_are_those_of_the_model_on_the_recorded_crop(workdir, analyzer, tmp_path):
+    import tensorflow as tf
+
+    from data_pipelines.preprocess import decode_and_crop
+
+    (tmp_path / "photo.jpg").write_bytes(encode(draw_picture(1)))
+    face = analyzer.analyze(tmp_path / "photo.jpg")
+    content = tf.constant([encode(draw_picture(1))])
+    pixels, _ = decode_and_crop(content, *NOWHERE, workdir.crop)
+    raw = {name: output.numpy()[0] for name, output in workdir.load_model()(pixels).items()}
+
+    expected = special.expit(raw["attributes"] / CALIBRATION["attributes"]["temperature"])
+    attributes = face.tasks["attributes"]
+    assert list(attributes) == ["Male", "Smiling", "Eyeglasses"]
+    np.testing.assert_allclose([a.probability for a in attributes.values()], expected, 1e-4)
+    thresholds = CALIBRATION["attributes"]["thresholds"]
+    assert [a.label for a in attributes.values()] == (expected >= thresholds).tolist()
+    pose = special.softmax(raw["pose"] / CALIBRATION["pose"]["temperature"])
+    np.testing.assert_allclose(list(face.tasks["pose"].probabilities.values()), pose, 1e-4)
+    assert face.tasks["pose"].label == list(face.tasks["pose"].probabilities)[pose.argmax()]
+    assert face.tasks["age"]["years"] == pytest.approx(raw["age"][0], rel=1e-4)
+    assert face.filename == str(tmp_path / "photo.jpg")
+    assert face.box is None and face.landmarks is None and face.score is None
+
+
+def test_every_kind_of_picture_gives_the_same(analyzer, tmp_path):
+    pixels = draw_picture(2)
+    png = encode(pixels, ".png")
+    (tmp_path / "a.png").write_bytes(png)
+    pictures = [str(tmp_path / "a.png"), tmp_path / "a.png", png, pixels, encode(pixels, ".tiff")]
+    tasks = [analyzer.analyze(picture).to_dict()["tasks"] for picture in pictures]
+    assert all(other == tasks[0] for other in tasks)
+
+
+def test_lists_run_in_batches_and_keep_their_order(workdir, analyzer):
+    pictures = [draw_picture(seed, 40 + 9 * seed, 50) for seed in range(5)]
+    faces = Analyzer.from_workdir(workdir.path, batch_size=2).analyze(pictures)
+    for face, picture in zip(faces, pictures, strict=True):
+        single = analyzer.analyze(picture).to_row()
+        for key, value in face.to_row().items():
+            close = pytest.approx(single[key], rel=1e-3) if isinstance(value, float) else None
+            assert value == (single[key] if close is None else close), key
+    assert analyzer.analyze([]) == []
+
+
+def test_orientation_tags_are_applied(analyzer):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held on its side
+    file = io.BytesIO()
+    Image.fromarray(draw_picture(3)).save(file, "jpeg", exif=exif)
+    upright = np.rot90(np.asarray(Image.open(io.BytesIO(file.getvalue()))), -1)
+    turned = analyzer.analyze(file.getvalue()).tasks["attributes"]["Male"].probability
+    expected = analyzer.analyze(np.ascontiguousarray(upright)).tasks["attributes"]["Male"]
+    assert turned == pytest.approx(expected.probability, abs=1e-3)
+
+
+def test_predicted_points_are_pixels_of_the_source(pointing):
+    whole = pointing.analyze(draw_picture(4, height=60, width=48))
+    for point in whole.tasks["landmarks"].values():
+        assert point == pytest.approx((23.5, 29.5), abs=1e-3)
+    face = pointing.analyze(draw_picture(4), box=[10, 20, 21, 25])
+    assert face.box == (10, 20, 21, 25)
+    assert face.tasks["landmarks"]["nose"] == pytest.approx((20, 32), abs=1e-3)
+
+
+def test_landmarks_are_taken_where_there_is_no_box(pointing):
+    landmarks = [[12, 10], [28, 10], [20, 18], [14, 26], [26, 26]]
+    face = pointing.analyze([draw_picture(5)], landmarks=[landmarks])[0]
+    assert face.landmarks["right_eye"] == (28, 10)
+    assert face.tasks["landmarks"]["nose"] == pytest.approx((20, 18), abs=0.51)
+
+
+def detection(left, score):
+    box = np.array([left, 5, 20, 24], np.float32)
+    points = np.array([[5, 8], [15, 8], [10, 13], [6, 18], [14, 18]], np.float32) + box[:2]
+    return types.SimpleNamespace(box=box, score=score, landmarks=points)
+
+
+def test_detection_takes_the_main_face_or_all(workdir):
+    analyzer = Analyzer.from_workdir(workdir.path, batch_size=2)
+    analyzer._detector = lambda images: [
+        [detection(8, 0.9), detection(25, 0.99)] if image.mean() > 40 else [] for image in images
+    ]
+    pictures = [draw_picture(6), np.zeros((50, 50, 3), np.uint8), draw_picture(7)]
+    main = analyzer.analyze(pictures, detect=True)
+    assert [face.box and face.box[0] for face in main] == [8, None, 8]
+    assert main[1].score is None and main[0].score == 0.9
+    found = analyzer.find_faces(pictures)
+    assert [[face.box[0] for face in faces] for faces in found] == [[8, 25], [], [8, 25]]
+    assert found[2][0].tasks.keys() == {"attributes", "pose", "landmarks", "age"}
+    given = analyzer.analyze(pictures[2], box=found[2][1].box)
+    assert given.tasks["age"]["years"] == pytest.approx(found[2][1].tasks["age"]["years"], rel=1e-3)
+
+
+def test_plain_data_is_ready_for_json_and_tables(analyzer):
+    box, points = [3, 4, 30, 40], [[5, 5], [9, 5], [7, 7], [5, 9], [9, 9]]
+    face = analyzer.analyze(draw_picture(8), box=box, landmarks=points)
+    plain = json.loads(json.dumps(face.to_dict(), allow_nan=False))
+    assert plain["box"] == box and plain["landmarks"]["nose"] == [7, 7]
+    smiling = face.tasks["attributes"]["Smiling"]
+    assert plain["tasks"]["attributes"]["Smiling"] == {
+        "probability": smiling.probability,
+        "label": smiling.label,
+    }
+    row = face.to_row()
+    assert (row["left"], row["height"], row["nose_x"]) == (3, 40, 7)
+    assert row["attributes/Smiling/probability"] == smiling.probability
+    assert row["pose/label"] == face.tasks["pose"].label
+    assert list(row) == list(analyzer.analyze(draw_picture(9)).to_row())
+
+
+def test_it_prints_as_an_aligned_table(analyzer):
+    lines = str(analyzer.analyze(draw_picture(8), box=[3, 4, 30, 40])).splitlines()
+    assert lines[0] == "picture  face 30 x 40 at (3, 4)"
+    shown = [line for line in lines if line.endswith("%")]
+    assert len(shown) == 3 + 5
+    assert len({len(line) for line in shown}) == 1
+    assert any(line.split()[:2] in (["Male", "yes"], ["Male", "no"]) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        ("absent.jpg", {}, "absent.jpg: no such file or directory"),
+        (b"no image", {}, "picture: not an image"),
+        (b"", {}, "picture: not an image"),
+        (encode(draw_picture(1))[:300], {}, "picture: not an image"),
+        (np.zeros((5, 5, 3)), {}, r"\[5, 5, 3\] and type float64: expected uint8 RGB"),
+        (np.zeros((5, 5), np.uint8), {}, "expected uint8 RGB"),
+        (draw_picture(1), {"box": [1, 2]}, r"box of shape \[2\]: expected \[1, 4\]"),
+        (draw_picture(1), {"box": [1, 2, 3, 4], "detect": True}, "leave box and landmarks out"),
+    ],
+)
+def test_mistakes_are_named(analyzer, images, options, message):
+    with pytest.raises(UserError, match=message):
+        analyzer.analyze(images, **options)
+
+
+def test_the_bad_picture_of_a_batch_is_named(analyzer, tmp_path):
+    content = encode(draw_picture(1))
+    for name, data in {"a.jpg": content, "cut.jpg": content[:-200], "c.jpg": content}.items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match="cut.jpg: not an image"):
+        analyzer.analyze(sorted(tmp_path.iterdir()))
+
+
+@pytest.mark.real_data
+def test_faces_of_photographs_are_found(analyzer, real_data):
+    row = (real_data / "mtfl" / "testing.txt").read_text().split("\n")[0].split()
+    photo = real_data / "mtfl" / row[0].replace("\\", "/")
+    points = np.array(row[1:11], float).reshape(2, 5).T
+    face = analyzer.analyze(photo, detect=True)
+    assert face.score > 0.7
+    size = cv2.imread(str(photo)).shape[0]
+    np.testing.assert_allclose(list(face.landmarks.values()), points, atol=0.1 * size)

@@ -1,0 +1,186 @@
+import json
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from tiny_workdir import CALIBRATION, TASKS, draw_picture, encode, make_workdir
+
+import export
+from data_pipelines.errors import UserError
+from data_pipelines.geometry import Crop
+from data_pipelines.tasks import Task
+from export import commands, saved_model
+from faceattr_tf.analyzer import Analyzer
+
+PICTURES = [draw_picture(seed, 60, 48) for seed in range(3)]
+BOX = np.array([[4, 6, 30, 40], [np.nan] * 4, [10, 10, 20, 20]], np.float32)
+POINTS = np.full([3, 5, 2], np.nan, np.float32)
+POINTS[1] = [[12, 10], [28, 11], [20, 18], [14, 26], [26, 26]]
+
+# What a client has: TensorFlow alone. It prints the outputs of all signatures as JSON.
+CLIENT = """
+    import json, sys
+    import numpy as np
+    import tensorflow as tf
+    folder, inputs = sys.argv[1:]
+    data = np.load(inputs)
+    contents = [bytes(data[f"jpeg{i}"]) for i in range(3)]
+    model = tf.saved_model.load(folder)
+    calls = {
+        "serving_default": {"image_bytes": contents},
+        "pixels": {"pixels": data["pixels"]},
+        "crop": {"image_bytes": contents, "box": data["box"], "landmarks": data["points"]},
+    }
+    assert set(model.signatures) == set(calls)
+    result = {}
+    for name, arguments in calls.items():
+        arguments = {key: tf.constant(value) for key, value in arguments.items()}
+        outputs = model.signatures[name](**arguments)
+        result[name] = {key: value.numpy().tolist() for key, value in outputs.items()}
+        result[name + "_types"] = {key: value.dtype.name for key, value in outputs.items()}
+    packages = ("faceattr_tf", "data_pipelines", "export", "keras")
+    assert not {name.split(".")[0] for name in sys.modules} & set(packages[:3])
+    print(json.dumps(result))
+"""
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return make_workdir(tmp_path_factory.mktemp("run") / "align", Crop("align", 12, 10, margin=0.2))
+
+
+@pytest.fixture(scope="module")
+def exported(workdir, tmp_path_factory):
+    return export.export_model(workdir.path, tmp_path_factory.mktemp("models") / "new", "faces")
+
+
+@pytest.fixture(scope="module")
+def served(exported, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("client")
+    jpegs = {
+        f"jpeg{i}": np.frombuffer(encode(picture), np.uint8) for i, picture in enumerate(PICTURES)
+    }
+    np.savez(folder / "inputs.npz", pixels=PICTURES, box=BOX, points=POINTS, **jpegs)
+    (folder / "client.py").write_text(textwrap.dedent(CLIENT))
+    command = [sys.executable, "client.py", str(exported), "inputs.npz"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def expected_of(faces):
+    """What the analyzer says, in the shape of the export's outputs."""
+    attributes = [face.tasks["attributes"].values() for face in faces]
+    poses = [face.tasks["pose"] for face in faces]
+    return {
+        "attributes_probability": [[item.probability for item in row] for row in attributes],
+        "attributes_label": [[int(item.label) for item in row] for row in attributes],
+        "pose_probability": [list(pose.probabilities.values()) for pose in poses],
+        "pose_label": [list(pose.probabilities).index(pose.label) for pose in poses],
+        "landmarks_points": [list(face.tasks["landmarks"].values()) for face in faces],
+        "age_value": [list(face.tasks["age"].values()) for face in faces],
+    }
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "pixels", "crop"])
+def test_a_fresh_process_gives_the_numbers_of_the_keras_model(workdir, served, signature):
+    analyzer = Analyzer.from_workdir(workdir.path)
+    contents = PICTURES if signature == "pixels" else [encode(picture) for picture in PICTURES]
+    places = {"box": BOX, "landmarks": POINTS} if signature == "crop" else {}
+    expected = expected_of(analyzer.analyze(contents, **places))
+    assert served[signature].keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(served[signature][name], values, rtol=1e-4, atol=1e-4)
+    types = served[f"{signature}_types"]
+    assert {name for name, kind in types.items() if kind == "int32"} == {
+        "attributes_label",
+        "pose_label",
+    }
+    assert set(types.values()) == {"float32", "int32"}
+
+
+def test_places_of_faces_matter(served):
+    without = np.array(served["serving_default"]["attributes_probability"])
+    with_places = np.array(served["crop"]["attributes_probability"])
+    assert np.abs(without - with_places).max(axis=1).min() > 1e-3
+
+
+def test_the_description_stands_inside(exported, workdir):
+    description = json.loads((exported / "assets" / "faceattr.json").read_text())
+    tasks = {fields["name"]: fields for fields in description["tasks"]}
+    assert tasks["attributes"] == {
+        "name": "attributes",
+        "kind": "multilabel",
+        "labels": ["Male", "Smiling", "Eyeglasses"],
+        **CALIBRATION["attributes"],
+        "outputs": {"probability": "attributes_probability", "label": "attributes_label"},
+    }
+    assert tasks["pose"]["temperature"] == 0.5
+    assert tasks["landmarks"]["outputs"] == {"points": "landmarks_points"}
+    assert description["crop"] == workdir.crop.to_dict()
+    assert description["input_shape"] == [12, 10, 3]
+    assert description["recipe"] == "tiny"
+    assert description["packages"].keys() >= {"tensorflow", "keras"}
+    assert "/secret/place" not in json.dumps(description)
+
+
+def test_nothing_but_the_version_is_left(exported):
+    assert [path.name for path in exported.parent.iterdir()] == ["1"]
+    assert (exported.stat().st_mode & 0o777) == (exported / "assets").stat().st_mode & 0o777
+
+
+def test_versions_count_upwards_and_are_never_replaced(workdir, tmp_path, monkeypatch):
+    def save(model, workdir, description, target):
+        (target / "assets").mkdir(parents=True)
+
+    monkeypatch.setattr(saved_model, "_save", save)
+    monkeypatch.setattr(saved_model, "_check", lambda *_: None)
+    (tmp_path / "m" / "9").mkdir(parents=True)
+    (tmp_path / "m" / "notes").mkdir()
+    assert export.export_model(workdir.path, tmp_path, "m").name == "10"
+    assert export.export_model(workdir.path, tmp_path, "m", 3).name == "3"
+    assert export.export_model(workdir.path, tmp_path, "m").name == "11"
+    with pytest.raises(UserError, match="9 exists already"):
+        export.export_model(workdir.path, tmp_path, "m", 9)
+
+
+def test_two_exports_at_once_get_a_version_each(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "assets").mkdir(parents=True)
+    (tmp_path / "models").mkdir()
+    targets = [saved_model._move(tmp_path / n, tmp_path / "models", None) for n in ("a", "b")]
+    assert [target.name for target in targets] == ["1", "2"]
+
+
+def test_a_failed_export_leaves_nothing(workdir, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(saved_model, "_check", fail)
+    monkeypatch.setattr(saved_model, "_save", lambda *args: args[-1].mkdir())
+    with pytest.raises(OSError, match="disk full"):
+        export.export_model(workdir.path, tmp_path / "new" / "models")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--name=a/b"], "name 'a/b': expected letters"),
+        (["--version=0"], "version 0: expected a positive"),
+        (["--workdir=absent"], "workdir absent does not exist"),
+    ],
+)
+def test_mistakes_are_one_line(workdir, tmp_path, arguments, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        commands.main([f"--workdir={workdir.path}", "--output=models", *arguments])
+    assert not (tmp_path / "models").exists()
+
+
+def test_output_names_suit_every_server():
+    task = Task("Age group (years)", "multiclass", ("young", "old"))
+    assert saved_model.output_names(task)["label"] == "Age_group__years__label"
+    assert len({name for task in TASKS for name in saved_model.output_names(task).values()}) == 6

@@ -1,0 +1,65 @@
+"""A workdir with a tiny untrained model of all four kinds of task, made in a second."""
+
+import cv2
+import numpy as np
+
+from data_pipelines.geometry import Crop
+from data_pipelines.tasks import LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
+
+AGE = Task("age", "regression", ("years",))
+TASKS = (MTFL_ATTRIBUTES, POSE, LANDMARKS, AGE)
+CALIBRATION = {
+    "attributes": {"temperature": 2.0, "thresholds": [0.1, 0.5, 0.9]},
+    "pose": {"temperature": 0.5, "thresholds": []},
+}
+
+
+def build_model(crop: Crop):
+    """A small network with batch normalisation, its weights drawn once for all."""
+    import keras
+
+    keras.utils.set_random_seed(7)
+    inputs = keras.Input((crop.height, crop.width, 3), name="image")
+    features = keras.layers.Rescaling(1 / 128, offset=-1)(inputs)
+    features = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(features)
+    features = keras.layers.BatchNormalization()(features)
+    features = keras.layers.Dropout(0.5)(keras.layers.Flatten()(features))
+    outputs = {}
+    for task in TASKS:
+        output = keras.layers.Dense(task.output_size)(features)
+        if task.kind == "landmarks":
+            output = keras.layers.Reshape(task.label_shape)(output)
+        outputs[task.name] = output
+    return keras.Model(inputs, outputs)
+
+
+def make_workdir(path, crop: Crop):
+    """The workdir `path` of a finished run."""
+    from faceattr_tf.configs.base import Data, Recipe
+    from faceattr_tf.workdir import Workdir
+
+    path.mkdir(parents=True)
+    workdir = Workdir(path)
+    metadata = {
+        "tasks": [task.to_dict() for task in TASKS],
+        "crop": crop.to_dict(),
+        "input_shape": [crop.height, crop.width, 3],
+        "majority": {},
+        "records": [{"path": "/secret/place", "name": "drawn", "licence": "none"}],
+    }
+    workdir.write_json("config.json", Recipe(name="tiny", data=Data(crop=crop)).to_dict())
+    workdir.write_json("metadata.json", metadata)
+    workdir.write_json("calibration.json", CALIBRATION)
+    workdir.save_model(build_model(crop))
+    return workdir
+
+
+def draw_picture(seed: int, height: int = 60, width: int = 48) -> np.ndarray:
+    """Smooth uint8 RGB noise."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def encode(pixels: np.ndarray, ending: str = ".jpg") -> bytes:
+    """The bytes of an image file."""
+    return cv2.imencode(ending, pixels[..., ::-1])[1].tobytes()
