@@ -6,6 +6,7 @@ import keras
 from keras import layers
 
 from data_pipelines.tasks import Task
+from faceattr_tf.layers import BatchNormalization
 from faceattr_tf.models.heads import grow_heads, image_input
 
 _KERNELS = (4, 3, 3, 2)
@@ -57,7 +58,7 @@ def build(
             name=name,
         )(x)
         if batch_normalization:
-            x = layers.BatchNormalization(synchronized=synchronized, name=f"{name}_norm")(x)
+            x = BatchNormalization(synchronized=synchronized, name=f"{name}_norm")(x)
         return layers.ReLU(name=f"{name}_relu")(x)
 
     image, x = image_input(input_shape, smallest=39)

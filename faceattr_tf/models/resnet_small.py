@@ -7,6 +7,7 @@ from keras import layers
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task
+from faceattr_tf.layers import BatchNormalization
 from faceattr_tf.models.heads import grow_heads, image_input
 
 POOLINGS = ("average", "depthwise")
@@ -59,9 +60,9 @@ def build(
         raise UserError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
 
     def normalise(x, name, gamma="ones"):
-        return layers.BatchNormalization(
+        return BatchNormalization(
             momentum=0.95,
-            epsilon=1e-5,
+            epsilon=1.001e-5,
             gamma_initializer=gamma,
             synchronized=synchronized,
             name=name,

@@ -6,6 +6,7 @@ import keras
 from keras import layers
 
 from data_pipelines.tasks import Task
+from faceattr_tf.layers import BatchNormalization
 from faceattr_tf.models.heads import grow_heads, image_input
 
 _FILTERS = (20, 48, 64, 80)
@@ -57,7 +58,7 @@ def build(
             name=f"conv{index}",
         )(x)
         if batch_normalization:
-            x = layers.BatchNormalization(synchronized=synchronized, name=f"norm{index}")(x)
+            x = BatchNormalization(synchronized=synchronized, name=f"norm{index}")(x)
         x = layers.ReLU(name=f"relu{index}")(x)
         if index < len(_FILTERS):
             x = layers.MaxPooling2D(2, name=f"pool{index}")(x)
