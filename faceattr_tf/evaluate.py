@@ -196,6 +196,7 @@ def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, b
     from faceattr_tf.published import published_rows
     from faceattr_tf.results import measure
 
+    folder.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     recipe, metadata = workdir.recipe(), workdir.metadata()
     shared, not_shared = share_tasks(workdir.tasks, records)
     full = {task.name: task for task in workdir.tasks}
@@ -248,7 +249,7 @@ def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, b
             "parameters": model.count_params(),
             "best": metadata.get("best"),
             "crop": workdir.crop.to_dict(),
-            "trained_on": [entry["name"] for entry in metadata.get("records", [])],
+            "trained_on": metadata.get("records", []),
         },
         "flip": flip,
         "bootstrap": bootstrap,

@@ -108,7 +108,7 @@ def image_errors(task: Task, labels, outputs, scores, transforms=None, crop_size
     elif task.kind == "regression":
         errors = np.abs(np.asarray(outputs, np.float64) - labels)
     else:
-        known, truth = _truth(task, labels)
+        known, truth = known_and_truth(task, labels)
         # A probability of exactly 0 or 1 would otherwise cost an infinite amount.
         scores = np.clip(scores, 1e-12, 1 - 1e-12)
         if task.kind == "multilabel":
@@ -122,7 +122,7 @@ def image_errors(task: Task, labels, outputs, scores, transforms=None, crop_size
         return np.where(known, errors, 0).sum(axis=1) / known.sum(axis=1)
 
 
-def _truth(task: Task, labels) -> tuple[np.ndarray, np.ndarray]:
+def known_and_truth(task: Task, labels) -> tuple[np.ndarray, np.ndarray]:
     """Booleans `[N, n]`: which labels or classes are known, and which are true."""
     labels = np.asarray(labels)
     if task.kind == "multilabel":
@@ -132,7 +132,7 @@ def _truth(task: Task, labels) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _reliability(task: Task, labels, scores) -> dict[str, dict]:
-    known, truth = _truth(task, labels)
+    known, truth = known_and_truth(task, labels)
     return {
         label: reliability(truth[known[:, index], index], scores[known[:, index], index])
         for index, label in enumerate(task.labels)

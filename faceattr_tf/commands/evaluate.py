@@ -1,0 +1,82 @@
+"""faceattr-evaluate: a report of a trained model on any records that share a task with it.
+
+Writes report.json (every figure), report.md and report.html (one file, with plots and pictures)
+to WORKDIR/evaluation/NAME-SPLIT, and prints the main figures. Where test images were also trained
+on, the report warns.
+"""
+
+import argparse
+import sys
+
+from data_pipelines.command_line import run_command
+
+EXAMPLES = """\
+examples:
+  faceattr-evaluate --workdir=work/celeba --records=records/celeba
+  faceattr-evaluate --workdir=work/mtfl --records=records/mtfl,records/celeba --flip
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    result = argparse.ArgumentParser(
+        "faceattr-evaluate",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = result.add_argument
+    add("--workdir", required=True, metavar="DIR", help="folder of a training run")
+    add(
+        "--records",
+        required=True,
+        metavar="DIR[,DIR...]",
+        help="records that `faceattr-data build` made",
+    )
+    add("--split", default="test", metavar="NAME", help="part of the records (default: test)")
+    add("--output", metavar="DIR", help="folder for the reports (default: WORKDIR/evaluation)")
+    add("--flip", action="store_true", help="average with the outputs for the mirrored image")
+    add(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="resamples for the 95%% intervals; 0: no intervals (default: 1000)",
+    )
+    add("--batch_size", type=int, default=128, metavar="N", help="images at a time (default: 128)")
+    return result
+
+
+def main() -> None:
+    """Parses flags, evaluates and prints the main figures and where the reports lie."""
+    flags = parser().parse_args()
+    from faceattr_tf.evaluate import evaluate
+
+    reports = evaluate(
+        flags.workdir,
+        [path for path in flags.records.split(",") if path],
+        flags.split,
+        output=flags.output,
+        flip=flags.flip,
+        bootstrap=flags.bootstrap,
+        batch_size=flags.batch_size,
+    )
+    from faceattr_tf.report import title, warnings
+    from faceattr_tf.tables import summary_table
+
+    for contents in reports.values():
+        count = contents["data"]["examples"]
+        print(f"{title(contents)}: {count:,} images\n\n{summary_table(contents).text()}\n")
+        for text in warnings(contents):
+            print(f"warning: {text}", file=sys.stderr)
+        print(f"report: {contents['folder']}/report.html")
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_command("faceattr-evaluate", main))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,173 @@
+"""The images that a model gets most right and most wrong, as small pictures with captions."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+
+from faceattr_tf.results import TaskResult
+
+SHOWN = 12
+"""Images in a gallery of best or worst."""
+
+MISTAKES = 6
+"""Images in the gallery of one attribute's mistakes."""
+
+SIDE = 128
+"""Longest side of a thumbnail in pixels; smaller crops stay as they are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One image of a gallery, as the network saw it.
+
+    Attributes:
+        filename: its name in the records.
+        jpeg: the thumbnail.
+        size: width and height of the thumbnail in pixels.
+        captions: lines of text, and whether each is right (None: neither).
+        true: labelled points, as shares of width and height.
+        predicted: the model's points, likewise.
+    """
+
+    filename: str
+    jpeg: bytes
+    size: tuple[int, int]
+    captions: tuple[tuple[str, bool | None], ...]
+    true: tuple[tuple[float, float], ...] = ()
+    predicted: tuple[tuple[float, float], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """Images that belong together; `label` names the attribute if they are about one only."""
+
+    title: str
+    examples: tuple[Example, ...]
+    label: str = ""
+
+
+def collect_examples(
+    results: Sequence[TaskResult], batches: Iterable[dict], filenames: Sequence[str]
+) -> dict[str, list[Gallery]]:
+    """Galleries for every task: best, worst, and the surest mistakes of each attribute.
+
+    Args:
+        results: the tasks over the whole split.
+        batches: the same batches again, from which the chosen images are taken.
+        filenames: N names.
+    """
+    choices = {result.task.name: _choose(result) for result in results}
+    wanted = {
+        int(index) for chosen in choices.values() for _, found, _ in chosen for index in found
+    }
+    thumbnails = _thumbnails(batches, wanted)
+    galleries = {}
+    for result in results:
+        galleries[result.task.name] = [
+            Gallery(
+                title,
+                tuple(
+                    Example(
+                        filenames[index],
+                        *thumbnails[index],
+                        _captions(result, index, label),
+                        *_points(result, index),
+                    )
+                    for index in found
+                ),
+                "" if label is None else result.task.labels[label],
+            )
+            for title, found, label in choices[result.task.name]
+            if len(found)
+        ]
+    return galleries
+
+
+def _choose(result: TaskResult) -> list[tuple[str, np.ndarray, int | None]]:
+    """Title, indices of images, and the label that the gallery is about (None: all)."""
+    known = np.flatnonzero(np.isfinite(result.errors))
+    ranked = known[np.argsort(result.errors[known], kind="stable")]
+    shown = min(SHOWN, len(ranked) // 2)
+    chosen = [("Best", ranked[:shown], None)]
+    if result.task.kind == "landmarks" and len(ranked) > 2 * shown:
+        middle = np.linspace(shown, len(ranked) - shown - 1, min(SHOWN, len(ranked) - 2 * shown))
+        chosen.append(("From good to bad, evenly", ranked[middle.astype(int)], None))
+    chosen.append(("Worst", ranked[::-1][: max(shown, 1)], None))
+    if result.task.kind == "multilabel":
+        for index, label in enumerate(result.task.labels):
+            truth, score = result.labels[:, index], result.scores[:, index]
+            wrong = np.flatnonzero((truth >= 0) & ((score >= 0.5) != (truth == 1)))
+            surest = wrong[np.argsort(-np.abs(score[wrong] - 0.5), kind="stable")]
+            chosen.append((f"Surest mistakes: {label}", surest[:MISTAKES], index))
+    return chosen
+
+
+def _thumbnails(batches, wanted: set[int]) -> dict[int, tuple[bytes, tuple[int, int]]]:
+    thumbnails, start = {}, 0
+    for batch in batches:
+        if len(thumbnails) == len(wanted):
+            break
+        images = np.asarray(batch["image"])
+        for index in wanted.intersection(range(start, start + len(images))):
+            thumbnails[index] = _thumbnail(images[index - start])
+        start += len(images)
+    return thumbnails
+
+
+def _thumbnail(image: np.ndarray) -> tuple[bytes, tuple[int, int]]:
+    height, width = image.shape[:2]
+    scale = min(1.0, SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    if scale < 1:
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    _, jpeg = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+    return jpeg.tobytes(), size
+
+
+def _captions(result: TaskResult, index: int, label: int | None):
+    task, truth, score = result.task, result.labels[index], result.scores[index]
+    if task.kind == "landmarks":
+        return ((f"error {result.errors[index]:.1%} of the eye distance", None),)
+    if task.kind == "regression":
+        return tuple(
+            (f"{name} {value:.3g}, labelled {known:.3g}", None)
+            for name, value, known in zip(task.labels, score, truth, strict=True)
+            if np.isfinite(known)
+        )
+    if task.kind == "multiclass":
+        guess = int(score.argmax())
+        lines = [(f"{task.labels[guess]} {score[guess]:.0%}", guess == truth)]
+        if guess != truth:
+            lines.append((f"labelled {task.labels[truth]}, given {score[truth]:.0%}", None))
+        return tuple(lines)
+    asked = range(len(task.labels)) if label is None else [label]
+    known = [i for i in asked if truth[i] >= 0]
+    wrong = sorted(
+        (i for i in known if (score[i] >= 0.5) != truth[i]), key=lambda i: -abs(score[i] - 0.5)
+    )
+    if len(known) <= 4:
+        return tuple(_yes_no(task.labels[i], score[i], truth[i]) for i in known)
+    right = len(known) - len(wrong)
+    head = (f"{right} of {len(known)} right", None)
+    return head, *(_yes_no(task.labels[i], score[i], truth[i]) for i in wrong[:4])
+
+
+def _yes_no(name: str, score: float, truth: int) -> tuple[str, bool]:
+    said, labelled = ("yes" if value else "no" for value in (score >= 0.5, truth))
+    sure = f"{max(score, 1 - score):.0%}"
+    if said == labelled:
+        return f"{name}: {said} {sure}", True
+    return f"{name}: {said} {sure}, labelled {labelled}", False
+
+
+def _points(result: TaskResult, index: int):
+    if result.task.kind != "landmarks":
+        return (), ()
+    shares = ((points[index] + 1) / 2 for points in (result.labels, result.outputs))
+    return tuple(
+        tuple((float(x), float(y)) for x, y in points if np.isfinite([x, y]).all())
+        for points in shares
+    )
