@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from faceattr_tf.analyzer import Attribute, Choice, Face
+from faceattr_tf.face import Attribute, Choice, Face
 
 HEIGHTS = (480, 960)
 """Pictures are enlarged or shrunk to a height within these pixels, so that text stays readable."""
@@ -78,8 +78,7 @@ def _draw_face(picture: np.ndarray, face: Face, scale: float, title: str) -> Non
         cv2.rectangle(picture, start, end, _GIVEN, 2, cv2.LINE_AA)
         _write(picture, title, start[0] + 5, start[1] + 19, _GIVEN)
     for point in (face.landmarks or {}).values():
-        if not np.isnan(point).any():
-            cv2.circle(picture, _scaled(point, scale), 3, _GIVEN, -1, cv2.LINE_AA)
+        cv2.circle(picture, _scaled(point, scale), 3, _GIVEN, -1, cv2.LINE_AA)
     for result in face.tasks.values():
         for point in result.values() if isinstance(result, dict) else ():
             if isinstance(point, tuple):

@@ -17,7 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.errors import UserError
-from faceattr_tf.analyzer import Analyzer, Face
+from faceattr_tf.analyzer import Analyzer
+from faceattr_tf.face import Face
 
 FORMATS = ("jsonl", "csv")
 IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

@@ -139,6 +139,8 @@ def test_plain_data_is_ready_for_json_and_tables(analyzer):
         "probability": smiling.probability,
         "label": smiling.label,
     }
+    some = analyzer.analyze(draw_picture(8), landmarks=[[np.nan, 5], *points[1:]])
+    assert "left_eye" not in some.landmarks and some.to_row()["nose_y"] == 7
     row = face.to_row()
     assert (row["left"], row["height"], row["nose_x"]) == (3, 40, 7)
     assert row["attributes/Smiling/probability"] == smiling.probability

@@ -10,9 +10,10 @@ from tiny_workdir import draw_picture, encode, make_workdir
 
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop
-from faceattr_tf.analyzer import Analyzer, Attribute, Choice, Face
+from faceattr_tf.analyzer import Analyzer
 from faceattr_tf.annotate import draw_faces
 from faceattr_tf.commands import predict as command
+from faceattr_tf.face import Attribute, Choice, Face
 from faceattr_tf.predict import list_images, predict
 
 

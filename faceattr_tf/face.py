@@ -1,0 +1,114 @@
+"""What a model says about a face: plain data, ready for JSON, tables and the terminal."""
+
+import dataclasses
+
+from data_pipelines.detections import BOX_COLUMNS, COLUMNS
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribute:
+    """One yes/no attribute: its calibrated probability, and whether that passes the threshold."""
+
+    probability: float
+    label: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of several classes: the likeliest, and the probability of each."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+TaskResult = dict[str, Attribute] | Choice | dict[str, tuple[float, float]] | dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Face:
+    """What a model says about one face.
+
+    Coordinates are pixels of the upright picture, the centre of its first pixel being (0, 0).
+
+    Attributes:
+        filename: name of the picture's file, empty for bytes and arrays.
+        box: left, top, width and height as given or detected; None where unknown.
+        landmarks: name of a point -> (x, y), as given or detected, without unknown points;
+            None where all are unknown.
+        score: the detector's confidence in 0...1; None where nothing was detected.
+        tasks: name of a task -> what was predicted: label -> `Attribute` (multilabel), `Choice`
+            (multiclass), point -> (x, y) (landmarks), or label -> value (regression).
+    """
+
+    filename: str
+    box: tuple[float, float, float, float] | None
+    landmarks: dict[str, tuple[float, float]] | None
+    score: float | None
+    tasks: dict[str, TaskResult]
+
+    def to_dict(self) -> dict:
+        """The same as dictionaries, lists, strings and numbers, ready for JSON."""
+        return _plain(dataclasses.asdict(self))
+
+    def to_row(self) -> dict[str, str | float | bool | None]:
+        """The same as one row of a table; every face of a model has the same columns.
+
+        First those of `data_pipelines.detections`, then the path of each value joined by `/`, such
+        as `attributes/Smiling/probability`. What is unknown is None.
+        """
+        row = dict.fromkeys(COLUMNS)
+        row |= {"filename": self.filename, "score": self.score}
+        row |= dict(zip(BOX_COLUMNS, self.box or (), strict=False))
+        for name, (x, y) in (self.landmarks or {}).items():
+            row |= {f"{name}_x": x, f"{name}_y": y}
+        for name, result in self.tasks.items():
+            row |= _flatten(name, result)
+        return row
+
+    def __str__(self) -> str:
+        """A head line, then one aligned line per label, class, point or value."""
+        head = self.filename or "picture"
+        if self.box is not None:
+            head += "  face {2:.0f} x {3:.0f} at ({0:.0f}, {1:.0f})".format(*self.box)
+        if self.score is not None:
+            head += f", score {self.score:.2f}"
+        rows = [row for name, result in self.tasks.items() for row in _table(name, result)]
+        widths = [max(len(row[column]) for row in rows) for column in range(2)]
+        lines = (f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>7}" for row in rows)
+        return "\n".join([head, *(line.rstrip() for line in lines)])
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _flatten(prefix: str, value) -> dict:
+    if dataclasses.is_dataclass(value):
+        value = dataclasses.asdict(value)
+    if isinstance(value, tuple):
+        value = dict(zip("xy", value, strict=True))
+    if not isinstance(value, dict):
+        return {prefix: value}
+    rows = (_flatten(f"{prefix}/{key}", item) for key, item in value.items())
+    return {key: item for row in rows for key, item in row.items()}
+
+
+def _table(name: str, result: TaskResult) -> list[tuple[str, str, str]]:
+    """Rows (what, label or value, probability) of one task."""
+    if isinstance(result, Choice):
+        ranked = sorted(result.probabilities.items(), key=lambda item: -item[1])
+        return [
+            (name if not rank else "", label, f"{probability:.1%}")
+            for rank, (label, probability) in enumerate(ranked)
+        ]
+    rows = [(name, "", "")]
+    for label, value in result.items():
+        if isinstance(value, Attribute):
+            rows.append((f"  {label}", "yes" if value.label else "no", f"{value.probability:.1%}"))
+        elif isinstance(value, tuple):
+            rows.append((f"  {label}", f"({value[0]:.1f}, {value[1]:.1f})", ""))
+        else:
+            rows.append((f"  {label}", f"{value:.4g}", ""))
+    return rows
