@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import writer
 from tqdm import tqdm
 
 from data_pipelines.detections import read_detections
@@ -174,6 +175,9 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             digest.update(b"\n%s %d" % (os.fsencode(name), size))
         return digest.hexdigest()
 
+    def _example_writer(self):
+        return _SameBytesWriter(self.info.file_format)
+
     def examples(self, split: str, faces: Iterable[Face], total: int) -> Iterator[tuple]:
         """Keys and records of the faces whose images are there and decode; the others are noted.
 
@@ -259,6 +263,18 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             for task in self._stored_tasks()
         }
         return record | ({"tasks": labels} if labels else {})
+
+
+class _SameBytesWriter(writer.ExampleWriter):
+    """Writes each record with its fields sorted; protobuf's own order differs between processes."""
+
+    def write(self, path, examples):
+        import tensorflow as tf
+
+        def same_bytes(record):
+            return tf.train.Example.FromString(record).SerializeToString(deterministic=True)
+
+        return super().write(path, ((key, same_bytes(record)) for key, record in examples))
 
 
 def decodes(data: bytes) -> bool:

@@ -92,7 +92,9 @@ def parse_rows(
         try:
             values.extend(map(float, fields[1:]))
         except ValueError as error:
-            raise UserError(f"{path}, row {number}: {error}, expected a number") from None
+            raise UserError(
+                f"{path}, row {number}: {error}, expected an image and {len(columns)} numbers"
+            ) from None
         names.append(rename(fields[0].strip()))
         numbers.append(number)
     if not names:
