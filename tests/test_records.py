@@ -156,7 +156,7 @@ def test_detections_fill_what_is_not_annotated(mtfl_tree, celeba_tree, tmp_path)
 
     face = "1,2,30,40,0.9,5,6,7,8,9,10,11,12,13,14"
     # Landmarks are annotated in both sets, boxes in neither.
-    name = sorted(path.name for path in (celeba_tree / "img_align_celeba").iterdir())[0]
+    name = min(path.name for path in (celeba_tree / "img_align_celeba").iterdir())
     plain = build("celeba", celeba_tree, tmp_path / "plain")
     joined = build(
         "celeba", celeba_tree, tmp_path / "joined", detections=table("a.csv", name, face)

@@ -245,17 +245,15 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             )
 
     def _record(self, face: Face, image: bytes) -> dict:
-        box, landmarks = face.box, face.landmarks
+        detected_box = detected_landmarks = None
         if face.filename in self._detected:
             self.joined += 1
             detected_box, detected_landmarks = self._detected[face.filename]
-            box = detected_box if box is None else box
-            landmarks = detected_landmarks if landmarks is None else landmarks
         record = {
             "image": image,
             "filename": os.fsencode(face.filename),
-            "box": np.full(4, np.nan, np.float32) if box is None else np.float32(box),
-            "landmarks": LANDMARKS.unknown() if landmarks is None else np.float32(landmarks),
+            "box": _first_known(face.box, detected_box, np.full(4, np.nan)),
+            "landmarks": _first_known(face.landmarks, detected_landmarks, LANDMARKS.unknown()),
             "identity": face.identity,
         }
         labels = {
@@ -263,6 +261,12 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             for task in self._stored_tasks()
         }
         return record | ({"tasks": labels} if labels else {})
+
+
+def _first_known(*values) -> np.ndarray:
+    """The first of several that holds a number, or else the last."""
+    known = (value for value in values if value is not None and not np.isnan(value).all())
+    return np.float32(next(known, values[-1]))
 
 
 class _SameBytesWriter(writer.ExampleWriter):
