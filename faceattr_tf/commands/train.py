@@ -1,0 +1,115 @@
+"""faceattr-train: train a recipe in a workdir, or continue there.
+
+  faceattr-train --config=resnet_small_mtfl --records=RECORDS[,RECORDS…] --workdir=WORKDIR
+  faceattr-train --config=… --workdir=… --config.data.batch_size=32 \\
+      '--config.phases[0].learning_rate=0.01'
+  faceattr-train --config=… --records=… --dry_run
+
+Called again with the same flags it continues from the last checkpoint. A field of the recipe is
+changed with --config.FIELD=VALUE; a tuple is written as Python writes it.
+"""
+
+import dataclasses
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from data_pipelines.command_line import run_command
+from data_pipelines.errors import UserError
+from faceattr_tf.configs import RECIPES, Recipe, create_recipe
+
+
+def define_flags(values: flags.FlagValues):
+    """Declares this command's flags; returns the one that holds the recipe."""
+    config = config_flags.DEFINE_config_dataclass(
+        "config", Recipe(), "name of a recipe", flag_values=values, parse_fn=create_recipe
+    )
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_list("records", [], "folders of records, with commas", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "describe the run, then over-fit one batch; no workdir is "
+                      "needed or touched", flag_values=values)
+    flags.DEFINE_bool("progress", True, "show a progress bar", flag_values=values)
+    return config
+
+
+def parse(arguments: list[str]) -> tuple[Recipe, flags.FlagValues]:
+    """The recipe and the other flags of a command line.
+
+    Raises:
+        UserError: a flag, recipe, field or value does not exist.
+    """
+    values = flags.FlagValues()
+    holder = define_flags(values)
+    try:
+        rest = values([sys.argv[0], *arguments])[1:]
+    except KeyError as error:
+        raise UserError(
+            f"the recipe has no field {error.args[0]!r}; --help lists the fields"
+        ) from None
+    except (flags.Error, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if rest:
+        raise UserError(f"argument {rest[0]!r} is no flag; --help shows the flags")
+    recipe = holder.value
+    if not recipe.name:
+        raise UserError(f"--config is missing; there are: {', '.join(sorted(RECIPES))}")
+    if values.records:
+        recipe.data.records = tuple(values.records)
+    return recipe, values
+
+
+def help_text() -> str:
+    """What `--help` prints: usage, recipes, flags, and the fields of a recipe."""
+    lines = [__doc__.strip(), "", "recipes:"]
+    for name, recipe in sorted(RECIPES.items()):
+        lines.append(f"  {name:28}{recipe.__doc__.splitlines()[0]}")
+    lines += ["", "flags:"]
+    values = flags.FlagValues()
+    define_flags(values)
+    for name in ("config", "records", "workdir", "dry_run", "progress"):
+        lines.append(f"  --{name:26}{values[name].help}")
+    lines += ["", "fields of --config and their defaults:"]
+    lines += [f"  --config.{path}={value!r}" for path, value in fields_of(create_recipe("smoke"))]
+    return "\n".join(lines)
+
+
+def fields_of(value, path: str = ""):
+    """Every plain field below a recipe, as `(path, value)`."""
+    for field in dataclasses.fields(value):
+        item, name = getattr(value, field.name), path + field.name
+        if dataclasses.is_dataclass(item):
+            yield from fields_of(item, f"{name}.")
+        elif isinstance(item, tuple) and item and dataclasses.is_dataclass(item[0]):
+            yield from fields_of(item[0], f"{name}[0].")
+        else:
+            yield name, item
+
+
+def main() -> None:
+    """Parses flags and trains."""
+    arguments = sys.argv[1:]
+    if {"--help", "-h", "-help"} & set(arguments):
+        print(help_text())
+        return
+    recipe, values = parse(arguments)
+    if values.dry_run:
+        from faceattr_tf.dry_run import dry_run
+
+        dry_run(recipe)
+        return
+    if not values.workdir:
+        raise UserError("--workdir is missing: the folder of the run")
+    from faceattr_tf.train import train_and_evaluate
+
+    best = train_and_evaluate(recipe, values.workdir, progress=values.progress)
+    print(f"best at step {best['step']}; {values.workdir} is ready for faceattr-evaluate")
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_command("faceattr-train", main))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,39 @@
+"""Recipes: named functions that give a complete, typed configuration of a run.
+
+Each docstring holds the paper, the command, and the result measured beside the one published.
+"""
+
+from collections.abc import Callable
+
+from faceattr_tf.configs import cascade_cnn, resnet_small, smoke, tcdcn
+from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "cascade_cnn_mtfl": cascade_cnn.mtfl,
+    "cascade_cnn_mtfl_best": cascade_cnn.mtfl_best,
+    "resnet_small_celeba": resnet_small.celeba,
+    "resnet_small_celeba_best": resnet_small.celeba_best,
+    "resnet_small_mtfl": resnet_small.mtfl,
+    "resnet_small_mtfl_best": resnet_small.mtfl_best,
+    "smoke": smoke.smoke,
+    "tcdcn_celeba": tcdcn.celeba,
+    "tcdcn_mtfl": tcdcn.mtfl,
+    "tcdcn_mtfl_best": tcdcn.mtfl_best,
+    "tcdcn_multitask_mtfl": tcdcn.multitask_mtfl,
+    "tcdcn_multitask_mtfl_best": tcdcn.multitask_mtfl_best,
+}
+
+__all__ = ["RECIPES", "Data", "Model", "Phase", "Recipe", "TaskConfig", "create_recipe"]
+
+
+def create_recipe(name: str) -> Recipe:
+    """The recipe of that name, ready to be changed by flags.
+
+    Raises:
+        ValueError: there is none; the message lists those that exist.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"there is no recipe {name!r}; there are: {', '.join(sorted(RECIPES))}")
+    recipe = RECIPES[name]()
+    recipe.name = name
+    return recipe

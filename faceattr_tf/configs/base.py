@@ -1,0 +1,193 @@
+"""What a recipe is made of: typed dataclasses that become command-line flags and `config.json`.
+
+A recipe holds everything that decides a run: data, tasks, model and a tuple of phases over one
+training loop. The dataclasses are mutable so that flags can change single fields
+(`--config.phases[0].learning_rate=0.001`); nothing changes them after the run has begun.
+"""
+
+import dataclasses
+import types
+import typing
+
+from data_pipelines.augment import Augment
+from data_pipelines.errors import UserError
+from data_pipelines.geometry import Crop
+
+
+@dataclasses.dataclass
+class Data:
+    """Which records a run reads, and how an image becomes the network's input.
+
+    Attributes:
+        records: folders that `faceattr-data build` wrote; several are sampled together.
+        weights: sampling weight per folder; empty means in proportion to the number of examples.
+        validation_share: share of the training split that is set aside for validation where the
+            records have no validation split of their own.
+        crop: what the network sees of an image; stored with the model.
+        augment: random changes of training images.
+        batch_size: examples per step over all replicas and workers.
+        cache: keep the encoded examples in memory after the first epoch.
+    """
+
+    records: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    validation_share: float = 0.0
+    crop: Crop = dataclasses.field(default_factory=Crop)
+    augment: Augment = dataclasses.field(default_factory=Augment)
+    batch_size: int = 64
+    cache: bool = True
+
+
+@dataclasses.dataclass
+class TaskConfig:
+    """One task of the data set that the model learns.
+
+    Attributes:
+        name: the task's name in the records.
+        labels: the labels to learn; empty means all.
+        weight: weight of the task's loss.
+        loss: name in `faceattr_tf.losses.LOSSES`; empty means the usual one of the task's kind.
+        label_smoothing: share of probability moved away from the given label.
+        balance_labels: weight yes and no of every label by their frequency in the training split.
+        stop_window: epochs `k` of task-wise early stopping (Zhang et al., ECCV 2014, section 3.3);
+            0 means that the task is never stopped.
+        stop_threshold: the `epsilon` beyond which the task stops.
+        stop_scale: the `lambda` that scales the generalisation error.
+    """
+
+    name: str = ""
+    labels: tuple[str, ...] = ()
+    weight: float = 1.0
+    loss: str = ""
+    label_smoothing: float = 0.0
+    balance_labels: bool = False
+    stop_window: int = 0
+    stop_threshold: float = 1.0
+    stop_scale: float = 1.0
+
+
+@dataclasses.dataclass
+class Model:
+    """Which network of `faceattr_tf.models.MODELS` is built, and how wide and deep.
+
+    Attributes:
+        name: name in the registry.
+        width: multiplier of the channel numbers.
+        dropout: rate ahead of the heads.
+        options: further `(name, value)` pairs of the network's build function.
+    """
+
+    name: str = "resnet_small"
+    width: float = 1.0
+    dropout: float = 0.0
+    options: tuple[tuple[str, typing.Any], ...] = ()
+
+
+@dataclasses.dataclass
+class Phase:
+    """A stretch of training with one optimizer and one learning-rate schedule.
+
+    Attributes:
+        name: shown in logs.
+        epochs: length in passes over the training examples; used where `steps` is 0.
+        steps: length in steps.
+        optimizer: `sgd`, `rmsprop`, `adam` or `adamw`.
+        learning_rate: initial (after warm-up: peak) learning rate.
+        schedule: `constant`, `piecewise` or `cosine`.
+        boundaries: for `piecewise`: shares of the phase (0 to 1) at which the rate drops.
+        decay: for `piecewise`: factor of every drop; for `cosine`: final share of the rate.
+        warmup: share of the phase over which the rate grows linearly from 0 (`cosine`).
+        momentum: of `sgd` and `rmsprop`.
+        epsilon: of `rmsprop`, `adam` and `adamw`.
+        weight_decay: decoupled decay of kernels; biases and normalisation are left alone.
+        clip_norm: largest norm of the gradient over all variables; 0 means no limit.
+        trainable: regular expression of variable paths that train; empty means all.
+    """
+
+    name: str = "train"
+    epochs: float = 0.0
+    steps: int = 0
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    boundaries: tuple[float, ...] = ()
+    decay: float = 0.1
+    warmup: float = 0.0
+    momentum: float = 0.9
+    epsilon: float = 1e-7
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    trainable: str = ""
+
+
+@dataclasses.dataclass
+class Recipe:
+    """Everything that decides a run.
+
+    Attributes:
+        name: name in `faceattr_tf.configs.RECIPES`.
+        seed: of initial weights, order of examples, augmentation and dropout.
+        data: records, crop, augmentation, batch.
+        tasks: what is learned; empty means every task of the first record set.
+        model: the network.
+        phases: the stretches of training, in order.
+        average: decay of the exponential moving average of the weights; 0 means none. With it,
+            validation, the best model, evaluation and export all use the averaged weights.
+        precision: `float32`, `mixed_bfloat16` or `mixed_float16`.
+        strategy: `default` (one device), `mirrored` (all GPUs), `multi_worker` (machines named by
+            `TF_CONFIG`) or `tpu`.
+        warm_start: workdir whose model gives the initial weights where name and shape agree.
+        evaluate_every: epochs between validations.
+        checkpoint_every: steps between checkpoints; there is one after every validation, too.
+        log_every: steps between rows of `metrics.jsonl`.
+        best_metric: `task/metric` on validation by which the best model is kept, or `loss`.
+    """
+
+    name: str = ""
+    seed: int = 0
+    data: Data = dataclasses.field(default_factory=Data)
+    tasks: tuple[TaskConfig, ...] = ()
+    model: Model = dataclasses.field(default_factory=Model)
+    phases: tuple[Phase, ...] = ()
+    average: float = 0.0
+    precision: str = "float32"
+    strategy: str = "default"
+    warm_start: str = ""
+    evaluate_every: float = 1.0
+    checkpoint_every: int = 500
+    log_every: int = 20
+    best_metric: str = "loss"
+
+    def to_dict(self) -> dict:
+        """A JSON-ready copy, the inverse of `from_dict`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> "Recipe":
+        """The recipe that `to_dict` described.
+
+        Raises:
+            UserError: a field is missing or unknown.
+        """
+        return _from_dict(cls, fields, "config")
+
+
+def _from_dict(kind, value, where: str):
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        wrong = set(value) ^ {field.name for field in dataclasses.fields(kind)}
+        if wrong:
+            raise UserError(
+                f"{where}: field {sorted(wrong)[0]!r} is missing or unknown to this version"
+            )
+        return kind(**{key: _from_dict(hints[key], value[key], f"{where}.{key}") for key in value})
+    origin, parameters = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        of = parameters if Ellipsis not in parameters else [parameters[0]] * len(value)
+        return tuple(
+            _from_dict(part, item, f"{where}[{index}]")
+            for index, (part, item) in enumerate(zip(of, value, strict=True))
+        )
+    if origin in (typing.Union, types.UnionType) or isinstance(value, list):
+        return tuple(value) if isinstance(value, list) else value
+    return value

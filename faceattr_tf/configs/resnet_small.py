@@ -1,0 +1,111 @@
+"""The compact residual network: the baseline that every paper's network is compared with."""
+
+from data_pipelines.augment import Augment
+from data_pipelines.geometry import Crop
+from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
+
+
+def mtfl() -> Recipe:
+    """All MTFL tasks on landmark-framed 80x80 crops with mild distortions.
+
+    `faceattr-train --config=resnet_small_mtfl --records=MTFL --workdir=WORKDIR`
+    """
+    return Recipe(
+        data=Data(
+            crop=Crop(kind="box", height=80, width=80, margin=0.4),
+            augment=Augment(flip=True, shift=0.05, rotate=5.0, scale=0.08, brightness=0.1),
+            batch_size=64,
+            validation_share=0.1,
+        ),
+        tasks=(
+            TaskConfig("attributes", weight=1.0),
+            TaskConfig("pose", weight=0.5),
+            TaskConfig("landmarks", weight=1.0),
+        ),
+        model=Model("resnet_small"),
+        phases=(
+            Phase(epochs=30.0, learning_rate=2e-3, schedule="cosine", warmup=0.05, decay=0.0,
+                  weight_decay=0.02),
+        ),
+        precision="mixed_bfloat16",
+        best_metric="attributes/accuracy",
+    )
+
+
+def mtfl_best() -> Recipe:
+    """The same with aligned faces, stronger distortions, averaged weights, a regularised head.
+
+    `faceattr-train --config=resnet_small_mtfl_best --records=MTFL --workdir=WORKDIR`
+    """
+    return Recipe(
+        data=Data(
+            crop=Crop(kind="align", height=80, width=80, margin=0.15),
+            augment=Augment(
+                flip=True, shift=0.06, rotate=10.0, scale=0.12, brightness=0.15, contrast=0.25,
+                saturation=0.2, grey=0.15, cutout=0.3,
+            ),
+            batch_size=64,
+            validation_share=0.1,
+        ),
+        tasks=(
+            TaskConfig("attributes", weight=1.0, label_smoothing=0.05),
+            TaskConfig("pose", weight=0.3, label_smoothing=0.05),
+            TaskConfig("landmarks", weight=0.5, loss="wing"),
+        ),
+        model=Model("resnet_small", dropout=0.3, options=(("pooling", "depthwise"),)),
+        phases=(
+            Phase(epochs=50.0, learning_rate=3e-3, schedule="cosine", warmup=0.05, decay=0.0,
+                  weight_decay=0.05, clip_norm=5.0),
+        ),
+        average=0.999,
+        precision="mixed_bfloat16",
+        best_metric="attributes/accuracy",
+    )
+
+
+def celeba() -> Recipe:
+    """CelebA's 40 attributes on the aligned images, mild distortions.
+
+    `faceattr-train --config=resnet_small_celeba --records=CELEBA --workdir=WORKDIR`
+    """
+    return Recipe(
+        data=Data(
+            crop=Crop(height=100, width=84),
+            augment=Augment(flip=True, shift=0.04, brightness=0.1),
+            batch_size=64,
+        ),
+        tasks=(TaskConfig("attributes"),),
+        model=Model("resnet_small"),
+        phases=(
+            Phase(epochs=20.0, learning_rate=2e-3, schedule="cosine", warmup=0.05, decay=0.0,
+                  weight_decay=0.02),
+        ),
+        precision="mixed_bfloat16",
+        best_metric="attributes/average_precision",
+    )
+
+
+def celeba_best() -> Recipe:
+    """The same with stronger distortions, averaged weights and a head that knows where it looks.
+
+    `faceattr-train --config=resnet_small_celeba_best --records=CELEBA --workdir=WORKDIR`
+    """
+    return Recipe(
+        data=Data(
+            crop=Crop(height=96, width=80),
+            augment=Augment(
+                flip=True, shift=0.05, rotate=7.0, scale=0.1, brightness=0.1, contrast=0.15,
+                saturation=0.15, cutout=0.3,
+            ),
+            batch_size=64,
+        ),
+        tasks=(TaskConfig("attributes"),),
+        model=Model("resnet_small", dropout=0.3, options=(("pooling", "depthwise"),)),
+        phases=(
+            Phase(epochs=60.0, learning_rate=3e-3, schedule="cosine", warmup=0.05, decay=0.0,
+                  weight_decay=0.05, clip_norm=5.0),
+        ),
+        average=0.999,
+        precision="mixed_bfloat16",
+        best_metric="attributes/average_precision",
+    )

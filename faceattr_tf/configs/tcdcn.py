@@ -1,0 +1,119 @@
+"""TCDCN: the paper's own run, the multi-task network of the works that it cites, and better ones."""
+
+from data_pipelines.augment import Augment
+from data_pipelines.geometry import Crop
+from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
+
+
+def mtfl() -> Recipe:
+    """KTH-MTFL, section 4.2: TCDCN for the attribute smile, 150x150 around the nose.
+
+    The paper gives learning rate 1e-4, 45 epochs, 80 % of `training.txt` for training and 20 % for
+    validation, no distortions; it does not name optimizer (Adam here) and batch size (64 here).
+
+    `faceattr-train --config=tcdcn_mtfl --records=MTFL --workdir=WORKDIR`
+    """
+    return Recipe(
+        data=Data(
+            crop=Crop(kind="nose", height=150, width=150, window=150.0),
+            batch_size=64,
+            validation_share=0.2,
+        ),
+        tasks=(TaskConfig("attributes", labels=("Smiling",)),),
+        model=Model("tcdcn"),
+        phases=(Phase(epochs=45.0, optimizer="adam", learning_rate=1e-4),),
+        best_metric="attributes/accuracy",
+    )
+
+
+def mtfl_best() -> Recipe:
+    """The same network with what the paper names as future work: distortions, all tasks jointly.
+
+    `faceattr-train --config=tcdcn_mtfl_best --records=MTFL --workdir=WORKDIR`
+    """
+    recipe = multitask_mtfl_best()
+    recipe.data.crop = Crop(kind="align", height=96, width=96, margin=0.15)
+    return recipe
+
+
+def multitask_mtfl() -> Recipe:
+    """Zhang et al. (ECCV 2014): landmarks as main task, attributes and pose as related tasks.
+
+    60x60 input framed by the landmarks; each related task is stopped when it begins to over-fit.
+    The paper's own learning rates are those of its time; Adam 1e-3 with a cosine is a choice, as
+    are the loss weights.
+
+    `faceattr-train --config=tcdcn_multitask_mtfl --records=MTFL --workdir=WORKDIR`
+    """
+    return Recipe(
+        data=Data(
+            crop=Crop(kind="box", height=60, width=60, margin=0.35),
+            augment=Augment(flip=True, shift=0.08, rotate=10.0, scale=0.1),
+            batch_size=64,
+            validation_share=0.1,
+        ),
+        tasks=(
+            TaskConfig("landmarks", weight=10.0),
+            TaskConfig("attributes", weight=0.3, stop_window=5, stop_threshold=30.0),
+            TaskConfig("pose", weight=0.3, stop_window=5, stop_threshold=30.0),
+        ),
+        model=Model("tcdcn"),
+        phases=(
+            Phase(epochs=30.0, optimizer="adam", learning_rate=1e-3, schedule="cosine", decay=0.01),
+        ),
+        best_metric="landmarks/nme",
+    )
+
+
+def multitask_mtfl_best() -> Recipe:
+    """The multi-task network for its attributes: normalised, distorted, averaged.
+
+    `faceattr-train --config=tcdcn_multitask_mtfl_best --records=MTFL --workdir=WORKDIR`
+    """
+    return Recipe(
+        data=Data(
+            crop=Crop(kind="align", height=60, width=60, margin=0.15),
+            augment=Augment(
+                flip=True, shift=0.06, rotate=10.0, scale=0.12, brightness=0.15, contrast=0.2,
+                saturation=0.2, grey=0.15, cutout=0.25,
+            ),
+            batch_size=64,
+            validation_share=0.1,
+        ),
+        tasks=(
+            TaskConfig("attributes", weight=1.0),
+            TaskConfig("pose", weight=0.3),
+            TaskConfig("landmarks", weight=1.0, loss="wing"),
+        ),
+        model=Model("tcdcn", dropout=0.3, options=(("batch_normalization", True),)),
+        phases=(
+            Phase(
+                epochs=40.0,
+                learning_rate=2e-3,
+                schedule="cosine",
+                warmup=0.05,
+                decay=0.0,
+                weight_decay=0.05,
+                clip_norm=5.0,
+            ),
+        ),
+        average=0.999,
+        precision="mixed_bfloat16",
+        best_metric="attributes/accuracy",
+    )
+
+
+def celeba() -> Recipe:
+    """TCDCN on CelebA's 40 attributes, aligned images as they are.
+
+    `faceattr-train --config=tcdcn_celeba --records=CELEBA --workdir=WORKDIR`
+    """
+    return Recipe(
+        data=Data(crop=Crop(height=72, width=60), augment=Augment(flip=True), batch_size=64),
+        tasks=(TaskConfig("attributes"),),
+        model=Model("tcdcn", dropout=0.5),
+        phases=(
+            Phase(epochs=20.0, optimizer="adam", learning_rate=1e-3, schedule="cosine", decay=0.01),
+        ),
+        best_metric="loss",
+    )

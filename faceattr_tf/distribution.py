@@ -1,0 +1,75 @@
+"""Where a run computes: one device, all GPUs, several machines, a TPU."""
+
+import os
+import tempfile
+
+import tensorflow as tf
+
+from data_pipelines.errors import UserError
+
+STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
+
+
+def create_strategy(name: str) -> tf.distribute.Strategy:
+    """The strategy of that name; `multi_worker` reads the cluster from `TF_CONFIG`.
+
+    Raises:
+        UserError: no such strategy, no cluster, or no TPU within reach.
+    """
+    if name == "default":
+        return tf.distribute.get_strategy()
+    if name == "mirrored":
+        return tf.distribute.MirroredStrategy()
+    if name == "multi_worker":
+        if not os.environ.get("TF_CONFIG"):
+            raise UserError("strategy multi_worker: TF_CONFIG has to name the cluster and the task")
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if name == "tpu":
+        try:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+        except (ValueError, tf.errors.OpError) as error:
+            raise UserError(f"strategy tpu: no TPU was found ({error})") from error
+        return tf.distribute.TPUStrategy(resolver)
+    raise UserError(f"strategy {name!r} is none of {', '.join(STRATEGIES)}")
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes the workdir."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not getattr(resolver, "task_type", None):
+        return True
+    if resolver.task_type == "chief":
+        return True
+    has_chief = "chief" in resolver.cluster_spec().as_dict()
+    return resolver.task_type == "worker" and resolver.task_id == 0 and not has_chief
+
+
+def distribute(strategy, create_batches, batch_size: int):
+    """Batches for every replica of this process.
+
+    Every worker walks through the same stream and decodes its own slice of each global batch, so
+    the examples of a step do not depend on how many workers share it.
+
+    Args:
+        strategy: from `create_strategy`.
+        create_batches: `(worker index, workers) -> tf.data.Dataset` of that worker's slices.
+        batch_size: examples per step over all replicas.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1 and strategy.cluster_resolver is None:
+        return create_batches(0, 1)
+    if batch_size % replicas:
+        raise UserError(f"batch_size {batch_size} is no multiple of the {replicas} replicas")
+
+    def worker_batches(context):
+        batches = create_batches(context.input_pipeline_id, context.num_input_pipelines)
+        return batches.rebatch(batch_size // replicas)
+
+    return strategy.distribute_datasets_from_function(worker_batches)
+
+
+def checkpoint_folder(strategy, folder: str) -> str:
+    """Where this process saves: saving is collective, but only the chief's files are kept."""
+    if is_chief(strategy):
+        return folder
+    return tempfile.mkdtemp(prefix="faceattr-worker-")

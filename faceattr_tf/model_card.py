@@ -1,0 +1,54 @@
+"""The model card of a run: what it was trained on, how well it does, where it ends."""
+
+from faceattr_tf.configs.base import Recipe
+
+_LIMITS = """\
+- The labels are the annotators' judgements of pictures, not facts about people; attributes such as
+  `Attractive` or `Male` carry the views of those who labelled them.
+- Accuracy differs between groups of people, poses, light and cameras. Measure it on data of the
+  intended use with `faceattr-evaluate` before relying on it.
+- Probabilities were calibrated on the validation split; on other data they may be off.
+- The network expects the crop below. Other crops give other, usually worse, numbers.
+- Not for decisions about persons, identification or surveillance."""
+
+
+def model_card(recipe: Recipe, metadata: dict, parameters: int) -> str:
+    """Markdown: data and licences, model, validation metrics, limits.
+
+    Args:
+        recipe: the recipe as resolved.
+        metadata: the workdir's metadata with the best validation row in `best`.
+        parameters: number of the model's parameters.
+    """
+    best = metadata["best"]
+    lines = [f"# Model card: {recipe.name}", "", "## Model", ""]
+    lines.append(
+        f"`{recipe.model.name}`, {parameters:,} parameters, trained for {metadata['steps']:,} steps "
+        f"of {recipe.data.batch_size} images, seed {recipe.seed}; this is the model of step "
+        f"{best['step']:,}, the best by `{recipe.best_metric}` on validation."
+    )
+    if recipe.warm_start:
+        lines.append(f"Initial weights came from `{recipe.warm_start}`; its licence applies too.")
+    crop = ", ".join(f"{key} {value}" for key, value in metadata["crop"].items())
+    lines += ["", f"Input: RGB in 0…255, cropped by: {crop}.", "", "Predicts:", ""]
+    for task in metadata["tasks"]:
+        lines.append(f"- `{task['name']}` ({task['kind']}): {', '.join(task['labels'])}")
+    lines += ["", "## Data", "", "| records | splits | licence |", "|---|---|---|"]
+    for records in metadata["records"]:
+        splits = ", ".join(f"{name} {count:,}" for name, count in records["splits"].items())
+        lines.append(f"| {records['name']} | {splits} | {records['licence'] or 'not stated'} |")
+    lines += [
+        "",
+        "The weights inherit the terms of the data: images that are licensed for research only give",
+        "a model for research only.",
+        "",
+        "## Validation",
+        "",
+        "| metric | value |",
+        "|---|---|",
+    ]
+    for name, value in best.items():
+        if name.startswith("validation/"):
+            lines.append(f"| {name.removeprefix('validation/')} | {value:.4f} |")
+    lines += ["", "## Limits", "", _LIMITS, ""]
+    return "\n".join(lines)

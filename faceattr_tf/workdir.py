@@ -1,0 +1,156 @@
+"""The folder of a run: all that evaluation, prediction and export need, and nothing else."""
+
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterable
+
+from data_pipelines.errors import UserError
+from data_pipelines.geometry import Crop
+from data_pipelines.tasks import Task
+from faceattr_tf.configs.base import Recipe
+
+
+class Workdir:
+    """Reads and writes the files of one run.
+
+    | file | holds |
+    |---|---|
+    | `config.json` | the recipe as resolved |
+    | `metadata.json` | tasks, crop, input shape, record sets, majority classes, best step |
+    | `model.keras` | the best model by the recipe's validation metric |
+    | `calibration.json` | temperature and thresholds per task, chosen on validation |
+    | `metrics.jsonl` | one row per logged step or validation |
+    | `checkpoints/` | model, optimizer, step: what an interrupted run continues from |
+    | `tensorboard/` | the same curves for TensorBoard |
+    | `model_card.md` | data, licences, metrics, limits |
+
+    Every file is written to a temporary name and moved, so that an interrupted run leaves either
+    the old or the new one.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+
+    def __repr__(self):
+        return f"Workdir({str(self.path)!r})"
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> "Workdir":
+        """The workdir of an existing run.
+
+        Raises:
+            UserError: the folder is missing or no run wrote it.
+        """
+        workdir = cls(path)
+        if not workdir.path.is_dir():
+            raise UserError(f"workdir {path} does not exist")
+        for name in ("config.json", "metadata.json"):
+            if not (workdir.path / name).is_file():
+                raise UserError(f"workdir {path} holds no {name}: faceattr-train writes it")
+        return workdir
+
+    def recipe(self) -> Recipe:
+        """The recipe as it was resolved when the run began."""
+        return Recipe.from_dict(self._read_json("config.json"))
+
+    def metadata(self) -> dict:
+        """Tasks, crop, input shape, record sets, majority classes and the best step."""
+        return self._read_json("metadata.json")
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What the model predicts, in the order of its heads."""
+        return tuple(Task.from_dict(fields) for fields in self.metadata()["tasks"])
+
+    @property
+    def crop(self) -> Crop:
+        """What the model sees of an image."""
+        return Crop.from_dict(self.metadata()["crop"])
+
+    def load_model(self):
+        """The best model so far, a `keras.Model` in float32 (averaged weights where used).
+
+        Raises:
+            UserError: there is no model yet, or its file is damaged.
+        """
+        import keras
+
+        import faceattr_tf.layers  # noqa: F401 - registers what the file may hold
+
+        file = self.path / "model.keras"
+        if not file.is_file():
+            raise UserError(f"{file} does not exist: the run has not validated a model yet")
+        try:
+            return keras.saving.load_model(file, compile=False)
+        except Exception as error:  # Keras raises whatever the damaged part happens to cause.
+            raise UserError(f"{file} is no readable Keras model: {_first_line(error)}") from error
+
+    def save_model(self, model) -> None:
+        """Makes `model` the best one."""
+        self._replace("model.keras", model.save)
+
+    def calibration(self) -> dict:
+        """Per task its `temperature` and, for yes/no attributes, one threshold per label."""
+        if (self.path / "calibration.json").is_file():
+            return self._read_json("calibration.json")
+        return {
+            task.name: {"temperature": 1.0, "thresholds": [0.5] * len(task.labels)}
+            for task in self.tasks
+        }
+
+    def metrics_log(self) -> list[dict]:
+        """The rows of `metrics.jsonl`, oldest first; a last row cut short by a crash is left out."""
+        file = self.path / "metrics.jsonl"
+        if not file.is_file():
+            return []
+        rows = []
+        for line in file.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def write_metrics_log(self, rows: Iterable[dict]) -> None:
+        """Replaces `metrics.jsonl`."""
+        self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def append_metrics(self, row: dict) -> None:
+        """Adds a row to `metrics.jsonl`."""
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def write_json(self, name: str, value) -> None:
+        """Writes `value` as the JSON file `name`."""
+        self.write_text(name, json.dumps(value, indent=1) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes the text file `name`."""
+        self._replace(name, lambda file: pathlib.Path(file).write_text(text))
+
+    def _read_json(self, name: str):
+        file = self.path / name
+        try:
+            return json.loads(file.read_text())
+        except FileNotFoundError:
+            raise UserError(f"workdir {self.path} holds no {name}") from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file} is no JSON: {error}") from None
+
+    def _replace(self, name: str, write) -> None:
+        # The temporary name keeps the ending, by which Keras chooses its format.
+        handle, temporary = tempfile.mkstemp(dir=self.path, prefix=".", suffix="-" + name)
+        os.close(handle)
+        try:
+            write(temporary)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, self.path / name)
+        except BaseException:
+            pathlib.Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,69 @@
+"""Tiny data sets drawn once per test session, and records built from them."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest  # noqa: E402
+
+REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items):
+    """Skips tests on real faces where these are absent."""
+    if not REAL_DATA.is_dir():
+        absent = pytest.mark.skip(reason="../shared/data is absent")
+        for item in items:
+            if "real_data" in item.keywords:
+                item.add_marker(absent)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    """The folder of real faces (research only; nothing of it enters the repository)."""
+    return REAL_DATA
+
+
+def _draw(tmp_path_factory, dataset, **options):
+    from data_pipelines import synth
+
+    folder = tmp_path_factory.mktemp("drawn") / dataset
+    synth.draw(dataset, folder, seed=1, **options)
+    return folder
+
+
+def _build(tmp_path_factory, dataset, source):
+    from data_pipelines.records import build
+
+    return build(dataset, source, tmp_path_factory.mktemp("records") / dataset)
+
+
+@pytest.fixture(scope="session")
+def celeba_tree(tmp_path_factory):
+    """A drawn folder in CelebA's official layout."""
+    return _draw(tmp_path_factory, "celeba", images=80)
+
+
+@pytest.fixture(scope="session")
+def mtfl_tree(tmp_path_factory):
+    """A drawn folder in MTFL's layout."""
+    return _draw(tmp_path_factory, "mtfl", images=80)
+
+
+@pytest.fixture(scope="session")
+def lfwa_tree(tmp_path_factory):
+    """A drawn folder in LFWA's layout."""
+    return _draw(tmp_path_factory, "lfwa", images=80)
+
+
+@pytest.fixture(scope="session")
+def celeba_records(tmp_path_factory, celeba_tree):
+    """Records of `celeba_tree`."""
+    return _build(tmp_path_factory, "celeba", celeba_tree)
+
+
+@pytest.fixture(scope="session")
+def mtfl_records(tmp_path_factory, mtfl_tree):
+    """Records of `mtfl_tree`."""
+    return _build(tmp_path_factory, "mtfl", mtfl_tree)
