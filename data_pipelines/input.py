@@ -280,7 +280,7 @@ def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
     }
     for task in tasks:
         if task.kind != "landmarks":
-            dtype = tf.int64 if task.label_dtype == "int8" else tf.float32
+            dtype = tf.float32 if task.label_dtype == "float32" else tf.int64
             spec[f"tasks/{task.name}"] = tf.io.RaggedFeature(dtype)
 
     def parse(serialised, source):
@@ -322,7 +322,7 @@ def _joined(task, stored, places):
     """Labels of the model's task, `[B, n]` or `[B]`, from those stored in ragged rows."""
     import tensorflow as tf
 
-    integer = task.label_dtype == "int8"
+    integer = task.label_dtype != "float32"
     unknown = tf.constant(UNKNOWN if integer else np.nan, tf.int32 if integer else tf.float32)
     stored = tf.cast(stored, unknown.dtype).to_tensor(unknown)
     # A column of unknowns in front takes the labels that a source does not have.

@@ -88,7 +88,9 @@ class Task:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise ValueError(f"task {self.name!r}: kind {self.kind!r} is none of {', '.join(KINDS)}")
+            raise ValueError(
+                f"task {self.name!r}: kind {self.kind!r} is none of {', '.join(KINDS)}"
+            )
         if not self.labels:
             raise ValueError(f"task {self.name!r}: it needs at least one label")
         repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
@@ -113,12 +115,17 @@ class Task:
 
     @property
     def label_dtype(self) -> str:
-        """`int8` for yes/no and class labels (`UNKNOWN` = -1), `float32` (NaN) for the others."""
+        """Integer for yes/no and class labels (`UNKNOWN` = -1), `float32` (NaN) for the others.
+
+        `int8` unless there are more classes than it can count (people, for instance).
+        """
+        if self.kind == "multiclass" and len(self.labels) > 128:
+            return "int32"
         return "int8" if self.kind in ("multilabel", "multiclass") else "float32"
 
     def unknown(self) -> np.ndarray:
         """The label of an example of which this task knows nothing."""
-        fill = UNKNOWN if self.label_dtype == "int8" else math.nan
+        fill = math.nan if self.label_dtype == "float32" else UNKNOWN
         return np.full(self.label_shape, fill, self.label_dtype)
 
     def select(self, labels: Sequence[str]) -> "Task":

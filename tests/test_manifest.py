@@ -1,0 +1,279 @@
+import collections
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from data_pipelines import records
+from data_pipelines.detections import LANDMARK_COLUMNS
+from data_pipelines.errors import UserError
+from data_pipelines.tasks import CELEBA_ATTRIBUTES, LANDMARKS, POSE, Task
+
+
+def draw(folder, names):
+    """Grey pictures, each of its own brightness."""
+    for index, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), np.full((10, 12, 3), 10 + index, np.uint8))
+
+
+def manifest(folder, text, count=4, name="manifest.csv"):
+    """A manifest and the pictures 0.png, 1.png, ... that it may name."""
+    draw(folder, [f"{index}.png" for index in range(count)])
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def build(source, **options):
+    folder = source if source.is_dir() else source.parent
+    target = folder.with_name(f"{folder.name}-records")
+    return records.build("manifest", source, target, overwrite=True, **options)
+
+
+def read(built, split="train"):
+    """The records of a split by filename."""
+    import tensorflow_datasets as tfds
+
+    examples = tfds.builder_from_directory(built.path).as_dataset(split=split)
+    return {example["filename"].decode(): example for example in tfds.as_numpy(examples)}
+
+
+def labels(built, task, split="train"):
+    found = read(built, split)
+    return [found[name]["tasks"][task].tolist() for name in sorted(found)]
+
+
+@pytest.fixture
+def source(tmp_path):
+    return tmp_path / "data"
+
+
+TABLE = """path,Male,smiles,age,race,split,identity
+0.png,yes,1,31.5,White,train,ann
+1.png,No,,nan,,TRAIN,bob
+2.png,TRUE,0,7,Asian,val,
+3.png,0.0,false,,Black,test,ann
+"""
+TASKS = "attributes:multilabel:male=Male,Smiling=smiles;age:regression;race:multiclass"
+
+
+def test_columns_become_labels_by_their_declared_kind(source):
+    built = build(manifest(source, TABLE), tasks=TASKS)
+    assert built.tasks == (
+        Task("attributes", "multilabel", ("Male", "Smiling")),
+        Task("age", "regression", ("age",)),
+        Task("race", "multiclass", ("Asian", "Black", "White")),
+    )
+    assert built.splits == {"test": 1, "train": 2, "validation": 1}
+    assert labels(built, "attributes") == [[1, 1], [0, -1]]
+    assert labels(built, "attributes", "validation") == [[1, 0]]
+    assert labels(built, "attributes", "test") == [[0, 0]]
+    np.testing.assert_array_equal(labels(built, "age"), [[31.5], [np.nan]])
+    assert labels(built, "race") == [2, -1]
+    found = read(built)
+    assert [found[name]["identity"] for name in ("0.png", "1.png")] == [0, 1]
+    assert read(built, "validation")["2.png"]["identity"] == -1
+    assert found["1.png"]["image"].mean() == 11
+    assert np.isnan(found["0.png"]["box"]).all()
+
+
+def test_json_lines_mean_the_same(source):
+    keys, *rows = (line.split(",") for line in TABLE.split())
+    objects = [dict(zip(keys, row, strict=True)) for row in rows]
+    objects[0] |= {"Male": True, "smiles": 1, "age": 31.5}
+    objects[1] |= {"smiles": None, "age": None}
+    del objects[2]["identity"]
+    text = "\n".join(map(json.dumps, objects)) + "\n\n"
+    built = build(manifest(source, text, name="manifest.jsonl"), tasks=TASKS)
+    assert labels(built, "attributes") == [[1, 1], [0, -1]]
+    np.testing.assert_array_equal(labels(built, "age"), [[31.5], [np.nan]])
+    assert built.splits == {"test": 1, "train": 2, "validation": 1}
+
+
+def test_the_source_may_be_the_table_and_its_images_in_a_sub_folder(source):
+    draw(source / "pictures", ["a/ü.png"])
+    table = source / "table.csv"
+    table.write_text("\ufeffpath,happy\r\na\\ü.png,yes\r\n", encoding="utf-8")
+    built = build(table, tasks="mood:multilabel:happy", images="pictures")
+    assert built.splits == {"train": 1}
+    assert list(read(built)) == ["a/ü.png"]
+    same = build(source, tasks="mood:multilabel:happy", images="pictures", manifest="table.csv")
+    assert same.label_counts == built.label_counts
+
+
+def test_a_star_takes_all_of_celebas_attributes(source):
+    text = "path,note,5 o clock shadow,YOUNG\n0.png,?,0,1\n"
+    built = build(manifest(source, text, 1), tasks="attributes:multilabel:*")
+    assert built.task("attributes").labels == ("5_o_Clock_Shadow", "Young")
+    assert labels(built, "attributes") == [[0, 1]]
+
+
+def test_classes_can_be_given_and_poses_know_their_mirror_image(source):
+    text = "path,race,pose,years\n0.png,b,right,10\n1.png,a,left,9\n"
+    tasks = "race:multiclass:race:c,b,a;pose:multiclass;years:multiclass"
+    built = build(manifest(source, text, 2), tasks=tasks)
+    assert built.task("race").labels == ("c", "b", "a")
+    assert built.task("pose") == POSE
+    assert built.task("years").labels == ("9", "10")
+    assert labels(built, "race") == [1, 2]
+    assert labels(built, "pose") == [3, 1]
+
+
+def test_boxes_and_landmarks_are_read_from_the_usual_or_the_given_columns(source):
+    points = ",".join(LANDMARK_COLUMNS)
+    text = (
+        f"path,ok,left,top,width,height,{points}\n"
+        f"0.png,1,1,2,3.5,4,{','.join(map(str, range(10)))}\n"
+        f"1.png,1,,,,,{',' * 9}\n"
+    )
+    built = build(manifest(source, text, 2), tasks="ok:multilabel")
+    found = read(built)
+    assert LANDMARKS in built.tasks
+    np.testing.assert_array_equal(found["0.png"]["box"], [1, 2, 3.5, 4])
+    np.testing.assert_array_equal(found["0.png"]["landmarks"], np.arange(10).reshape(5, 2))
+    assert np.isnan(found["1.png"]["box"]).all()
+    assert np.isnan(found["1.png"]["landmarks"]).all()
+    text = "path,ok,x,y,w,h\n0.png,1,1,2,3,4\n"
+    built = build(manifest(source, text), tasks="ok:multilabel", box="x,y,w,h")
+    np.testing.assert_array_equal(read(built)["0.png"]["box"], [1, 2, 3, 4])
+
+
+def test_what_minus_one_means_has_to_be_said(source):
+    manifest(source, "path,ok\n0.png,-1\n1.png,1\n", 2)
+    with pytest.raises(UserError, match="row 2: ok is '-1', expected .*minus_one"):
+        build(source, tasks="ok:multilabel")
+    assert labels(build(source, tasks="ok:multilabel", minus_one="no"), "ok") == [[0], [1]]
+    assert labels(build(source, tasks="ok:multilabel", minus_one="unknown"), "ok") == [[-1], [1]]
+
+
+def test_shares_are_exact_seeded_and_keep_people_together(source):
+    rows = [f"{index}.png,1,person{index % 10}" for index in range(40)]
+    manifest(source, "\n".join(["path,ok,identity", *rows]), 40)
+    shares = "train:0.7,val:0.1,test:0.2"
+    built = build(source, tasks="ok:multilabel", shares=shares)
+    assert built.splits == {"test": 8, "train": 28, "validation": 4}
+    people = {
+        split: {int(example["identity"]) for example in read(built, split).values()}
+        for split in built.splits
+    }
+    assert {split: len(found) for split, found in people.items()} == {
+        "test": 2,
+        "train": 7,
+        "validation": 1,
+    }
+    assert len(set.union(*people.values())) == 10
+    names = set(built.filenames("test"))
+    assert set(build(source, tasks="ok:multilabel", shares=shares).filenames("test")) == names
+    other = build(source, tasks="ok:multilabel", shares=shares, seed="1")
+    assert set(other.filenames("test")) != names
+
+
+@pytest.mark.parametrize("prefixes", [("",), ("train/", "Val/", "test/")])
+def test_folders_of_classes_need_no_table(source, prefixes):
+    names = [f"{p}{c}/{i}.png" for p in prefixes for c in ("cat", "Dog") for i in (1, 2)]
+    draw(source, [*names, f"{prefixes[0]}stray.png"])
+    built = build(source)
+    assert built.tasks == (Task("class", "multiclass", ("Dog", "cat")),)
+    split_names = ("train", "validation", "test")[: len(prefixes)]
+    assert built.splits == dict.fromkeys(sorted(split_names), 4)
+    for name, example in read(built).items():
+        assert example["tasks"]["class"] == ("cat" in name)
+    assert built.left_out == {"images in no folder of a class": 1}
+
+
+def test_folders_of_more_people_than_a_byte_can_count(source):
+    draw(source, [f"{person:03d}/face.png" for person in range(150)])
+    built = build(source, tasks="identity:multiclass:class", identity="class")
+    found = read(built)
+    for person in (0, 127, 128, 149):
+        example = found[f"{person:03d}/face.png"]
+        assert example["tasks"]["identity"] == example["identity"] == person
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "it has no rows"),
+        ("path,ok\n", "it has no rows"),
+        ("file,ok\n0.png,1\n", "no column 'path'; it has: file, ok"),
+        ("path,ok\n0.png\n", "row 2: 1 fields, expected 2"),
+        ("path,ok,ok\n0.png,1,1\n", "row 1: column 'ok' occurs twice"),
+        ("path,ok,\n0.png,1,1\n", "row 1: a column has no name"),
+        ("path,ok\n0.png,1\n\n1.png,maybe\n", "row 4: ok is 'maybe', expected 1, yes, true"),
+        ("path,ok\n0.png,1\n0.png,0\n", "row 3: image '0.png' is already in row 2"),
+        ("path,ok\n../0.png,1\n", r"row 2: '../0.png' is no path relative"),
+        ("path,ok\n/etc/0.png,1\n", "row 2: '/etc/0.png' is no path relative"),
+        ("path,ok\n9.png,1\n", "9.png is missing"),
+        ("path,ok,split\n0.png,1,\n", "row 2: split is '', expected a split"),
+        ("path,ok,split\n0.png,1,all\n", "row 2: split is 'all'"),
+        ("path,ok,left,top,width,height\n0.png,1,1,1,0,5\n", "row 2: expected a box"),
+        ("path,ok,left,top,width,height\n0.png,1,1,,2,5\n", "row 2: expected a box"),
+        ("path,ok,left,top,width,height\n0.png,1,1,x,2,5\n", "row 2: top is 'x', expected a fin"),
+    ],
+)
+def test_wrong_tables_are_refused_with_their_row(source, text, message):
+    with pytest.raises(UserError, match=message):
+        build(manifest(source, text), tasks="ok:multilabel")
+
+
+@pytest.mark.parametrize("line", ["[1]", '{"path": ["0.png"]}', '{"path": "0.png"', "0.png"])
+def test_wrong_json_lines_are_refused_with_their_row(source, line):
+    manifest(source, f'{{"path": "1.png", "ok": 1}}\n{line}\n', name="manifest.jsonl")
+    with pytest.raises(UserError, match="manifest.jsonl, row 2: expected one JSON object"):
+        build(source, tasks="ok:multilabel")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "option tasks says what the columns are.*columns: path, ok, n"),
+        ({"tasks": "ok"}, "cannot read 'ok'; expected NAME:KIND:COLUMN"),
+        ({"tasks": "ok:yesno"}, "'yesno' in 'ok:yesno' is no kind of task"),
+        ({"tasks": "a b:multilabel:ok"}, "'a b' in .* is no name for a task"),
+        ({"tasks": "landmarks:regression:n"}, "'landmarks' in .* is no name"),
+        ({"tasks": "ok:multilabel:ok:n"}, "cannot read 'ok:multilabel:ok:n'"),
+        ({"tasks": "ok:multilabel:ok,ok"}, "a label is empty or occurs twice"),
+        ({"tasks": "ok:multilabel;ok:regression:n"}, "task 'ok' occurs twice"),
+        ({"tasks": "ok:multilabel:*"}, "no column is called like one of CelebA's"),
+        ({"tasks": "ok:multilabel:gone"}, "no column 'gone'; it has: path, ok, n"),
+        ({"tasks": "n:multiclass:n,ok"}, "expected one column"),
+        ({"tasks": "n:multiclass:n:1,2,1"}, "no class twice"),
+        ({"tasks": "n:multiclass:n:1,2"}, "row 4: n is '3', expected one of 1, 2 or nothing"),
+        ({"tasks": "e:multiclass"}, "column 'e' is empty"),
+        ({"tasks": "ok:multilabel", "identity": "who"}, "no column 'who'"),
+        ({"tasks": "ok:multilabel", "box": "n,n"}, "option box: 2 columns, expected 4"),
+        ({"tasks": "ok:multilabel", "shares": "train:0.5"}, "option shares: 'train:0.5'"),
+        ({"tasks": "ok:multilabel", "shares": "train:0.9,test:0.1"}, "test gets none of 3"),
+        ({"tasks": "ok:multilabel", "shares": "train:1", "seed": "x"}, "option seed: 'x'"),
+        ({"tasks": "ok:multilabel", "images": "../x"}, "option images: '../x' is no path"),
+        ({"tasks": "ok:multilabel", "manifest": "gone.csv"}, "there is no gone.csv"),
+        ({"tasks": "ok:multilabel", "minus_one": "what"}, "minus_one='what' is none of refuse"),
+    ],
+)
+def test_wrong_options_are_refused(source, options, message):
+    manifest(source, "path,ok,n,e\n0.png,1,1,\n1.png,0,2,\n2.png,1,3,\n", 3)
+    with pytest.raises(UserError, match=message):
+        build(source, **options)
+
+
+def test_a_split_column_and_shares_exclude_each_other(source):
+    manifest(source, "path,ok,split\n0.png,1,train\n")
+    with pytest.raises(UserError, match="it has a column of splits, so shares are not used"):
+        build(source, tasks="ok:multilabel", shares="train:1")
+
+
+def test_a_folder_without_a_table_or_classes_is_refused(source):
+    draw(source, ["0.png"])
+    with pytest.raises(UserError, match="neither manifest.csv nor manifest.jsonl nor folders"):
+        build(source)
+
+
+def test_the_drawn_manifest_is_read(tmp_path):
+    from data_pipelines import synth
+
+    source = synth.draw("manifest", tmp_path / "data", images=20, seed=3)
+    built = build(source, tasks="attributes:multilabel:*;age:regression;pose:multiclass")
+    assert built.task("attributes").labels == CELEBA_ATTRIBUTES
+    assert built.task("pose") == POSE
+    assert collections.Counter(built.splits) == {"train": 16, "validation": 2, "test": 2}
