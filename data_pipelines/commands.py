@@ -26,6 +26,17 @@ examples:
       --output=wild.csv
 """
 
+_SYNTH_EXAMPLES = """
+examples:
+  faceattr-data synth --dataset=celeba --folder=drawn/celeba --images=200
+  faceattr-data synth --dataset=lfwa --folder=drawn/lfwa --attributes=73 --matlab=5
+"""
+_INSPECT_EXAMPLES = """
+examples:
+  faceattr-data inspect --records=records/mtfl
+  faceattr-data inspect --records=records/mtfl --picture=mtfl.png --split=test --count=40
+"""
+
 
 def run() -> None:
     """Console entry point."""
@@ -46,7 +57,7 @@ def _parser():
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_build, _add_detect):
+    for add in (_add_build, _add_inspect, _add_detect, _add_synth):
         add(commands)
     return parser
 
@@ -96,7 +107,7 @@ def _build(parsed):
         if not equals:
             raise UserError(f"--option {text}: expected NAME=VALUE")
         options[name] = value
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it is silent about the user's data anyway
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # bad images are reported by name instead
     from data_pipelines import records
 
     built = records.build(
@@ -109,6 +120,26 @@ def _build(parsed):
         **options,
     )
     print(built.summary())
+
+
+def _add_inspect(commands):
+    parser = _add(
+        commands,
+        "inspect",
+        _inspect,
+        "print counts and label balance, and draw a grid of labelled faces",
+        _INSPECT_EXAMPLES,
+    )
+    parser.add_argument("--records", required=True, help="folder that `build` made")
+    parser.add_argument("--picture", help="PNG file to write: faces with boxes, landmarks, labels")
+    parser.add_argument("--split", default="train", help="the picture's faces (default train)")
+    parser.add_argument("--count", type=int, default=24, help="how many faces (default 24)")
+
+
+def _inspect(parsed):
+    from data_pipelines.inspect import inspect_records
+
+    inspect_records(parsed.records, parsed.picture, split=parsed.split, count=parsed.count)
 
 
 def _add_detect(commands):
@@ -142,6 +173,49 @@ def _detect(parsed):
     for reason in ("not_found", "undecodable"):
         for name in found[reason]:
             print(f"{reason.replace('_', ' ')}: {name}")
+
+
+def _add_synth(commands):
+    parser = _add(
+        commands,
+        "synth",
+        _synth,
+        "draw a small data set of cartoon faces in an official layout",
+        _SYNTH_EXAMPLES,
+    )
+    parser.add_argument("--dataset", required=True, choices=READERS, help="whose layout")
+    parser.add_argument("--folder", required=True, help="folder to make")
+    parser.add_argument("--images", type=int, default=64, help="how many (default 64)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same faces")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of each picture (default: the data set's own)",
+    )
+    parser.add_argument(
+        "--in_the_wild", action="store_true", default=None, help="celeba: photographs with boxes"
+    )
+    parser.add_argument("--attributes", type=int, choices=(40, 73), help="lfwa: default 40")
+    parser.add_argument("--matlab", choices=("7.3", "5"), help="lfwa: file format (default 7.3)")
+
+
+def _synth(parsed):
+    options = {}
+    for name, dataset in (("in_the_wild", "celeba"), ("attributes", "lfwa"), ("matlab", "lfwa")):
+        value = getattr(parsed, name)
+        if value is not None:
+            if parsed.dataset != dataset:
+                raise UserError(f"--{name} belongs to --dataset={dataset}, not {parsed.dataset}")
+            options[name] = value
+    from data_pipelines import synth
+
+    size = tuple(parsed.size) if parsed.size else None
+    folder = synth.draw(
+        parsed.dataset, parsed.folder, images=parsed.images, seed=parsed.seed, size=size, **options
+    )
+    print(f"{folder}: {parsed.images} drawn faces in the layout of {parsed.dataset}")
 
 
 if __name__ == "__main__":

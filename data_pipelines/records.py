@@ -280,6 +280,7 @@ def _exclusive(folder: pathlib.Path) -> Iterator[None]:
 
 def _prepare(builder) -> None:
     """Runs the builder under its own progress bars, without the network."""
+    import tensorflow  # noqa: F401  (what it says when it is loaded must not cut a progress bar)
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
