@@ -21,7 +21,7 @@ from faceattr_tf.analyzer import Analyzer
 from faceattr_tf.face import Face
 
 FORMATS = ("jsonl", "csv")
-IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What counts as an image in a folder; files that are named one by one may end otherwise."""
 
 

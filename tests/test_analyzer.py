@@ -192,3 +192,22 @@ def test_faces_of_photographs_are_found(analyzer, real_data):
     assert face.score > 0.7
     size = cv2.imread(str(photo)).shape[0]
     np.testing.assert_allclose(list(face.landmarks.values()), points, atol=0.1 * size)
+
+
+def test_numbers_are_those_of_evaluation(mtfl_tree, mtfl_records):
+    from data_pipelines.geometry import from_crop_coordinates
+    from data_pipelines.input import Source, evaluation_batches
+    from faceattr_tf.evaluate import predict_outputs
+
+    crop = Crop("align", 12, 10)
+    model = build_model(crop)
+    batches = evaluation_batches(Source(mtfl_records, "test"), TASKS, crop, batch_size=5)
+    outputs, labels, transforms, filenames = predict_outputs(model, batches)
+    points = from_crop_coordinates(labels["landmarks"], transforms, crop.height, crop.width)
+    files = [mtfl_tree / name for name in filenames]
+    faces = Analyzer(model, TASKS, crop).analyze(files, landmarks=points)
+    probabilities = [[a.probability for a in face.tasks["attributes"].values()] for face in faces]
+    np.testing.assert_allclose(probabilities, special.expit(outputs["attributes"]), atol=2e-4)
+    predicted = [list(face.tasks["landmarks"].values()) for face in faces]
+    expected = from_crop_coordinates(outputs["landmarks"], transforms, crop.height, crop.width)
+    np.testing.assert_allclose(predicted, expected, atol=0.05)

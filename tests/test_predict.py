@@ -57,7 +57,7 @@ def test_names_that_look_like_patterns_are_files(tmp_path):
     ("path", "message"),
     [
         ("absent.jpg", "absent.jpg: no such file"),
-        ("*.gif", r"\*.gif: pattern that matches nothing"),
+        ("*.tga", r"\*.tga: pattern that matches nothing"),
         ("empty", "empty: no image found; expected files that end in .bmp"),
     ],
 )
