@@ -121,10 +121,9 @@ def evaluate(
     if not record_sets:
         raise UserError("no records given: name at least one folder of records")
     # Everything that can be wrong is found before TensorFlow is loaded and time is spent.
-    data, seed = workdir.recipe().data, workdir.recipe().seed
     for record_set in record_sets:
         share_tasks(workdir.tasks, record_set)
-        if not record_set.count(split, data.validation_share, seed):
+        if not record_set.count(split, *_validation_share(workdir, record_set)):
             raise UserError(f"{record_set.path}: split {split!r} holds no examples")
     model = workdir.load_model()
     folder = pathlib.Path(output) if output else workdir.path / "evaluation"
@@ -180,6 +179,16 @@ def share_tasks(tasks: Sequence[Task], records: RecordSet) -> tuple[list[Task], 
     return shared, {"model_only": model_only, "data_only": data_only}
 
 
+def _validation_share(workdir, records: RecordSet) -> tuple[float, int]:
+    """Share and seed by which training parted these records; other records are not parted."""
+    fingerprint = records.description.get("fingerprint")
+    for entry in workdir.metadata().get("records", []):
+        if fingerprint is not None and entry.get("fingerprint") == fingerprint:
+            recipe = workdir.recipe()
+            return recipe.data.validation_share, recipe.seed
+    return 0.0, 0
+
+
 def _describe(tasks: Sequence[Task]) -> str:
     parts = []
     for task in tasks:
@@ -191,6 +200,7 @@ def _describe(tasks: Sequence[Task]) -> str:
 def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, batch_size):
     from data_pipelines.input import Source, evaluation_batches, named_failures
     from faceattr_tf import report
+    from faceattr_tf.bootstrap import intervals
     from faceattr_tf.examples import collect_examples
     from faceattr_tf.leakage import training_overlap
     from faceattr_tf.published import published_rows
@@ -201,7 +211,7 @@ def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, b
     shared, not_shared = share_tasks(workdir.tasks, records)
     full = {task.name: task for task in workdir.tasks}
     tasks = [full[task.name] for task in shared]
-    source = Source(records, split, recipe.data.validation_share, recipe.seed)
+    source = Source(records, split, *_validation_share(workdir, records))
 
     def batches():
         dataset = evaluation_batches(source, tasks, workdir.crop, batch_size=batch_size)
@@ -229,9 +239,15 @@ def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, b
                 majority=majority,
                 transforms=transforms,
                 crop_size=(workdir.crop.height, workdir.crop.width),
-                bootstrap=bootstrap,
             )
         )
+    if bootstrap:
+        for result in results:
+            result.numbers["intervals"] = intervals(result, bootstrap)
+            if result.thresholds:
+                result.numbers["intervals_at_thresholds"] = intervals(
+                    result, bootstrap, result.thresholds
+                )
     contents = {
         "folder": str(folder),
         "data": {

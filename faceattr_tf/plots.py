@@ -63,8 +63,10 @@ def _small_multiples(titles: Sequence[str], draw: Callable, x: str, y: str) -> s
             if index >= count:
                 axes.set_visible(False)
                 continue
-            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-            axes.set_title(titles[index], fontsize=9 if count <= 5 else 6.5, pad=3)
+            ticks, names = (0, 0.5, 1), ("0", "0.5", "1")
+            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+            axes.set(xticks=ticks, xticklabels=names, yticks=ticks, yticklabels=names)
+            axes.set_title(titles[index], fontsize=9 if count <= 5 else 6.5, pad=4)
             if count > 5:
                 axes.tick_params(labelsize=6)
             draw(axes, index)
@@ -158,7 +160,7 @@ def _confusion(axes, matrix, names, size, title=""):
     axes.tick_params(labelsize=size, length=0)
     if len(names) > 2:
         axes.tick_params(axis="x", rotation=30)
-    axes.set_title(title, fontsize=size + 1, pad=3)
+    axes.set_title(title, fontsize=size + 1, pad=4)
     axes.grid(visible=False)
 
 

@@ -16,7 +16,7 @@ from faceattr_tf.examples import Gallery
 from faceattr_tf.results import TaskResult
 from faceattr_tf.tables import Table, percent, summary_table, task_tables
 
-LISTED = 20
+LISTED = 10
 """Names of files listed in the text; the JSON file holds all."""
 
 
@@ -102,7 +102,7 @@ def task_plots(result: TaskResult) -> list[Plot]:
         return [Plot("Predicted against labelled", plots.regression_scatter(result))]
     found = []
     if result.task.kind == "multilabel":
-        note = "Blue beyond the orange bar is what the model knows more than the majority guess."
+        note = "The grey bar is what the model knows beyond the majority guess."
         found.append(Plot("Accuracy by attribute", plots.accuracy_against_guess(result), note))
     return [
         *found,
@@ -216,7 +216,7 @@ def headlines(contents: dict) -> list[tuple[str, str, str]]:
             found.append((percent(mean["accuracy"]) + " %", f"mean accuracy, {name}", guess))
             beside = f"{percent(mean['balanced_accuracy'])} % at 0.5"
             value = percent(tuned["balanced_accuracy"]) + " %"
-            found.append((value, f"mean balanced accuracy, {name}, own thresholds", beside))
+            found.append((value, f"mean balanced accuracy, {name}, validation thresholds", beside))
         elif numbers["kind"] == "multiclass":
             guess = f"majority guess {percent(metrics['majority_accuracy'])} %"
             found.append((percent(metrics["accuracy"]) + " %", f"accuracy, {name}", guess))

@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from data_pipelines.tasks import Task
 from faceattr_tf import metrics
@@ -43,13 +43,12 @@ def measure(
     majority=None,
     transforms=None,
     crop_size: tuple[int, int] | None = None,
-    bootstrap: int = 0,
 ) -> TaskResult:
     """Every figure of one task.
 
-    Its `numbers` hold `metrics` (at the threshold 0.5) and, for yes/no attributes,
-    `metrics_at_thresholds`; `intervals` and `intervals_at_thresholds`, 95 % by bootstrap; and
-    `reliability`, for each label or class whether its probability means what it says.
+    Its `numbers` hold `metrics` (at the threshold 0.5); for yes/no attributes
+    `metrics_at_thresholds`; and `reliability`, for each label or class whether its probability
+    means what it says.
 
     Args:
         task: the task.
@@ -60,7 +59,6 @@ def measure(
         majority: the most frequent answers in training.
         transforms: crop pixels to source pixels.
         crop_size: height and width of the crop.
-        bootstrap: resamples for the intervals; 0 leaves them out.
     """
     common = {
         "temperature": temperature,
@@ -75,13 +73,6 @@ def measure(
     }
     scores = metrics.probabilities(task, outputs, temperature)
     errors = image_errors(task, labels, outputs, scores, transforms, crop_size)
-    if bootstrap:
-        numbers["intervals"] = metrics.bootstrap_intervals(
-            task, labels, outputs, samples=bootstrap, temperature=temperature
-        )
-        known = errors[np.isfinite(errors)]
-        if task.kind == "landmarks" and len(known) > 1:
-            numbers["intervals"] = {"nme": mean_interval(known, bootstrap)}
     if task.kind in ("multilabel", "multiclass"):
         numbers["temperature"] = temperature
         numbers["reliability"] = _reliability(task, labels, scores)
@@ -90,10 +81,6 @@ def measure(
         numbers["metrics_at_thresholds"] = metrics.evaluate_task(
             task, labels, outputs, thresholds=thresholds, **common
         )
-        if bootstrap:
-            numbers["intervals_at_thresholds"] = metrics.bootstrap_intervals(
-                task, labels, outputs, thresholds, bootstrap, temperature=temperature
-            )
     return TaskResult(task, labels, outputs, scores, errors, thresholds, numbers)
 
 
@@ -163,12 +150,3 @@ def reliability(truth: np.ndarray, probabilities: np.ndarray, bins: int = 10) ->
         "count": count[used].tolist(),
         "error": float(gap / len(index)) if len(index) else None,
     }
-
-
-def mean_interval(values: np.ndarray, samples: int) -> list[float]:
-    """95 % percentile bootstrap interval of the mean of `[N]` values."""
-    found = stats.bootstrap(
-        (values,), np.mean, n_resamples=samples, batch=64, method="percentile", rng=0
-    )
-    low, high = found.confidence_interval
-    return [float(low), float(high)]

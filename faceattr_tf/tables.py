@@ -273,5 +273,7 @@ def _sources(rows: Sequence[dict]) -> str:
     for row in rows:
         by_source.setdefault(row["source"], []).append(row["method"])
     texts = [f"{', '.join(methods)}: {source}." for source, methods in by_source.items()]
+    if len(rows) > 6:
+        texts = [f"Sources: {'; '.join(by_source)}."]
     caveats = dict.fromkeys(row["caveat"] for row in rows if row["caveat"])
     return " ".join(["Quoted as printed.", *texts, *(f"Caution: {text}." for text in caveats)])

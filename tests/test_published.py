@@ -79,3 +79,8 @@ def test_another_partition_than_the_official_one_is_said():
 
 def test_unknown_data_sets_have_no_rows():
     assert published_rows("manifest") == []
+
+
+def test_a_handful_of_images_is_not_put_beside_published_figures():
+    assert published_rows("celeba", "test", 100) == []
+    assert all("2,995" in row.caveat for row in published_rows("mtfl", "test", 1997))
