@@ -6,26 +6,27 @@ The names listed here are the public interface. They are loaded when they are fi
 
 import importlib
 
-_HOME = {
-    "Analyzer": "analyzer",
-    "LOSSES": "losses",
-    "MODELS": "models",
-    "Workdir": "workdir",
-    "build_model": "models",
-    "evaluate_task": "metrics",
-    "task_loss": "losses",
+_EXPORTS = {
+    "Analyzer": "analyzer:Analyzer",
+    "LOSSES": "losses:LOSSES",
+    "MODELS": "models:MODELS",
+    "Workdir": "workdir:Workdir",
+    "build_model": "models:build_model",
+    "evaluate_task": "metrics:evaluate_task",
+    # Not `evaluate`: that is the module, and importing it would replace the function.
+    "evaluate_workdir": "evaluate:evaluate",
+    "task_loss": "losses:task_loss",
 }
 
-__all__ = list(_HOME)
+__all__ = list(_EXPORTS)
 
 
 def __getattr__(name: str):
-    if name not in _HOME:
+    if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    module, _, attribute = _EXPORTS[name].partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
 
 
 def __dir__():
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

@@ -24,7 +24,7 @@ def calibrate(task: Task, labels, outputs) -> dict:
 
 
 def fit_temperature(task: Task, labels, logits) -> float:
-    """The temperature that minimises the cross-entropy (Guo et al., ICML 2017, section 4.2).
+    """The temperature that minimises the cross-entropy (Guo et al., ICML 2017).
 
     Args:
         task: what is predicted.

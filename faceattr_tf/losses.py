@@ -62,7 +62,7 @@ def huber(labels, outputs, smoothing=0.0):
 
 
 def euclidean(labels, outputs, smoothing=0.0):
-    """Half the squared distance per landmark, `[B, n]` (Zhang et al., ECCV 2014, equation 5)."""
+    """Half the squared distance per landmark, `[B, n]` (Zhang et al., ECCV 2014)."""
     return 0.5 * ops.sum(ops.square(outputs - labels), axis=-1)
 
 
@@ -73,7 +73,7 @@ def distance(labels, outputs, smoothing=0.0):
 
 
 def wing(labels, outputs, smoothing=0.0):
-    """Wing loss per landmark, `[B, n]`, summed over x and y (Feng et al., CVPR 2018, equation 5).
+    """Wing loss per landmark, `[B, n]`, summed over x and y (Feng et al., CVPR 2018).
 
     `w ln(1 + |d| / e)` for `|d| < w`, else `|d| - C` with C such that both meet: small errors weigh
     more than in the squared loss. w is `WING_WIDTH`, e `WING_CURVATURE`, in normalised units.

@@ -42,15 +42,17 @@ def image_input(input_shape: Sequence[int], smallest: int = 16):
             f"with height and width of at least {smallest} pixels"
         )
     image = keras.Input(input_shape, name="image", dtype="float32")
-    # In float32 under mixed precision too: bfloat16 has no room for fractions of 0..255.
-    return image, layers.Rescaling(1 / 127.5, -1, dtype="float32", name="normalise")(image)
+    # Plain arithmetic stays in float32 under mixed precision, where a layer would first round the
+    # pixels; and Keras' Rescaling needs TensorFlow on every backend.
+    return image, image * (1 / 127.5) - 1.0
 
 
 def grow_heads(features, tasks: Sequence[Task]) -> dict:
     """One linear layer per task on shared features.
 
-    Heads compute in float32 under mixed precision as well, since the losses take logarithms. The
-    landmark head starts at `MEAN_FACE` whatever it sees (unknown point names: at the centre).
+    Heads compute in float32 under mixed precision as well, since the losses take logarithms. They
+    start close to indifference, whatever the scale of the features: logits near zero, landmarks at
+    `MEAN_FACE` (points of other names: at the centre).
 
     Args:
         features: `[B, F]`.
@@ -65,7 +67,10 @@ def grow_heads(features, tasks: Sequence[Task]) -> dict:
 def _head(features, task: Task):
     name = HEAD_PREFIX + task.name
     if task.kind != "landmarks":
-        return layers.Dense(task.output_size, dtype="float32", name=name)(features)
+        small = keras.initializers.RandomNormal(stddev=0.01)
+        return layers.Dense(task.output_size, kernel_initializer=small, dtype="float32", name=name)(
+            features
+        )
     start = [value for point in task.labels for value in MEAN_FACE.get(point, (0.0, 0.0))]
     coordinates = layers.Dense(
         task.output_size,

@@ -1,0 +1,115 @@
+"""Who may import whom, and what must work without TensorFlow."""
+
+import ast
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FORBIDDEN = {
+    "data_pipelines": {"faceattr_tf", "export"},
+    "faceattr_tf": {"export"},
+    "export": set(),
+}
+WITHOUT_TENSORFLOW = (
+    "data_pipelines/errors.py",
+    "data_pipelines/tasks.py",
+    "faceattr_tf/layers/",
+    "faceattr_tf/losses.py",
+    "faceattr_tf/metrics.py",
+    "faceattr_tf/models/",
+)
+
+
+def imported_packages(path: Path) -> set[str]:
+    """Top-level packages that a file imports anywhere, inside of functions too."""
+    packages = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            packages.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # A relative import would be one of the own package.
+            packages.add((node.module or "").split(".")[0])
+    return packages
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_follow_one_direction(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    for path in files:
+        wrong = imported_packages(path) & FORBIDDEN[package]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+@pytest.mark.parametrize("place", WITHOUT_TENSORFLOW)
+def test_models_and_losses_import_no_tensorflow(place):
+    files = sorted((ROOT / place).rglob("*.py")) if place.endswith("/") else [ROOT / place]
+    assert files
+    for path in files:
+        assert "tensorflow" not in imported_packages(path), f"{path.relative_to(ROOT)}"
+
+
+PROGRAM = """
+import sys
+sys.modules["tensorflow"] = None
+import numpy as np
+from keras import ops
+from data_pipelines import tasks
+import faceattr_tf
+from faceattr_tf.losses import LOSSES
+
+kinds = (
+    tasks.MTFL_ATTRIBUTES, tasks.POSE, tasks.LANDMARKS,
+    tasks.Task("age", "regression", ("years",)),
+)
+for name, build in faceattr_tf.MODELS.items():
+    outputs = build(kinds, (64, 64, 3), width=0.25)(np.zeros((2, 64, 64, 3), "float32"))
+    for task in kinds:
+        labels = np.stack([task.unknown(), np.ones(task.label_shape, task.label_dtype)])
+        for loss in (name for name in LOSSES if LOSSES[name].kind == task.kind):
+            values = faceattr_tf.task_loss(task, labels, outputs[task.name], loss=loss)
+            unknown, given = ops.convert_to_numpy(values)
+            assert unknown == 0 and np.isfinite(given) and given > 0, (name, loss, values)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_models_and_losses_run_without_tensorflow(backend):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=environment,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.stdout.strip() == "done", done.stderr
+
+
+def test_front_door_loads_nothing_before_it_is_used():
+    program = (
+        "import sys, faceattr_tf\n"
+        "assert {'build_model', 'evaluate_workdir'} <= set(dir(faceattr_tf))\n"
+        "assert not {'keras', 'tensorflow'} & set(sys.modules)\n"
+        "try: faceattr_tf.nothing\n"
+        "except AttributeError: print('done')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False, text=True
+    )
+    assert done.stdout.strip() == "done", done.stderr
+
+
+def test_front_door_lists_what_exists():
+    import faceattr_tf
+
+    for name in faceattr_tf.__all__:
+        assert getattr(faceattr_tf, name) is not None

@@ -1,0 +1,196 @@
+"""Metrics against scikit-learn and OpenCV on the whole set, and what is undefined."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from scipy import special
+from sklearn import metrics as reference
+
+from data_pipelines.tasks import LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
+from faceattr_tf.metrics import average_mirrored, evaluate_task, landmark_errors, probabilities
+
+AGE = Task("age", "regression", ("years", "months"))
+
+
+@pytest.fixture
+def multilabel():
+    """Labels with unknown ones, and logits that know something of them, `[300, 3]`."""
+    random = np.random.default_rng(0)
+    labels = random.integers(-1, 2, (300, 3))
+    return labels, random.normal(size=(300, 3)) + labels
+
+
+def test_multilabel_equals_scikit_learn(multilabel):
+    labels, logits = multilabel
+    thresholds = np.array([0.5, 0.7, 0.2])
+    found = evaluate_task(
+        MTFL_ATTRIBUTES,
+        labels,
+        logits,
+        thresholds=thresholds,
+        temperature=2.0,
+        majority=[True, False, True],
+    )
+    scores = special.expit(logits / 2)
+    for index, name in enumerate(MTFL_ATTRIBUTES.labels):
+        mask = labels[:, index] != -1
+        truth, score = labels[mask, index], scores[mask, index]
+        said, half = score >= thresholds[index], score >= 0.5
+        usual = np.full(len(truth), (True, False, True)[index])
+        row = found["labels"][name]
+        assert row["count"] == mask.sum()
+        assert row["positives"] == truth.sum()
+        assert row["threshold"] == thresholds[index]
+        assert row["confusion"] == reference.confusion_matrix(truth, said).tolist()
+        expected = {
+            "accuracy": reference.accuracy_score(truth, said),
+            "accuracy_at_half": reference.accuracy_score(truth, half),
+            "majority_accuracy": reference.accuracy_score(truth, usual),
+            "balanced_accuracy": reference.balanced_accuracy_score(truth, said),
+            "balanced_accuracy_at_half": reference.balanced_accuracy_score(truth, half),
+            "precision": reference.precision_score(truth, said),
+            "recall": reference.recall_score(truth, said),
+            "precision_no": reference.precision_score(truth, said, pos_label=0),
+            "recall_no": reference.recall_score(truth, said, pos_label=0),
+            "f1": reference.f1_score(truth, said),
+            "average_precision": reference.average_precision_score(truth, score),
+            "roc_auc": reference.roc_auc_score(truth, score),
+        }
+        for key, value in expected.items():
+            assert row[key] == pytest.approx(value), (name, key)
+    for key in expected:
+        values = [row[key] for row in found["labels"].values()]
+        assert found["mean"][key] == pytest.approx(np.mean(values)), key
+    assert found["count"] == (labels != -1).any(axis=1).sum()
+
+
+def test_multiclass_equals_scikit_learn():
+    random = np.random.default_rng(0)
+    labels = random.integers(-1, 5, 200)
+    logits = random.normal(size=(200, 5)) + 2 * np.eye(6)[labels][:, :5]
+    found = evaluate_task(POSE, labels, logits, majority=[2])
+    truth, said = labels[labels >= 0], logits.argmax(axis=1)[labels >= 0]
+    assert found["count"] == len(truth)
+    assert found["accuracy"] == pytest.approx(reference.accuracy_score(truth, said))
+    assert found["balanced_accuracy"] == pytest.approx(
+        reference.balanced_accuracy_score(truth, said)
+    )
+    assert found["majority_accuracy"] == pytest.approx((truth == 2).mean())
+    assert found["mean_error"] == pytest.approx(reference.mean_absolute_error(truth, said))
+    assert found["confusion"] == reference.confusion_matrix(truth, said).tolist()
+    columns = reference.precision_recall_fscore_support(truth, said)
+    for index, name in enumerate(POSE.labels):
+        row = found["classes"][name]
+        expected = [column[index] for column in columns]
+        assert [row["precision"], row["recall"], row["f1"], row["count"]] == pytest.approx(expected)
+
+
+def test_regression_equals_scikit_learn():
+    random = np.random.default_rng(0)
+    labels = random.normal(size=(50, 2))
+    outputs = labels + random.normal(size=(50, 2), scale=0.3)
+    labels[:10, 1] = np.nan
+    found = evaluate_task(AGE, labels, outputs)
+    for index, name in enumerate(AGE.labels):
+        mask = ~np.isnan(labels[:, index])
+        pair = labels[mask, index], outputs[mask, index]
+        row = found["labels"][name]
+        assert row["count"] == mask.sum()
+        assert row["mae"] == pytest.approx(reference.mean_absolute_error(*pair))
+        assert row["rmse"] == pytest.approx(reference.root_mean_squared_error(*pair))
+        assert row["r2"] == pytest.approx(reference.r2_score(*pair))
+    assert found["mean"]["mae"] == pytest.approx(
+        np.mean([row["mae"] for row in found["labels"].values()])
+    )
+
+
+def test_landmark_error_is_measured_in_the_source_image():
+    """Points are set in source pixels and brought to a crop that is stretched and turned."""
+    random = np.random.default_rng(0)
+    height, width = 40, 20
+    truth = random.uniform(0, 100, (6, 5, 2))
+    shift = np.zeros((6, 5, 2))
+    shift[:, 2] = (3, 4)
+    transforms, labels, outputs = [], [], []
+    for points, moved in zip(truth, truth + shift, strict=True):
+        transform = cv2.getRotationMatrix2D((7, 9), random.uniform(0, 90), 1.7)
+        transform[0] *= 3
+        back = cv2.invertAffineTransform(transform)
+        transforms.append(transform)
+        for group, target in ((points, labels), (moved, outputs)):
+            pixels = cv2.transform(group[None], back)[0]
+            target.append((2 * pixels + 1) / (width, height) - 1)
+    labels, outputs = np.array(labels), np.array(outputs)
+    labels[0, 4] = np.nan
+
+    expected = 5 / np.linalg.norm(truth[:, 0] - truth[:, 1], axis=1)
+    errors = landmark_errors(LANDMARKS, labels, outputs, transforms, (height, width))
+    np.testing.assert_allclose(errors[:, 2], expected, rtol=1e-6)
+    np.testing.assert_allclose(errors[1:, [0, 1, 3, 4]], 0, atol=1e-6)
+
+    found = evaluate_task(
+        LANDMARKS, labels, outputs, transforms=transforms, crop_size=(height, width)
+    )
+    faces = expected / np.array([4, 5, 5, 5, 5, 5])
+    assert found["count"] == 6
+    assert found["nme"] == pytest.approx(faces.mean())
+    assert found["failure_rate"] == pytest.approx((faces > 0.1).mean())
+    assert found["points"]["nose"] == pytest.approx(expected.mean())
+
+
+def test_faces_with_unknown_eyes_are_left_out():
+    labels = np.random.default_rng(0).uniform(-1, 1, (3, 5, 2))
+    labels[1, 0] = np.nan
+    assert evaluate_task(LANDMARKS, labels, labels)["count"] == 2
+
+
+@pytest.mark.parametrize("task", [MTFL_ATTRIBUTES, POSE, AGE, LANDMARKS])
+@pytest.mark.parametrize("count", [0, 3])
+def test_without_known_labels_numbers_are_none(task, count):
+    labels = np.full((count, *task.label_shape), task.unknown())
+    shape = (count, 5, 2) if task.kind == "landmarks" else (count, len(task.labels))
+    found = evaluate_task(task, labels, np.zeros(shape))
+    assert found["count"] == 0
+    assert "NaN" not in json.dumps(found)
+    numbers = (
+        found["mean"].values() if "mean" in found else [found.get("accuracy", found.get("nme"))]
+    )
+    assert all(value is None for value in numbers)
+
+
+def test_undefined_numbers_are_none_and_left_out_of_means():
+    task = MTFL_ATTRIBUTES.select(["Male", "Smiling"])
+    labels = np.array([[1, 0], [1, 1]])
+    found = evaluate_task(task, labels, np.array([[-1.0, -1.0], [-1.0, 1.0]]))
+    male = found["labels"]["Male"]
+    assert male["precision"] is None
+    assert male["balanced_accuracy"] is None
+    assert male["roc_auc"] is None
+    assert male["accuracy"] == 0.0
+    assert found["mean"]["balanced_accuracy"] == 1.0
+    assert found["mean"]["accuracy"] == 0.5
+
+
+def test_probabilities():
+    logits = np.array([[2.0, -800.0, 0.0]], np.float32)
+    np.testing.assert_allclose(
+        probabilities(MTFL_ATTRIBUTES, logits, 2.0), [[1 / (1 + np.exp(-1)), 0, 0.5]], atol=1e-12
+    )
+    scores = probabilities(POSE, np.array([[0, np.log(3), 0, 0, 0]]))
+    np.testing.assert_allclose(scores, np.array([[1, 3, 1, 1, 1]]) / 7)
+    assert probabilities(AGE, [[3.0, 4.0]]).tolist() == [[3.0, 4.0]]
+
+
+def test_mirrored_outputs_are_seen_from_the_original():
+    """Who predicts an image perfectly, and its mirror image too, loses nothing by averaging."""
+    truth = np.array([[-0.3, -0.2], [0.4, -0.1], [0.1, 0.0], [-0.2, 0.5], [0.3, 0.6]])[None]
+    seen_mirrored = truth[:, [1, 0, 2, 4, 3]] * (-1, 1)
+    np.testing.assert_allclose(average_mirrored(LANDMARKS, truth, seen_mirrored), truth)
+
+    pose = np.array([[0.0, 1.0, 2.0, 3.0, 4.0]])
+    np.testing.assert_allclose(average_mirrored(POSE, pose, pose[:, ::-1]), pose)
+
+    found = average_mirrored(MTFL_ATTRIBUTES, np.array([[1.0, 2, 3]]), np.array([[3.0, 2, 1]]))
+    np.testing.assert_allclose(found, [[2, 2, 2]])

@@ -1,0 +1,146 @@
+"""What every network of `MODELS` keeps to; a new one is tested by being listed there."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data_pipelines.tasks import LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
+from faceattr_tf.losses import task_loss
+from faceattr_tf.models import MODELS, build_model
+from faceattr_tf.models.heads import HEAD_PREFIX
+
+TASKS = (MTFL_ATTRIBUTES, POSE, LANDMARKS, Task("age", "regression", ("years",)))
+SHAPES = {"attributes": (3,), "pose": (5,), "landmarks": (5, 2), "age": (1,)}
+SIZE = (64, 56, 3)
+
+pytestmark = pytest.mark.parametrize("name", MODELS)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).uniform(0, 255, (4, *SIZE)).astype("float32")
+
+
+def small(name, tasks=TASKS, **options):
+    keras.utils.set_random_seed(0)
+    return build_model(name, tasks, SIZE, **{"width": 0.25, **options})
+
+
+def test_input_and_outputs(name, images):
+    model = small(name)
+    assert model.name == name
+    assert model.input.name == "image"
+    assert model.input.shape == (None, *SIZE)
+    for count in (1, 4):
+        outputs = model(images[:count])
+        assert {task: output.shape for task, output in outputs.items()} == {
+            task: (count, *shape) for task, shape in SHAPES.items()
+        }
+        assert all(output.dtype == "float32" for output in outputs.values())
+        assert all(np.isfinite(output).all() for output in outputs.values())
+
+
+def test_one_head_per_task(name, images):
+    model = small(name)
+    heads = [layer.name for layer in model.layers if layer.name.startswith(HEAD_PREFIX)]
+    assert sorted(heads) == sorted(HEAD_PREFIX + task.name for task in TASKS)
+    assert set(small(name, tasks=(POSE,))(images)) == {"pose"}
+
+
+def test_pixels_are_normalised_inside(name, images):
+    """An untrained network is close to indifferent, yet not to what it sees."""
+    model = small(name)
+    logits, grey = model(images)["pose"], model(np.full_like(images, 127.5))["pose"]
+    assert np.abs(logits).max() < 1
+    assert np.abs(logits - grey).max() > 1e-4
+
+
+def test_saved_model_gives_the_same_numbers(name, images, tmp_path):
+    model = small(name)
+    model.save(tmp_path / "model.keras")
+    reloaded = keras.saving.load_model(tmp_path / "model.keras")
+    expected, found = model(images), reloaded(images)
+    for task in expected:
+        np.testing.assert_allclose(found[task], expected[task], rtol=1e-6, atol=1e-6)
+
+
+def test_names_of_weights_do_not_depend_on_what_was_built_before(name):
+    first, second = small(name), small(name)
+    assert [w.path for w in first.weights] == [w.path for w in second.weights]
+
+
+def test_every_variable_learns(name, images):
+    """A few steps on one batch lower the loss, and change every trainable variable."""
+    model = small(name)
+    random = np.random.default_rng(1)
+    labels = {
+        "attributes": random.integers(0, 2, (4, 3)),
+        "pose": random.integers(0, 5, 4),
+        "landmarks": random.uniform(-1, 1, (4, 5, 2)),
+        "age": random.normal(size=(4, 1)),
+    }
+    optimizer = keras.optimizers.Adam(1e-2)
+    optimizer.build(model.trainable_variables)
+    before = [np.array(variable) for variable in model.trainable_variables]
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            outputs = model(images, training=True)
+            loss = sum(
+                tf.reduce_mean(task_loss(task, labels[task.name], outputs[task.name]))
+                for task in TASKS
+            )
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+        return loss
+
+    losses = [float(step()) for _ in range(15)]
+    assert losses[-1] < 0.8 * losses[0]
+    for variable, start in zip(model.trainable_variables, before, strict=True):
+        assert np.isfinite(variable).all(), variable.path
+        assert np.any(np.array(variable) != start), variable.path
+
+
+def test_outputs_are_float32_under_mixed_precision(name, images):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = small(name)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert all(output.dtype == "float32" for output in model(images).values())
+    full = small(name)(images)
+    for task, output in model(images).items():
+        np.testing.assert_allclose(output, full[task], atol=0.02)
+
+
+def test_dropout_acts_in_training_only(name, images):
+    model = small(name, dropout=0.5)
+    first, second = model(images)["pose"], model(images)["pose"]
+    np.testing.assert_array_equal(first, second)
+    without = small(name)
+    without.set_weights(model.get_weights()[: len(without.weights)])
+    np.testing.assert_allclose(first, without(images)["pose"], atol=1e-6)
+    dropped, again = model(images, training=True)["pose"], model(images, training=True)["pose"]
+    assert np.any(dropped != again)
+
+
+def test_width_scales_the_network(name):
+    narrow, wide = small(name, width=0.25), small(name, width=0.5)
+    assert 1.5 < wide.count_params() / narrow.count_params() < 4.5
+
+
+def test_statistics_can_be_synchronised(name):
+    options = {"synchronized": True}
+    if "batch_normalization" in inspect.signature(MODELS[name]).parameters:
+        options["batch_normalization"] = True
+    norms = [
+        layer
+        for layer in small(name, **options).layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    assert norms
+    assert all(layer.synchronized for layer in norms)
