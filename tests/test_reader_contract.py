@@ -134,7 +134,9 @@ def test_where_the_data_came_from_is_stored(records):
 def test_a_missing_file_is_named_with_where_to_get_the_data(reader, drawn, tmp_path):
     obtain = reader_class(reader).ABOUT.obtain
     assert obtain
-    tables = [path.relative_to(drawn) for path in drawn.rglob("*") if path.suffix in (".txt", ".mat")]
+    tables = [
+        path.relative_to(drawn) for path in drawn.rglob("*") if path.suffix in (".txt", ".mat")
+    ]
     for table in tables:
         if table.name.startswith(("identity", "list_landmarks", "readme")):
             continue
