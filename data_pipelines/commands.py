@@ -17,6 +17,10 @@ examples:
       --option images=wild --option split=identity
   faceattr-data build --dataset=lfwa --source=LFWA --records=records/lfwa \\
       --detections=LFWA/lfw/detections.csv --max_bad=5
+  faceattr-data build --dataset=manifest --source=people.csv --records=records/people \\
+      --option tasks="attributes:multilabel:Male,Smiling;age:regression;race:multiclass" \\
+      --option shares=train:0.8,validation:0.1,test:0.1
+  faceattr-data build --dataset=manifest --source=folder_per_class --records=records/classes
 """
 
 _DETECT_EXAMPLES = """
@@ -93,7 +97,9 @@ def _add_build(commands):
         default=[],
         metavar="NAME=VALUE",
         help="an option of the data set's reader, may be repeated; celeba: images=aligned|wild, "
-        "split=official|identity",
+        "split=official|identity; manifest: tasks=NAME:KIND:COLUMN,...;... (kinds multilabel, "
+        "multiclass, regression), manifest, images, identity, split, shares, seed, box, landmarks, "
+        "minus_one=no|unknown, title, licence",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace records built from something else"
@@ -161,6 +167,7 @@ def _add_detect(commands):
 
 
 def _detect(parsed):
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from data_pipelines.detect import detect_folder
 
     options = {name: getattr(parsed, name) for name in ("processes", "batch_size", "max_bad")}
@@ -172,7 +179,8 @@ def _detect(parsed):
     print(f"{found['output']}: {found['faces']:,} faces in {found['images']:,} pictures")
     for reason in ("not_found", "undecodable"):
         for name in found[reason]:
-            print(f"{reason.replace('_', ' ')}: {name}")
+            # A name need not be UTF-8.
+            print(f"{reason.replace('_', ' ')}: {name.encode(errors='backslashreplace').decode()}")
 
 
 def _add_synth(commands):

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 
 import cv2
@@ -203,6 +204,7 @@ def _run(batches, processes) -> Iterator[tuple[list[tuple], list[str]]]:
 
 
 def _start_worker(threads):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends its workers
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     cv2.setNumThreads(threads)
