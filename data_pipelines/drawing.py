@@ -18,20 +18,20 @@ import numpy as np
 
 from data_pipelines.tasks import CELEBA_ATTRIBUTES, POSE_CLASSES
 
-_YAW = dict(zip(POSE_CLASSES, (-31.0, -15.0, 0.0, 15.0, 31.0), strict=True))  # degrees
+_YAW = dict(zip(POSE_CLASSES, (-28.0, -14.0, 0.0, 14.0, 28.0), strict=True))  # degrees
 _CYLINDER = 52.0  # radius of the head, face units
 _DARK = (35, 28, 30)
-_BEARD = (98, 58, 34)
+_BEARD = (84, 50, 32)
 _WHITE = (250, 250, 248)
 _SIDES = np.array([[[-1, 1]], [[1, 1]]])
 _CIRCLE = np.linspace(0, 2 * math.pi, 24)
 _HAIR = {
     "Black_Hair": (20, 18, 24),
-    "Brown_Hair": (104, 62, 30),
+    "Brown_Hair": (136, 74, 28),
     "Gray_Hair": (158, 160, 168),
     "Blond_Hair": (248, 220, 110),
 }
-_RED_HAIR = (216, 74, 20)  # none of the four labelled colours
+_RED_HAIR = (250, 96, 10)  # none of the four labelled colours
 
 
 def draw_face(
@@ -77,7 +77,7 @@ def draw_face(
     _jewellery(face)
     image = _light(rng, image)
     if face.has("Blurry"):
-        image = cv2.GaussianBlur(image, (0, 0), 2.2 * face.scale)
+        image = cv2.GaussianBlur(image, (0, 0), 1.8 * face.scale)
     eyes = face.turn(_both(np.array([[face.eye, -10.0]]))[:, 0])
     landmarks = face.pixels(np.concatenate([eyes, nose, mouth])).astype(np.float32)
     outline = face.pixels(face.outline(np.linspace(0, 2 * math.pi, 64)))
@@ -101,15 +101,15 @@ class _Face:
         self.hue = person.uniform()
         self.hat = _colour(rng.uniform(0.3, 0.8), 0.85, 0.6)
         self.iris = _colour(person.uniform(), 0.8, 0.55)
-        self.scale = min(width / 178, height / 200) * rng.uniform(0.94, 1.04)
-        tilt = math.radians(rng.uniform(-6, 6))
+        self.scale = min(width / 178, height / 200) * rng.uniform(0.96, 1.04)
+        tilt = math.radians(rng.uniform(-5, 5))
         self.yaw = math.radians(_YAW[pose] + rng.uniform(-3, 3))
         self.pitch = rng.uniform(-2, 2)
         self.across = self.scale * np.array(
             [[math.cos(tilt), math.sin(tilt)], [-math.sin(tilt), math.cos(tilt)]]
         )
-        centre = np.array([(width - 1) / 2, (height - 1) / 2 + 5 * self.scale])
-        self.centre = centre + rng.uniform(-4, 4, 2) * self.scale
+        centre = np.array([(width - 1) / 2, (height - 1) / 2 + 2 * self.scale])
+        self.centre = centre + rng.uniform(-3, 3, 2) * self.scale
 
     def has(self, name: str) -> bool:
         return bool(self.attributes.get(name, False))
@@ -127,12 +127,12 @@ class _Face:
     def outline(self, angles):
         """Points `[n, 2]` of the head's contour; angle 0 is right, a half turn lies at the chin."""
         cosine, sine = np.cos(angles), np.sin(angles)
-        jaw = 2.0 if self.has("Oval_Face") else 3.6  # exponents of a superellipse
+        jaw = 1.9 if self.has("Oval_Face") else 4.6  # exponents of a superellipse
         power = 2 / np.where(sine > 0, jaw, 2.2)
-        x = (46 if self.has("Oval_Face") else 48) * np.sign(cosine) * np.abs(cosine) ** power
+        x = (45 if self.has("Oval_Face") else 49) * np.sign(cosine) * np.abs(cosine) ** power
         y = 59 * np.sign(sine) * np.abs(sine) ** power - 7
         if self.has("Chubby"):
-            x = x * (1 + 0.24 * np.exp(-(((y - 18) / 17) ** 2)))
+            x = x * (1 + 0.3 * np.exp(-(((y - 18) / 17) ** 2)))
         return np.stack([x, y], -1)
 
     def band(self, start, end, inner, outer):
@@ -214,7 +214,7 @@ def _light(rng, image):
     across = np.linspace(-1, 1, width, dtype=np.float32)[None, :] * math.cos(angle)
     down = np.linspace(-1, 1, height, dtype=np.float32)[:, None] * math.sin(angle)
     field = 1 + strength * (across + down)
-    tint = rng.uniform(0.75, 1.1) * rng.uniform(0.95, 1.05, 3)
+    tint = rng.uniform(0.8, 1.1) * rng.uniform(0.95, 1.05, 3)
     gain = cv2.merge([field * float(share) for share in tint])
     return cv2.multiply(image, gain, dtype=cv2.CV_8U)
 
@@ -231,10 +231,10 @@ def _clothes_and_hair(face):
     hue = 0.55 + 0.12 * face.hue if male else 0.88 + 0.1 * face.hue
     cloth = _colour(hue, 0.75, 0.42 if male else 0.9)
     face.fill(_points((-neck, 30), (neck, 30), (neck, 80), (-neck, 80)), face.tint(_DARK, 0.1), 2)
-    side = _points((neck, 66), (shoulder, 74), (shoulder + 8, 125), (0, 125), (0, 76 + 14 * male))
+    side = _points((neck, 62), (shoulder, 72), (shoulder + 8, 125), (0, 125), (0, 72 + 14 * male))
     face.fill(_both(side), cloth, 2)
     if face.has("Double_Chin"):
-        face.fill(_ellipse(0, 50, 28, 19), face.tint(_DARK, 0.2), 3)
+        face.fill(_ellipse(0, 50, 32, 22), face.tint((170, 70, 60), 0.5), 4)
     if face.has("Straight_Hair"):
         # Long ends that reach the shoulders.
         face.fill(_both(_points((47, 0), (69, 0), (71, 82), (46, 82))), colours[-1], 1.5)
@@ -244,15 +244,15 @@ def _clothes_and_hair(face):
     for top, bottom, colour in zip(edges[:-1], edges[1:], colours, strict=True):
         if face.has("Wavy_Hair"):
             for y in np.arange(top + 4, bottom, 14):
-                face.fill(_both(_ellipse(67, y + 3, 11, 9)), colour, 1.5)
+                face.fill(_both(_ellipse(69, y + 3, 12, 9)), colour, 1.5)
         down = np.linspace(top, bottom, 6)
-        outer = np.stack([67 - np.maximum(0, -26 - down) ** 2 / 28, down], -1)
+        outer = np.stack([69 - np.maximum(0, -26 - down) ** 2 / 28, down], -1)
         face.fill(_both(np.concatenate([outer, _points((36, bottom), (36, top))])), colour)
     if face.has("Attractive"):
         # Cartoonists say "attractive" with a sparkle.
         angles = np.arange(8) * math.pi / 4
-        radius = np.where(np.arange(8) % 2, 6, 19)[:, None]
-        star = radius * np.stack([np.cos(angles), np.sin(angles)], -1) + [68, -68]
+        radius = np.where(np.arange(8) % 2, 7, 24)[:, None]
+        star = radius * np.stack([np.cos(angles), np.sin(angles)], -1) + [64, -66]
         face.fill(_both(star), (255, 212, 24), 1.5)
 
 
@@ -265,11 +265,11 @@ def _top_of_head(face):
     colour = _hair_colours(face)[0]
     dark = _mix(colour, _DARK, 0.5) if colour != _HAIR["Black_Hair"] else (70, 70, 84)
     if face.has("Bald"):
-        face.fill(_ellipse(-13, -54, 10, 5), _mix(face.skin, _WHITE, 0.75))
+        face.fill(_ellipse(-13, -53, 13, 7), _mix(face.skin, _WHITE, 0.8))
     else:
-        face.fill(face.band(math.pi + 0.78, 2 * math.pi - 0.78, 0.78, 1.12), colour, 1)
+        face.fill(face.band(math.pi + 0.7, 2 * math.pi - 0.7, 0.7, 1.12), colour, 1)
     if not face.has("Receding_Hairline"):
-        temple = _points((14, -47), (46, -50), (52, -20), (42, -22), (36, -38))
+        temple = _points((12, -47), (46, -52), (54, -14), (41, -16), (33, -36))
         face.fill(_both(temple), colour)
     if face.has("Bangs"):
         tips = np.linspace(-22, 22, 9)
@@ -287,44 +287,42 @@ def _top_of_head(face):
 
 def _cheeks_and_jaw(face):
     if face.has("5_o_Clock_Shadow"):
-        stubble = face.outline(np.linspace(0.5, math.pi - 0.5, 24)) * [0.88, 0.9]
-        face.fill(stubble, face.tint((60, 72, 96), 0.5))
+        stubble = face.outline(np.linspace(0.35, math.pi - 0.35, 24)) * [0.88, 0.9]
+        face.fill(stubble, face.tint((60, 84, 120), 0.65))
     if not face.has("No_Beard"):
-        face.fill(face.band(0.55, math.pi - 0.55, 0.9, 1.07), _BEARD)
+        face.fill(face.band(0.5, math.pi - 0.5, 0.88, 1.12), _BEARD)
     if face.has("Sideburns"):
         for start in (-0.2, math.pi - 0.42):
-            face.fill(face.band(start, start + 0.62, 0.8, 1.0), _BEARD)
+            face.fill(face.band(start, start + 0.62, 0.74, 1.02), (20, 14, 20))
     if face.has("Chubby"):
         arc = _ellipse(30, 22, 12, 14, -0.9, 1.1)
-        face.stroke(face.turn(_both(arc)), face.tint(_DARK, 0.5), 2)
+        face.stroke(face.turn(_both(arc)), face.tint(_DARK, 0.6), 3)
     if face.has("Rosy_Cheeks"):
-        face.fill(face.turn(_both(_ellipse(30, 21, 9, 8))), face.tint((240, 40, 70), 0.7))
+        face.fill(face.turn(_both(_ellipse(31, 22, 11, 10))), face.tint((255, 40, 110), 0.8))
     if face.has("High_Cheekbones"):
-        bone = _points((21, 12), (30, 4), (46, -2), (46, 4), (33, 10))
-        face.fill(face.turn(_both(bone)), _mix(face.skin, _WHITE, 0.8))
-        shadow = _points((21, 13), (33, 11), (46, 4))
-        face.stroke(face.turn(_both(shadow)), face.tint(_DARK, 0.6), 2.5)
+        bone = _points((19, 11), (29, 2), (46, -5), (47, 5), (34, 12))
+        face.fill(face.turn(_both(bone)), (255, 240, 120), 2)
     if not face.has("Young"):
-        folds = face.tint(_DARK, 0.65)
-        face.stroke(face.turn(_both(_points((14, 10), (21, 18), (25, 32), (24, 38)))), folds, 2.5)
-        for y in (-45, -40):
-            face.stroke(face.turn(_points((-27, y), (0, y + 2), (27, y))), folds, 2)
-        for y in (-15, -5):
-            face.stroke(face.turn(_both(_points((37, -10), (44, y)))), folds, 2)
+        folds = face.tint(_DARK, 0.75)
+        face.stroke(face.turn(_both(_points((13, 8), (23, 16), (27, 30), (25, 42)))), folds, 3.5)
+        for y in (-48, -43):
+            face.stroke(face.turn(_points((-27, y), (0, y + 2), (27, y))), folds, 2.5)
+        for y in (-20, -10, 0):
+            face.stroke(face.turn(_both(_points((36, -10), (46, y)))), folds, 2.5)
 
 
 def _eyes(face):
     x, y = face.eye, -10
     if face.has("Heavy_Makeup"):
-        shadow = _ellipse(x, y - 1, 15, 13, math.pi, 2 * math.pi)
-        face.fill(face.turn(_both(shadow)), (140, 50, 190))
+        shadow = _ellipse(x, y - 1, 16, 15, math.pi, 2 * math.pi)
+        face.fill(face.turn(_both(shadow)), (150, 20, 225))
     if face.has("Bags_Under_Eyes"):
-        bag = np.concatenate([_ellipse(x, y + 6, 12, 10, 0, math.pi), _points((x, y + 8))])
-        face.fill(face.turn(_both(bag)), face.tint((90, 50, 110), 0.6), 1)
-    opening = 2.6 if face.has("Narrow_Eyes") else 8.0
-    face.fill(face.turn(_both(_ellipse(x, y, 12, opening))), _WHITE, 2)
-    iris = min(5.5, opening)
-    face.fill(face.turn(_both(_ellipse(x, y, 5, iris))), face.iris)
+        bag = np.concatenate([_ellipse(x, y + 5, 14, 13, 0, math.pi), _points((x, y + 9))])
+        face.fill(face.turn(_both(bag)), face.tint((84, 40, 110), 0.75), 1)
+    opening = 2.0 if face.has("Narrow_Eyes") else 9.5
+    face.fill(face.turn(_both(_ellipse(x, y, 13, opening))), _WHITE, 2)
+    iris = min(6.0, opening)
+    face.fill(face.turn(_both(_ellipse(x, y, 5.5, iris))), face.iris)
     face.fill(face.turn(_both(_ellipse(x, y, 2.5, min(3.0, iris)))), _DARK)
     if not face.has("Male"):
         for lash in (4, 9, 13):
@@ -334,41 +332,44 @@ def _eyes(face):
         face.stroke(face.turn(_both(_ellipse(x, y, 17, 15))), (12, 12, 20), 4)
         face.stroke(face.turn(_points((17 - x, y - 3), (x - 17, y - 3))), (12, 12, 20), 4)
         face.stroke(face.turn(_both(_points((x + 17, y - 3), (50, y - 5)))), (12, 12, 20), 4)
-    peak = -10 if face.has("Arched_Eyebrows") else 0
-    brow = _points((x - 12, -27), (x + 2, -27 + peak), (x + 13, -26))
-    width = 8 if face.has("Bushy_Eyebrows") else 2.5
-    face.stroke(face.turn(_both(brow)), (44, 30, 24), width)
+    peak = -13 if face.has("Arched_Eyebrows") else 2
+    brow = _points((x - 14, -28), (x + 2, -28 + peak), (x + 15, -27))
+    width = 10 if face.has("Bushy_Eyebrows") else 2.5
+    face.stroke(face.turn(_both(brow)), (30, 20, 18), width)
 
 
 def _nose(face):
-    width = 14 if face.has("Big_Nose") else 6.5
+    width = 19 if face.has("Big_Nose") else 6
+    colour = face.tint((190, 70, 30), 0.6)
     if face.has("Pointy_Nose"):
-        shape = _points((0, -16), (width, 13), (0, 16), (-width, 13))
+        side = _points((0, -22), (width, 10), (0, 14))
+        face.fill(face.turn(_both(side), 18), colour, 1.5)
+        face.fill(face.turn(side, 18), face.tint((90, 30, 20), 0.8))
     else:
-        shape = _ellipse(0, 8, width, 5 + width / 4)
-    face.fill(face.turn(shape, 18), face.tint((150, 60, 40), 0.45), 2)
-    return face.turn(_points((0, 8)), 18)
+        face.fill(face.turn(_ellipse(0, 6, width, 6 + width / 5), 18), colour, 1.5)
+        face.fill(face.turn(_ellipse(-1, 4, width / 2, 3), 18), _mix(face.skin, _WHITE, 0.6))
+    return face.turn(_points((0, 6)), 18)
 
 
 def _mouth(face):
     along = np.linspace(-1, 1, 17)
     arch = 1 - along**2
-    middle = 31 + (3 - 9 * along**2 if face.has("Smiling") else 3 * along**2)
-    gap = (4.5 if face.has("Mouth_Slightly_Open") else 0) * arch
-    lip = (6.0 if face.has("Big_Lips") else 2.2) * arch**0.6
-    x = 17 * along
+    middle = 32 + (5 - 14 * along**2 if face.has("Smiling") else 7 * along**2 - 2)
+    gap = (6.0 if face.has("Mouth_Slightly_Open") else 0) * arch
+    lip = (8.5 if face.has("Big_Lips") else 3.0) * arch**0.6
+    x = 19 * along
 
     def between(upper, lower):
         line = np.stack([x, upper], -1), np.stack([x, lower], -1)[::-1]
         return face.turn(np.concatenate(line), 3)
 
     if face.has("Mustache"):
-        side = _points((0, 15), (14, 17), (25, 25), (12, 23), (0, 21))
-        face.fill(face.turn(_both(side), 6), _BEARD)
+        side = _points((0, 12), (15, 13), (32, 26), (13, 24), (0, 21))
+        face.fill(face.turn(_both(side), 6), (24, 16, 16))
     if face.has("Goatee"):
-        tuft = _points((-9, 44), (9, 44), (8, 58), (0, 70), (-8, 58))
+        tuft = _points((-10, 45), (10, 45), (9, 60), (0, 74), (-9, 60))
         face.fill(face.turn(tuft, 3), (22, 16, 18), 1)
-    colour = (214, 8, 50) if face.has("Wearing_Lipstick") else face.tint((120, 62, 52), 0.5)
+    colour = (236, 0, 50) if face.has("Wearing_Lipstick") else face.tint((110, 60, 50), 0.4)
     face.fill(between(middle - gap - lip, middle + gap + lip), colour, 1.2)
     if gap.any():
         face.fill(between(middle - gap, middle + gap), (40, 8, 14))
@@ -380,12 +381,12 @@ def _mouth(face):
 
 def _jewellery(face):
     if face.has("Wearing_Earrings"):
-        face.fill(_both(_ellipse(55, 16, 7.5, 7.5)), (0, 226, 232), 2)
+        face.fill(_both(_ellipse(57, 17, 9, 9)), (0, 226, 232), 2)
     if face.has("Wearing_Necktie"):
-        tie = _points((-8, 66), (8, 66), (5, 76), (13, 110), (-13, 110), (-5, 76))
-        face.fill(tie, (246, 226, 24), 2)
+        tie = _points((-11, 63), (11, 63), (7, 73), (24, 112), (-24, 112), (-7, 73))
+        face.fill(tie, (60, 230, 20), 2)
     if face.has("Wearing_Necklace"):
-        along = np.linspace(-1, 1, 11)[::-1, None, None]
-        places = np.concatenate([30 * along, 79 - 14 * along**2], -1)
-        face.fill(places[::2] + _ellipse(0, 0, 4.2, 4.2), _WHITE, 1)
-        face.fill(places[1::2] + _ellipse(0, 0, 4.2, 4.2), _WHITE, 1)
+        along = np.linspace(-1, 1, 9)[::-1, None, None]
+        places = np.concatenate([32 * along, 76 - 15 * along**2], -1)
+        face.fill(places[::2] + _ellipse(0, 0, 5.5, 5.5), _WHITE, 1)
+        face.fill(places[1::2] + _ellipse(0, 0, 5.5, 5.5), _WHITE, 1)
