@@ -312,6 +312,7 @@ def training_curves(rows: Sequence[dict], best_step: int | None = None) -> str:
             if best_step is not None:
                 axes.axvline(best_step, color=GREY, linewidth=0.9)
             axes.set(title=title, xlabel="step")
+            axes.xaxis.get_major_locator().set_params(integer=True)
             if len(keys) > 1:
                 axes.legend(fontsize=6.5)
 
