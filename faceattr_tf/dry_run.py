@@ -9,8 +9,10 @@ import tensorflow as tf
 
 from data_pipelines.augment import Augment
 from faceattr_tf.configs.base import Recipe
-from faceattr_tf.distribution import create_strategy, distribute
-from faceattr_tf.train import Experiment, TrainingState, create_train_step, training_stream
+from faceattr_tf.distribution import create_strategy
+from faceattr_tf.experiment import Experiment
+from faceattr_tf.state import TrainingState
+from faceattr_tf.train import create_train_step, training_stream
 
 STEPS = 40
 """Steps on the one batch that is over-fitted."""
@@ -25,9 +27,7 @@ def dry_run(recipe: Recipe) -> dict:
     experiment = Experiment.of(recipe)
     total = experiment.phase_ends[-1]
     print(f"recipe {recipe.name}")
-    for records, source in zip(
-        experiment.record_sets, experiment.sources("train"), strict=True
-    ):
+    for records, source in zip(experiment.record_sets, experiment.sources("train"), strict=True):
         count = records.count("train", recipe.data.validation_share, recipe.seed)
         print(f"  data   {records.name}: {count:,} training examples, weight {source.weight:g}")
     for task in experiment.tasks:

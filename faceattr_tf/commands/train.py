@@ -20,15 +20,24 @@ from data_pipelines.errors import UserError
 from faceattr_tf.configs import RECIPES, Recipe, create_recipe
 
 
-def define_flags(values: flags.FlagValues):
+def define_flags(values: flags.FlagValues, arguments: list[str]):
     """Declares this command's flags; returns the one that holds the recipe."""
     config = config_flags.DEFINE_config_dataclass(
-        "config", Recipe(), "name of a recipe", flag_values=values, parse_fn=create_recipe
+        "config",
+        Recipe(),
+        "name of a recipe",
+        flag_values=values,
+        sys_argv=arguments,
+        parse_fn=create_recipe,
     )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_list("records", [], "folders of records, with commas", flag_values=values)
-    flags.DEFINE_bool("dry_run", False, "describe the run, then over-fit one batch; no workdir is "
-                      "needed or touched", flag_values=values)
+    flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "describe the run, then over-fit one batch; no workdir is needed or touched",
+        flag_values=values,
+    )
     flags.DEFINE_bool("progress", True, "show a progress bar", flag_values=values)
     return config
 
@@ -40,9 +49,10 @@ def parse(arguments: list[str]) -> tuple[Recipe, flags.FlagValues]:
         UserError: a flag, recipe, field or value does not exist.
     """
     values = flags.FlagValues()
-    holder = define_flags(values)
+    arguments = ["faceattr-train", *arguments]
+    holder = define_flags(values, arguments)
     try:
-        rest = values([sys.argv[0], *arguments])[1:]
+        rest = values(arguments)[1:]
     except KeyError as error:
         raise UserError(
             f"the recipe has no field {error.args[0]!r}; --help lists the fields"
@@ -66,7 +76,7 @@ def help_text() -> str:
         lines.append(f"  {name:28}{recipe.__doc__.splitlines()[0]}")
     lines += ["", "flags:"]
     values = flags.FlagValues()
-    define_flags(values)
+    define_flags(values, [])
     for name in ("config", "records", "workdir", "dry_run", "progress"):
         lines.append(f"  --{name:26}{values[name].help}")
     lines += ["", "fields of --config and their defaults:"]

@@ -36,8 +36,15 @@ def mtfl_best() -> Recipe:
         data=Data(
             crop=Crop(kind="align", height=80, width=80, margin=0.15),
             augment=Augment(
-                flip=True, shift=0.06, rotate=10.0, scale=0.12, brightness=0.15, contrast=0.2,
-                saturation=0.2, grey=0.15, cutout=0.25,
+                flip=True,
+                shift=0.06,
+                rotate=10.0,
+                scale=0.12,
+                brightness=0.15,
+                contrast=0.2,
+                saturation=0.2,
+                grey=0.15,
+                cutout=0.25,
             ),
             batch_size=64,
             validation_share=0.1,

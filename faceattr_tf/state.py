@@ -1,0 +1,133 @@
+"""Every variable of a run, and what makes them."""
+
+import re
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines.errors import UserError
+from faceattr_tf.configs.base import Phase
+from faceattr_tf.evaluate import forward_function
+from faceattr_tf.experiment import Experiment
+from faceattr_tf.models import build_model
+from faceattr_tf.optimization import create_optimizer
+from faceattr_tf.workdir import Workdir
+
+
+class TrainingState:
+    """Every variable of a run: what a checkpoint holds."""
+
+    def __init__(self, experiment: Experiment, strategy: tf.distribute.Strategy):
+        recipe = experiment.recipe
+        self.strategy = strategy
+        # Under a global seed of 0, tf.data cannot shuffle by a seed that is a tensor.
+        initial_seed = abs(recipe.seed) + 1
+        keras.utils.set_random_seed(initial_seed)
+        with strategy.scope():
+            self.model = create_model(
+                experiment, recipe.precision, synchronized=strategy.num_replicas_in_sync > 1
+            )
+            weights = [config.weight for config in recipe.tasks] or [1.0] * len(experiment.tasks)
+            self.task_weights = tf.Variable(weights, trainable=False, dtype=tf.float32)
+            # Sums of each task's loss and the number of steps, since the last log row and since
+            # the last validation.
+            self.logged = tf.Variable(tf.zeros(len(weights) + 1), trainable=False)
+            self.validated = tf.Variable(tf.zeros(len(weights) + 1), trainable=False)
+            self.step = tf.Variable(0, trainable=False, dtype=tf.int64)
+            self.broken_step = tf.Variable(-1, trainable=False, dtype=tf.int64)
+            self.best = tf.Variable(np.inf, trainable=False, dtype=tf.float64)
+            self.best_step = tf.Variable(-1, trainable=False, dtype=tf.int64)
+            self.trained = []
+            self.optimizers = []
+            for index, phase in enumerate(recipe.phases):
+                self.trained.append(freeze(self.model, phase))
+                begin = experiment.phase_ends[index - 1] if index else 0
+                steps = experiment.phase_ends[index] - begin
+                optimizer = create_optimizer(phase, steps, recipe.precision)
+                optimizer.build(self.trained[-1])
+                self.optimizers.append(optimizer)
+            self.averages = (
+                [tf.Variable(weight.value, trainable=False) for weight in self.model.weights]
+                if recipe.average
+                else []
+            )
+        # Validation, the best model and export use this one: float32, outside every strategy.
+        self.evaluated_model = create_model(experiment, "float32")
+        self.forward = forward_function(self.evaluated_model)
+        self.seeds = [layer.seed_generator.state for layer in self.model.layers if has_seed(layer)]
+        self.checkpoint = tf.train.Checkpoint(
+            weights=[weight.value for weight in self.model.weights],
+            averages=self.averages,
+            optimizers=[[v.value for v in optimizer.variables] for optimizer in self.optimizers],
+            task_weights=self.task_weights,
+            logged=self.logged,
+            validated=self.validated,
+            step=self.step,
+            best=self.best,
+            best_step=self.best_step,
+        )
+
+    def update_evaluated_model(self) -> None:
+        """Gives the model that is validated the present weights, averaged where asked for."""
+        source = self.averages or self.model.weights
+        self.evaluated_model.set_weights([weight.numpy() for weight in source])
+
+
+def has_seed(layer: keras.Layer) -> bool:
+    """Whether the layer draws random numbers from a seed of its own (dropout)."""
+    return getattr(layer, "seed_generator", None) is not None
+
+
+def create_model(experiment: Experiment, precision: str, **options) -> keras.Model:
+    """The recipe's network for its tasks and crop, under a precision policy."""
+    config = experiment.recipe.model
+    if config.dropout:
+        options["dropout"] = config.dropout
+    if config.width != 1.0:
+        options["width"] = config.width
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        return build_model(
+            config.name,
+            experiment.tasks,
+            experiment.input_shape,
+            **options,
+            **dict(config.options),
+        )
+    finally:
+        keras.config.set_dtype_policy(previous)
+
+
+def freeze(model: keras.Model, phase: Phase) -> list:
+    """Makes the layers of a phase trainable and freezes the others; returns what trains.
+
+    A frozen batch normalisation neither learns nor moves its statistics.
+
+    Raises:
+        UserError: no layer matches.
+    """
+    for layer in model.layers:
+        layer.trainable = re.search(phase.trainable, layer.name) is not None
+    if not model.trainable_variables:
+        raise UserError(
+            f"phase {phase.name!r}: trainable {phase.trainable!r} matches no layer with weights"
+        )
+    return list(model.trainable_variables)
+
+
+def warm_start(state: TrainingState, path: str) -> None:
+    """Takes over the weights of another run's model where name and shape agree, and says which."""
+    given = {v.path: v for v in Workdir.open(path).load_model().weights}
+    taken = 0
+    for weight in state.model.weights:
+        source = given.get(weight.path)
+        if source is not None and source.shape == weight.shape:
+            weight.assign(source.numpy())
+            taken += 1
+    if not taken:
+        raise UserError(f"warm start: no weight of {path} fits this model by name and shape")
+    for average, weight in zip(state.averages, state.model.weights, strict=False):
+        average.assign(weight.value)
+    print(f"warm start: {taken} of {len(state.model.weights)} weights from {path}")

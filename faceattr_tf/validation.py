@@ -1,0 +1,79 @@
+"""Losses and metrics of a run's model on its validation examples."""
+
+import functools
+
+import numpy as np
+
+from data_pipelines.input import evaluation_batches
+from faceattr_tf.evaluate import predict_outputs
+from faceattr_tf.experiment import Experiment
+from faceattr_tf.losses import label_weights, task_loss
+from faceattr_tf.metrics import evaluate_task
+
+
+def create_losses(experiment: Experiment) -> dict:
+    """Per task `loss(labels, outputs) -> [B]`, as the recipe configures it."""
+    configs = {config.name: config for config in experiment.recipe.tasks}
+    counts = experiment.label_counts()
+    losses = {}
+    for task in experiment.tasks:
+        options = {}
+        if config := configs.get(task.name):
+            options = {"loss": config.loss, "label_smoothing": config.label_smoothing}
+            if config.balance_labels:
+                options["label_weights"] = label_weights(task, counts[task.name])
+        losses[task.name] = functools.partial(task_loss, task, **options)
+    return losses
+
+
+def validate(forward, experiment: Experiment) -> dict:
+    """Losses and metrics on the validation split of all record sets together.
+
+    Args:
+        forward: a model, or what `forward_function` made of one.
+        experiment: gives data, tasks and losses.
+
+    Returns:
+        `{"loss": weighted sum, "<task>/loss": …, "<task>/<metric>": …}`, without the metrics where
+        the loss is not finite.
+    """
+    outputs, labels, transforms = validation_outputs(forward, experiment)
+    losses = create_losses(experiment)
+    weights = {config.name: config.weight for config in experiment.recipe.tasks}
+    majority = experiment.majority()
+    values = {"loss": 0.0}
+    for task in experiment.tasks:
+        loss = losses[task.name](labels[task.name], outputs[task.name])
+        values[f"{task.name}/loss"] = float(np.mean(loss))
+        values["loss"] += weights.get(task.name, 1.0) * values[f"{task.name}/loss"]
+    if not np.isfinite(values["loss"]):
+        return values
+    for task in experiment.tasks:
+        result = evaluate_task(
+            task,
+            labels[task.name],
+            outputs[task.name],
+            majority=majority.get(task.name),
+            transforms=transforms,
+            crop_size=experiment.input_shape[:2],
+        )
+        for name, value in result.get("mean", result).items():
+            if isinstance(value, float):
+                values[f"{task.name}/{name}"] = value
+    return values
+
+
+def validation_outputs(forward, experiment: Experiment):
+    """Outputs, labels and crop transforms of all validation examples, joined over record sets."""
+    data = experiment.recipe.data
+    parts = []
+    for source in experiment.sources("validation"):
+        batches = evaluation_batches(
+            source, experiment.tasks, data.crop, batch_size=data.batch_size
+        )
+        parts.append(predict_outputs(forward, batches, tasks=experiment.tasks))
+    outputs = {
+        t.name: np.concatenate([part[0][t.name] for part in parts]) for t in experiment.tasks
+    }
+    labels = {t.name: np.concatenate([part[1][t.name] for part in parts]) for t in experiment.tasks}
+    return outputs, labels, np.concatenate([part[2] for part in parts])

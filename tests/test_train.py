@@ -1,0 +1,316 @@
+"""The training loop on drawn faces: what a run leaves behind, and what interruptions change."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from data_pipelines.errors import UserError
+from data_pipelines.geometry import Crop
+from faceattr_tf.configs import TaskConfig, create_recipe
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def tiny(records, **changes):
+    """The smoke recipe at 32x32, in a few steps; dropout, averaging and augmentation stay on."""
+    recipe = create_recipe("smoke")
+    sets = records if isinstance(records, list) else [records]
+    recipe.data.records = tuple(one.path for one in sets)
+    recipe.data.crop = Crop(kind="box", height=32, width=32, margin=0.3)
+    recipe.model.width = 0.25
+    recipe.phases = (
+        dataclasses.replace(recipe.phases[0], steps=3),
+        dataclasses.replace(recipe.phases[1], epochs=0.0, steps=9),
+    )
+    recipe.checkpoint_every = 2
+    recipe.log_every = 2
+    return dataclasses.replace(recipe, **changes)
+
+
+def train(recipe, path):
+    from faceattr_tf.train import train_and_evaluate
+
+    return train_and_evaluate(recipe, path, progress=False)
+
+
+def weights_of(path):
+    from faceattr_tf.workdir import Workdir
+
+    return Workdir.open(path).load_model().get_weights()
+
+
+def assert_same_run(one, other, tolerance=1e-5):
+    """Both runs logged the same numbers and ended with the same best model."""
+    logs = [
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        for path in (one, other)
+    ]
+    assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
+    for left, right in zip(*logs, strict=True):
+        assert left.keys() == right.keys()
+        for key, value in left.items():
+            assert value == right[key] or value == pytest.approx(right[key], rel=1e-3, abs=1e-4), (
+                key
+            )
+    for left, right in zip(weights_of(one), weights_of(other), strict=True):
+        np.testing.assert_allclose(left, right, rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, mtfl_records):
+    """A complete tiny run."""
+    path = tmp_path_factory.mktemp("run") / "workdir"
+    best = train(tiny(mtfl_records), path)
+    return path, best
+
+
+def test_a_run_leaves_all_that_evaluation_needs(finished, mtfl_records):
+    from faceattr_tf.workdir import Workdir
+
+    path, best = finished
+    workdir = Workdir.open(path)
+    assert [task.name for task in workdir.tasks] == [task.name for task in mtfl_records.tasks]
+    assert workdir.crop.height == 32
+    assert workdir.recipe().name == "smoke"
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    outputs = workdir.load_model()(images)
+    assert {name: tuple(output.shape) for name, output in outputs.items()} == {
+        "attributes": (2, 3),
+        "pose": (2, 5),
+        "landmarks": (2, 5, 2),
+    }
+    calibration = workdir.calibration()
+    assert len(calibration["attributes"]["thresholds"]) == 3
+    assert calibration["pose"]["temperature"] > 0
+    rows = [row for row in workdir.metrics_log() if "validation/loss" in row]
+    assert best["validation/loss"] == min(row["validation/loss"] for row in rows)
+    assert workdir.metadata()["best"] == best
+    assert "research" in (path / "model_card.md").read_text()
+    assert list((path / "tensorboard").iterdir())
+    assert not [name for name in os.listdir(path) if name.startswith(".")]
+
+
+def test_the_same_command_on_a_finished_run_changes_nothing(finished, mtfl_records):
+    path, best = finished
+    before = (path / "metrics.jsonl").read_bytes()
+    assert train(tiny(mtfl_records), path) == best
+    assert (path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_frozen_phase_moves_nothing_but_its_layers(tmp_path, mtfl_records):
+    import tensorflow as tf
+
+    from faceattr_tf.experiment import Experiment
+    from faceattr_tf.state import TrainingState
+    from faceattr_tf.train import create_train_step, training_stream
+
+    experiment = Experiment.of(tiny(mtfl_records))
+    strategy = tf.distribute.get_strategy()
+    state = TrainingState(experiment, strategy)
+    before = {weight.path: weight.numpy() for weight in state.model.weights}
+    step = create_train_step(state, experiment, 0)
+    step(next(training_stream(experiment, strategy, 0)))
+    moved = {w.path for w in state.model.weights if not np.array_equal(w.numpy(), before[w.path])}
+    assert moved and all(path.startswith("head_") for path in moved)
+
+
+def test_the_average_follows_its_definition(mtfl_records):
+    import tensorflow as tf
+
+    from faceattr_tf.experiment import Experiment
+    from faceattr_tf.state import TrainingState
+    from faceattr_tf.train import create_train_step, training_stream
+
+    experiment = Experiment.of(tiny(mtfl_records, average=0.15))
+    strategy = tf.distribute.get_strategy()
+    state = TrainingState(experiment, strategy)
+    index = next(i for i, w in enumerate(state.model.weights) if w.path == "stem/kernel")
+    expected = state.model.weights[index].numpy()
+    step = create_train_step(state, experiment, 1)
+    batches = training_stream(experiment, strategy, 0)
+    for number in range(1, 4):
+        step(next(batches))
+        decay = min(0.15, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * state.model.weights[index].numpy()
+    np.testing.assert_allclose(state.averages[index].numpy(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_two_record_sets_share_the_tasks_that_they_name(tmp_path, mtfl_records, celeba_records):
+    recipe = tiny(
+        [mtfl_records, celeba_records], tasks=(TaskConfig("attributes"), TaskConfig("pose"))
+    )
+    recipe.data.weights = (0.5, 0.5)
+    best = train(recipe, tmp_path / "w")
+    assert np.isfinite(best["validation/pose/loss"])
+    metadata = json.loads((tmp_path / "w" / "metadata.json").read_text())
+    assert [records["name"] for records in metadata["records"]] == ["mtfl", "celeba"]
+
+
+def test_a_warm_start_takes_what_fits(tmp_path, finished, mtfl_records, capsys):
+    path, _ = finished
+    recipe = tiny(mtfl_records, warm_start=str(path))
+    recipe.tasks = (TaskConfig("attributes", labels=("Smiling",)),)
+    recipe.phases = (dataclasses.replace(recipe.phases[1], steps=1, learning_rate=0.0),)
+    train(recipe, tmp_path / "w")
+    assert "weights from" in capsys.readouterr().out
+    given, taken = weights_of(path)[0], weights_of(tmp_path / "w")[0]
+    np.testing.assert_allclose(taken, given, rtol=1e-6)
+
+
+def test_a_workdir_of_another_recipe_is_refused(finished, mtfl_records):
+    path, _ = finished
+    with pytest.raises(UserError, match=r"config.data.batch_size is 16 there and 8 here"):
+        other = tiny(mtfl_records)
+        other.data.batch_size = 8
+        train(other, path)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path, mtfl_records):
+    recipe = tiny(mtfl_records)
+    recipe.phases = (
+        dataclasses.replace(recipe.phases[1], steps=2, learning_rate=1e-3, schedule="constant"),
+        dataclasses.replace(
+            recipe.phases[1], optimizer="sgd", steps=9, learning_rate=1e30, schedule="constant"
+        ),
+    )
+    with pytest.raises(
+        UserError, match=r"loss (of|at) step \d+ is not finite; last good .*ckpt-\d$"
+    ):
+        train(recipe, tmp_path / "w")
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, mtfl_records):
+    recipe = tiny(mtfl_records)
+    train(recipe, tmp_path / "w")
+    for file in (tmp_path / "w" / "checkpoints").glob("*.data-*"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"checkpoint .*ckpt-12 cannot be restored"):
+        train(recipe, tmp_path / "w")
+
+
+def test_a_workdir_that_cannot_be_written_is_named(tmp_path, mtfl_records):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/w cannot be written: Not a directory"):
+        train(tiny(mtfl_records), tmp_path / "file" / "w")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tasks": (TaskConfig("age"),)}, "no records hold the task 'age'; they hold: attributes"),
+        ({"tasks": (TaskConfig("attributes", labels=("Bald",)),)}, "no label 'Bald'; it has: Male"),
+        ({"phases": ()}, "has no phases"),
+        ({"strategy": "many"}, "'many' is none of default"),
+        ({"best_metric": "attributes/luck"}, "'attributes/luck' is not measured"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(tmp_path, mtfl_records, change, words):
+    with pytest.raises(UserError, match=words) as error:
+        train(tiny(mtfl_records, **change), tmp_path / "w")
+    assert "\n" not in str(error.value)
+
+
+def test_a_dry_run_learns_its_batch_and_writes_nothing(tmp_path, mtfl_records, monkeypatch, capsys):
+    from faceattr_tf.dry_run import dry_run
+
+    monkeypatch.chdir(tmp_path)
+    result = dry_run(tiny(mtfl_records))
+    assert result["losses"][-1] < 0.7 * result["losses"][0]
+    assert result["parameters"] > 1000 and result["multiply_adds"] > 10_000
+    assert "landmarks (landmarks)" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+COMMAND = """
+import sys, json
+sys.path.insert(0, {tests!r})
+from faceattr_tf.configs import Recipe
+from faceattr_tf.train import train_and_evaluate
+train_and_evaluate(Recipe.from_dict(json.load(open(sys.argv[1]))), sys.argv[2], progress=False)
+"""
+
+
+def start(recipe, workdir, folder, **environment):
+    """Trains in a process of its own."""
+    config = folder / "recipe.json"
+    config.write_text(json.dumps(recipe.to_dict()))
+    code = COMMAND.format(tests=str(ROOT / "tests"))
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(config), str(workdir)],
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_three_kills_change_nothing(tmp_path, mtfl_records):
+    recipe = tiny(mtfl_records)
+    recipe.phases = (recipe.phases[0], dataclasses.replace(recipe.phases[1], steps=40))
+    begin = time.monotonic()
+    whole = start(recipe, tmp_path / "whole", tmp_path)
+    assert whole.wait(timeout=600) == 0, whole.stderr.read()
+    duration = time.monotonic() - begin
+
+    chance = random.Random(0)
+    killed = 0
+    while killed < 3:
+        run = start(recipe, tmp_path / "killed", tmp_path)
+        try:
+            # From the first checkpoint on, any moment will do.
+            run.wait(timeout=chance.uniform(0.3, 0.9) * duration)
+            break
+        except subprocess.TimeoutExpired:
+            run.send_signal(signal.SIGKILL)
+            run.wait()
+            killed += 1
+    assert killed
+    last = start(recipe, tmp_path / "killed", tmp_path)
+    assert last.wait(timeout=600) == 0, last.stderr.read()
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.mark.slow
+def test_two_workers_equal_one_process(tmp_path, mtfl_records):
+    recipe = tiny(mtfl_records)
+    recipe.model.dropout = 0.0
+    # Synchronised batch statistics are sums over both workers; clipping sees the whole gradient.
+    recipe.phases = (
+        dataclasses.replace(
+            recipe.phases[1], steps=8, optimizer="sgd", learning_rate=0.05, clip_norm=1.0
+        ),
+    )
+    alone = start(recipe, tmp_path / "alone", tmp_path)
+    assert alone.wait(timeout=600) == 0, alone.stderr.read()
+
+    recipe.strategy = "multi_worker"
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    runs = []
+    for index in range(2):
+        task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        runs.append(start(recipe, tmp_path / "both", tmp_path, TF_CONFIG=json.dumps(task)))
+    for run in runs:
+        assert run.wait(timeout=600) == 0, run.stderr.read()
+    assert_same_run(tmp_path / "alone", tmp_path / "both", tolerance=1e-4)
