@@ -12,12 +12,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 
 import cv2
-import h5py
 import numpy as np
-import scipy.io
 
 from data_pipelines.drawing import draw_face
 from data_pipelines.errors import UserError
+from data_pipelines.matlab import write_matlab
 from data_pipelines.tasks import CELEBA_ATTRIBUTES, POSE_CLASSES, normalise_label
 
 _FIRST = ("Ada", "Bao", "Carl", "Dina", "Emil", "Fatma", "Goran", "Hana", "Ivan", "Julia", "Kofi")
@@ -161,7 +160,7 @@ def _lfwa(folder, images, seed, size, attributes=40, matlab="7.3"):
         "name": [files[row].replace("/", "\\") for row in order],
         "AttrName": spelling,
     }
-    _write_matlab(folder / f"lfw_att_{attributes}.mat", {"label": values[order]}, cells, matlab)
+    write_matlab(folder / f"lfw_att_{attributes}.mat", {"label": values[order]}, cells, matlab)
     rows = {
         "train": np.flatnonzero(order < train) + 1.0,
         "test": np.flatnonzero(order >= train) + 1.0,
@@ -171,7 +170,7 @@ def _lfwa(folder, images, seed, size, attributes=40, matlab="7.3"):
     for split, row in rows.items():
         who = np.unique(people[order[row.astype(int) - 1]])
         indices[f"indices_identity_{split}"] = who[:, None]
-    _write_matlab(folder / "indices_train_test.mat", indices, {}, matlab)
+    write_matlab(folder / "indices_train_test.mat", indices, {}, matlab)
 
 
 def _mtfl(folder, images, seed, size):
@@ -309,27 +308,3 @@ def _write_rows(path, header, names, values, width=0) -> None:
     ]
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join([*header, *rows, ""]), "ascii")
-
-
-def _write_matlab(path, matrices: dict, cells: dict, version: str) -> None:
-    """Matrices of doubles and columns of texts as MATLAB's `save -v7.3` or `save -v6` writes."""
-    if version == "5":
-        columns = {name: np.array(texts, object)[:, None] for name, texts in cells.items()}
-        scipy.io.savemat(path, {**matrices, **columns})
-        with open(path, "r+b") as file:
-            file.write(b"MATLAB 5.0 MAT-file".ljust(116))  # SciPy's header holds the time of day
-        return
-    with h5py.File(path, "w", userblock_size=512) as file:
-        for name, matrix in matrices.items():
-            # MATLAB stores columns first, HDF5 rows first: arrays read transposed.
-            file.create_dataset(name, data=matrix.T).attrs["MATLAB_class"] = np.bytes_("double")
-        for name, texts in cells.items():
-            references = np.empty((1, len(texts)), h5py.ref_dtype)
-            for index, text in enumerate(texts):
-                units = np.frombuffer(text.encode("utf-16-le"), np.uint16)[:, None]
-                characters = file.create_dataset(f"#refs#/{name}{index}", data=units)
-                characters.attrs["MATLAB_class"] = np.bytes_("char")
-                references[0, index] = characters.ref
-            file.create_dataset(name, data=references).attrs["MATLAB_class"] = np.bytes_("cell")
-    with open(path, "r+b") as file:
-        file.write(b"MATLAB 7.3 MAT-file, HDF5 schema 1.00 .".ljust(124) + b"\x00\x02IM")
