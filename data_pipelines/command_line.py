@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable
 
+from data_pipelines.native_log import without_chatter
+
 
 def run_command(name: str, main: Callable[[], object]) -> int:
     """Runs a command's work and turns a user's mistake into one line without a traceback.
@@ -15,6 +17,11 @@ def run_command(name: str, main: Callable[[], object]) -> int:
         The exit status: 0 done, 1 a mistake or something that the system refuses (a missing or
         read-only path, a full disk), 130 interrupted.
     """
+    with without_chatter():
+        return _run(name, main)
+
+
+def _run(name: str, main: Callable[[], object]) -> int:
     try:
         main()
         sys.stdout.flush()

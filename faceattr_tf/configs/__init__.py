@@ -5,12 +5,13 @@ Each docstring holds the paper, the command, and the result measured beside the 
 
 from collections.abc import Callable
 
-from faceattr_tf.configs import cascade_cnn, resnet_small, smoke, tcdcn
+from faceattr_tf.configs import cascade_cnn, demo, resnet_small, smoke, tcdcn
 from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "cascade_cnn_mtfl": cascade_cnn.mtfl,
     "cascade_cnn_mtfl_best": cascade_cnn.mtfl_best,
+    "demo": demo.demo,
     "resnet_small_celeba": resnet_small.celeba,
     "resnet_small_celeba_best": resnet_small.celeba_best,
     "resnet_small_mtfl": resnet_small.mtfl,

@@ -177,9 +177,7 @@ def _from_dict(kind, value, where: str):
         hints = typing.get_type_hints(kind)
         wrong = set(value) ^ {field.name for field in dataclasses.fields(kind)}
         if wrong:
-            raise UserError(
-                f"{where}: field {sorted(wrong)[0]!r} is missing or unknown to this version"
-            )
+            raise UserError(f"{where}: field {min(wrong)!r} is missing or unknown to this version")
         return kind(**{key: _from_dict(hints[key], value[key], f"{where}.{key}") for key in value})
     origin, parameters = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:

@@ -1,0 +1,1 @@
+"""Programs that print ratios against peers; never run by the tests."""
