@@ -36,44 +36,71 @@ STYLE = {
 }
 
 
-def _svg(draw: Callable, width: float, height: float) -> str:
-    """What `draw(figure)` draws on a figure of that size in inches."""
+def _svg(draw: Callable, width: float, height: float, layout="constrained", size=8) -> str:
+    """What `draw(figure)` draws on a figure of that size in inches; `size` is that of ticks."""
     # Figures are made without pyplot, which would keep them and might want a display.
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+    with matplotlib.rc_context({**STYLE, "xtick.labelsize": size, "ytick.labelsize": size}):
+        figure = Figure(figsize=(width, height), layout=layout)
         draw(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
 
-def _small_multiples(titles: Sequence[str], draw: Callable, x: str, y: str) -> str:
-    """One small square plot per title, drawn by `draw(axes, index)`, over common axes 0...1."""
+def _small_multiples(titles: Sequence[str], draw: Callable, x: str, y: str, **axis) -> str:
+    """One small square plot per title, drawn by `draw(axes, index)`, over the same axes.
+
+    Margins are set rather than solved for, and shared axes set once: with 40 plots either would
+    take seconds.
+    """
     count = len(titles)
-    columns = count if count <= 5 else math.ceil(count / math.ceil(count / 8))
+    few = count <= 5
+    columns = count if few else math.ceil(count / math.ceil(count / 8))
     rows = math.ceil(count / columns)
-    side = 2.2 if count <= 5 else 1.38
+    side, gap, head = (2.0, 0.2, 0.3) if few else (1.25, 0.14, 0.24)
+    margin = 0.6
+    width, height = margin + columns * (side + gap), margin + rows * (side + head)
 
     def draw_all(figure):
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for index, axes in enumerate(grid.flat):
-            if index >= count:
-                axes.set_visible(False)
-                continue
-            ticks, names = (0, 0.5, 1), ("0", "0.5", "1")
-            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-            axes.set(xticks=ticks, xticklabels=names, yticks=ticks, yticklabels=names)
-            axes.set_title(titles[index], fontsize=9 if count <= 5 else 6.5, pad=4)
-            if count > 5:
-                axes.tick_params(labelsize=6)
+        grid = figure.subplots(
+            rows,
+            columns,
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+            gridspec_kw={
+                "left": margin / width,
+                "right": 1 - gap / width,
+                "bottom": margin / height,
+                "top": 1 - head / height,
+                "wspace": gap / side,
+                "hspace": head / side,
+            },
+        )
+        for axes in list(grid.flat)[count:]:
+            axes.remove()
+        for index, (axes, title) in enumerate(zip(grid.flat, titles, strict=False)):
+            axes.set_title(title, fontsize=9 if few else 6.5, pad=3)
             draw(axes, index)
-        figure.supxlabel(x, fontsize=8)
-        figure.supylabel(y, fontsize=8)
+        grid[0, 0].set(**axis)
+        figure.supxlabel(x, fontsize=8, y=0.1 / height)
+        figure.supylabel(y, fontsize=8, x=0.05 / width)
 
-    return _svg(draw_all, columns * side + 0.4, rows * (side + 0.12) + 0.4)
+    return _svg(draw_all, width, height, layout=None, size=8 if few else 6.5)
+
+
+UNIT = {
+    "xlim": (-0.02, 1.02),
+    "ylim": (-0.02, 1.02),
+    "xticks": (0, 0.5, 1),
+    "yticks": (0, 0.5, 1),
+    "xticklabels": ("0", "0.5", "1"),
+    "yticklabels": ("0", "0.5", "1"),
+}
+"""Axes of shares from 0 to 1."""
 
 
 def _thin(*arrays: np.ndarray, most: int = 160) -> list[np.ndarray]:
@@ -113,54 +140,36 @@ def accuracy_against_guess(result: TaskResult) -> str:
 def confusions(result: TaskResult) -> str:
     """Confusion matrices: one two by two per attribute, or one over all classes."""
     numbers, labels = result.numbers["metrics"], result.task.labels
-    if result.task.kind == "multiclass":
-        side = 1.6 + 0.75 * len(labels)
-        return _svg(
-            lambda figure: _confusion(figure.subplots(), numbers["confusion"], labels, 8),
-            side,
-            side - 0.5,
-        )
-    columns = (
-        len(labels) if len(labels) <= 5 else math.ceil(len(labels) / math.ceil(len(labels) / 8))
-    )
-    lines, side = math.ceil(len(labels) / columns), 1.9 if len(labels) <= 5 else 1.38
+    if result.task.kind == "multilabel":
+        size = 8 if len(labels) <= 5 else 6.5
+
+        def draw_label(axes, index):
+            _confusion(axes, numbers["labels"][labels[index]]["confusion"], size)
+
+        names = {"xticklabels": ("no", "yes"), "yticklabels": ("no", "yes")}
+        places = {"xticks": (0, 1), "yticks": (0, 1)}
+        return _small_multiples(labels, draw_label, "predicted", "labelled", **places, **names)
 
     def draw(figure):
-        grid = figure.subplots(lines, columns, squeeze=False)
-        for index, axes in enumerate(grid.flat):
-            if index >= len(labels):
-                axes.set_visible(False)
-                continue
-            matrix = numbers["labels"][labels[index]]["confusion"]
-            _confusion(axes, matrix, ("no", "yes"), 8 if len(labels) <= 5 else 6, labels[index])
-            axes.label_outer()
+        axes, places = figure.subplots(), range(len(labels))
+        _confusion(axes, numbers["confusion"], 8)
+        axes.set(xticks=places, xticklabels=labels, xlabel="predicted")
+        axes.set(yticks=places, yticklabels=labels, ylabel="labelled")
+        axes.tick_params(axis="x", rotation=30)
 
-    return _svg(draw, columns * side + 0.3, lines * side + 0.3)
+    side = 1.6 + 0.75 * len(labels)
+    return _svg(draw, side, side - 0.5)
 
 
-def _confusion(axes, matrix, names, size, title=""):
+def _confusion(axes, matrix, size):
     matrix = np.array(matrix, float)
     total = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, total, out=np.zeros_like(matrix), where=total > 0)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
-        axes.text(
-            column,
-            row,
-            f"{share:.0%}\n{int(matrix[row, column]):,}",
-            ha="center",
-            va="center",
-            fontsize=size,
-            color="white" if share > 0.55 else "#1A1D21",
-        )
-    places = range(len(names))
-    axes.set(xticks=places, xticklabels=names, yticks=places, yticklabels=names)
-    axes.set_xlabel("predicted", fontsize=size)
-    axes.set_ylabel("labelled", fontsize=size)
-    axes.tick_params(labelsize=size, length=0)
-    if len(names) > 2:
-        axes.tick_params(axis="x", rotation=30)
-    axes.set_title(title, fontsize=size + 1, pad=4)
+        text = f"{share:.0%}\n{int(matrix[row, column]):,}"
+        colour = "white" if share > 0.55 else "#1A1D21"
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
     axes.grid(visible=False)
 
 
@@ -178,7 +187,9 @@ def roc_curves(result: TaskResult) -> str:
             axes.plot(*_thin(alarms, hits), color=BLUE)
             _note(axes, 0.97, 0.06, "right", f"area {sklearn_metrics.auc(alarms, hits):.3f}")
 
-    return _small_multiples(result.task.labels, draw, "false positive rate", "true positive rate")
+    return _small_multiples(
+        result.task.labels, draw, "false positive rate", "true positive rate", **UNIT
+    )
 
 
 def precision_recall_curves(result: TaskResult) -> str:
@@ -195,7 +206,7 @@ def precision_recall_curves(result: TaskResult) -> str:
             area = sklearn_metrics.average_precision_score(positive, score)
             _note(axes, 0.03, 0.06, "left", f"AP {area:.3f}")
 
-    return _small_multiples(result.task.labels, draw, "recall", "precision")
+    return _small_multiples(result.task.labels, draw, "recall", "precision", **UNIT)
 
 
 def reliability_curves(result: TaskResult) -> str:
@@ -212,7 +223,9 @@ def reliability_curves(result: TaskResult) -> str:
         axes.scatter(curve["probability"], curve["share"], s=4 + 60 * share, color=BLUE)
         _note(axes, 0.97, 0.06, "right", f"gap {curve['error']:.1%}")
 
-    return _small_multiples(result.task.labels, draw, "predicted probability", "share that is true")
+    return _small_multiples(
+        result.task.labels, draw, "predicted probability", "share that is true", **UNIT
+    )
 
 
 def _note(axes, x, y, align, text):
