@@ -16,8 +16,18 @@ $(VENV)/installed: setup.cfg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
+# The whole way on drawn faces, by the commands that a user would type.
 demo: $(VENV)/installed
-	$(BIN)/python -m faceattr_tf.commands.demo --folder=$(DEMO)
+	rm -rf $(DEMO)
+	$(BIN)/faceattr-data synth --dataset=celeba --folder=$(DEMO)/celeba --images=1600
+	$(BIN)/faceattr-data build --dataset=celeba --source=$(DEMO)/celeba --records=$(DEMO)/records
+	$(BIN)/faceattr-data inspect --records=$(DEMO)/records --output=$(DEMO)/faces.png
+	$(BIN)/faceattr-train --config=demo --records=$(DEMO)/records --workdir=$(DEMO)/work
+	$(BIN)/faceattr-evaluate --workdir=$(DEMO)/work --records=$(DEMO)/records
+	$(BIN)/faceattr-export --workdir=$(DEMO)/work --output=$(DEMO)/models
+	$(BIN)/python -m export.reload $(DEMO)/models/faceattr/1 $(DEMO)/celeba/img_align_celeba/00000[1-4].jpg
+	$(BIN)/faceattr-predict --workdir=$(DEMO)/work --output=$(DEMO)/results $(DEMO)/celeba/img_align_celeba/00000*.jpg
+	@echo "report: $(abspath $(DEMO))/work/evaluation/celeba-test/report.html"
 
 lint: $(VENV)/installed
 	$(RUFF_CHECK) $(CODE)

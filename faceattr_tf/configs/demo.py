@@ -29,6 +29,6 @@ def demo() -> Recipe:
             ),
         ),
         precision="mixed_bfloat16",
-        evaluate_every=4.0,
+        evaluate_every=3.0,
         best_metric="attributes/balanced_accuracy_at_half",
     )
