@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 	rm -rf $(DEMO)
 	$(BIN)/faceattr-data synth --dataset=celeba --folder=$(DEMO)/celeba --images=1600
 	$(BIN)/faceattr-data build --dataset=celeba --source=$(DEMO)/celeba --records=$(DEMO)/records
-	$(BIN)/faceattr-data inspect --records=$(DEMO)/records --output=$(DEMO)/faces.png
+	$(BIN)/faceattr-data inspect --records=$(DEMO)/records --picture=$(DEMO)/faces.png
 	$(BIN)/faceattr-train --config=demo --records=$(DEMO)/records --workdir=$(DEMO)/work
 	$(BIN)/faceattr-evaluate --workdir=$(DEMO)/work --records=$(DEMO)/records
 	$(BIN)/faceattr-export --workdir=$(DEMO)/work --output=$(DEMO)/models
