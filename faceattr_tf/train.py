@@ -6,6 +6,7 @@ and its records: the batch and the dropout of a step follow from (seed, step), s
 was killed ends as the one that was not.
 """
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
@@ -202,8 +203,8 @@ class _Run:
             except Exception as error:  # What damage raises depends on where it sits.
                 reason = str(error).splitlines()[0]
                 raise UserError(f"checkpoint {latest} cannot be restored: {reason}") from error
-            print(f"continuing from step {int(self.state.step)} ({latest})")
-        step = int(self.state.step)
+            print(f"continuing from step {int(self.state.step.numpy())} ({latest})")
+        step = int(self.state.step.numpy())
         # Rows beyond the checkpoint will be written again.
         self.rows = [row for row in self.workdir.metrics_log() if row["step"] <= step]
         if self.chief:
@@ -211,7 +212,7 @@ class _Run:
 
     def train(self, progress: bool) -> None:
         state, recipe, ends = self.state, self.recipe, self.experiment.phase_ends
-        step = int(state.step)
+        step = int(state.step.numpy())
         total = ends[-1]
         if step >= total:
             return
@@ -263,7 +264,11 @@ class _Run:
         }
         total = float(np.sum(means * self.state.task_weights.numpy()))
         rate = self.state.optimizers[phase].learning_rate
-        row = {"train/loss": total, **losses, "train/learning_rate": float(rate)}
+        row = {
+            "train/loss": total,
+            **losses,
+            "train/learning_rate": float(keras.ops.convert_to_numpy(rate)),
+        }
         self._write(step, phase, row)
         bar.set_postfix(loss=f"{total:.4f}")
 
@@ -280,12 +285,12 @@ class _Run:
             row[f"epoch/{task.name}/loss"] = float(mean)
         self._write(step, phase, row)
         score = self._score(values)
-        if score < float(state.best):
+        if score < float(state.best.numpy()):
             state.best.assign(score)
             state.best_step.assign(step)
             if self.chief:
                 self.workdir.save_model(state.evaluated_model)
-        best = abs(float(state.best))
+        best = abs(float(state.best.numpy()))
         shown = ", ".join(f"{key} {values[key]:.4f}" for key in self._shown(values))
         bar.write(f"step {step}: {shown}; best {self.recipe.best_metric} {best:.4f}")
         self._stop_tasks()
@@ -314,10 +319,10 @@ class _Run:
             if weights[index] and should_stop(training, validation, *rule):
                 weights[index] = 0.0
                 self.state.task_weights.assign(weights)
-                print(f"step {int(self.state.step)}: task {config.name} is stopped")
+                print(f"step {int(self.state.step.numpy())}: task {config.name} is stopped")
 
     def _stop_if_broken(self) -> None:
-        step = int(self.state.broken_step)
+        step = int(self.state.broken_step.numpy())
         if step >= 0:
             self._stop(f"the loss of step {step}")
 
@@ -336,7 +341,7 @@ class _Run:
 
     def finish(self) -> dict:
         """Chooses temperatures and thresholds on validation and writes the model card."""
-        best_step = int(self.state.best_step)
+        best_step = int(self.state.best_step.numpy())
         best = next(r for r in self.rows if r["step"] == best_step and "validation/loss" in r)
         if not self.chief:
             return best
@@ -347,7 +352,11 @@ class _Run:
             for task in self.experiment.tasks
         }
         self.workdir.write_json("calibration.json", chosen)
-        metadata = {**self.experiment.metadata(), "best": best, "steps": int(self.state.step)}
+        metadata = {
+            **self.experiment.metadata(),
+            "best": best,
+            "steps": int(self.state.step.numpy()),
+        }
         self.workdir.write_json("metadata.json", metadata)
         card = model_card(self.recipe, metadata, model.count_params())
         self.workdir.write_text("model_card.md", card)

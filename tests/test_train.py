@@ -66,6 +66,14 @@ def assert_same_run(one, other, tolerance=1e-5):
         np.testing.assert_allclose(left, right, rtol=tolerance, atol=tolerance)
 
 
+def assert_same_weights(one, other, tolerance=1e-5):
+    """Two processes ended with the same weights, seeds and statistics included."""
+    left, right = np.load(one), np.load(other)
+    assert left.files == right.files
+    for name in left.files:
+        np.testing.assert_allclose(left[name], right[name], rtol=tolerance, atol=tolerance)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, mtfl_records):
     """A complete tiny run."""
@@ -232,21 +240,31 @@ def test_a_dry_run_learns_its_batch_and_writes_nothing(tmp_path, mtfl_records, m
 
 
 COMMAND = """
-import sys, json
-sys.path.insert(0, {tests!r})
+import json, sys
+import numpy as np
+import faceattr_tf.train as training
 from faceattr_tf.configs import Recipe
-from faceattr_tf.train import train_and_evaluate
-train_and_evaluate(Recipe.from_dict(json.load(open(sys.argv[1]))), sys.argv[2], progress=False)
+
+states = []
+class Watched(training.TrainingState):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        states.append(self)
+
+training.TrainingState = Watched
+training.train_and_evaluate(
+    Recipe.from_dict(json.load(open(sys.argv[1]))), sys.argv[2], progress=False
+)
+np.savez(sys.argv[3], *[weight.numpy() for weight in states[0].model.weights])
 """
 
 
-def start(recipe, workdir, folder, **environment):
-    """Trains in a process of its own."""
-    config = folder / "recipe.json"
+def start(recipe, workdir, weights, **environment):
+    """Trains in a process of its own, which at last writes its weights as they then are."""
+    config = weights.with_suffix(".json")
     config.write_text(json.dumps(recipe.to_dict()))
-    code = COMMAND.format(tests=str(ROOT / "tests"))
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(config), str(workdir)],
+        [sys.executable, "-c", COMMAND, str(config), str(workdir), str(weights)],
         cwd=ROOT,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
         stdout=subprocess.DEVNULL,
@@ -260,14 +278,14 @@ def test_three_kills_change_nothing(tmp_path, mtfl_records):
     recipe = tiny(mtfl_records)
     recipe.phases = (recipe.phases[0], dataclasses.replace(recipe.phases[1], steps=40))
     begin = time.monotonic()
-    whole = start(recipe, tmp_path / "whole", tmp_path)
+    whole = start(recipe, tmp_path / "whole", tmp_path / "whole.npz")
     assert whole.wait(timeout=600) == 0, whole.stderr.read()
     duration = time.monotonic() - begin
 
     chance = random.Random(0)
     killed = 0
     while killed < 3:
-        run = start(recipe, tmp_path / "killed", tmp_path)
+        run = start(recipe, tmp_path / "killed", tmp_path / "killed.npz")
         try:
             # From the first checkpoint on, any moment will do.
             run.wait(timeout=chance.uniform(0.3, 0.9) * duration)
@@ -277,9 +295,10 @@ def test_three_kills_change_nothing(tmp_path, mtfl_records):
             run.wait()
             killed += 1
     assert killed
-    last = start(recipe, tmp_path / "killed", tmp_path)
+    last = start(recipe, tmp_path / "killed", tmp_path / "killed.npz")
     assert last.wait(timeout=600) == 0, last.stderr.read()
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert_same_weights(tmp_path / "whole.npz", tmp_path / "killed.npz")
 
 
 def free_ports(count):
@@ -302,7 +321,7 @@ def test_two_workers_equal_one_process(tmp_path, mtfl_records):
             recipe.phases[1], steps=8, optimizer="sgd", learning_rate=0.05, clip_norm=1.0
         ),
     )
-    alone = start(recipe, tmp_path / "alone", tmp_path)
+    alone = start(recipe, tmp_path / "alone", tmp_path / "alone.npz")
     assert alone.wait(timeout=600) == 0, alone.stderr.read()
 
     recipe.strategy = "multi_worker"
@@ -310,7 +329,10 @@ def test_two_workers_equal_one_process(tmp_path, mtfl_records):
     runs = []
     for index in range(2):
         task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-        runs.append(start(recipe, tmp_path / "both", tmp_path, TF_CONFIG=json.dumps(task)))
+        weights = tmp_path / f"worker{index}.npz"
+        runs.append(start(recipe, tmp_path / "both", weights, TF_CONFIG=json.dumps(task)))
     for run in runs:
         assert run.wait(timeout=600) == 0, run.stderr.read()
     assert_same_run(tmp_path / "alone", tmp_path / "both", tolerance=1e-4)
+    assert_same_weights(tmp_path / "worker0.npz", tmp_path / "worker1.npz", tolerance=0)
+    assert_same_weights(tmp_path / "alone.npz", tmp_path / "worker0.npz", tolerance=1e-4)
