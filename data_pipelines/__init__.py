@@ -1,1 +1,30 @@
 """Data sets of labelled faces: from their official folders to TFRecords to batches."""
+
+import importlib
+
+_PUBLIC = {
+    "Augment": "data_pipelines.augment",
+    "Crop": "data_pipelines.geometry",
+    "READERS": "data_pipelines.readers",
+    "RecordSet": "data_pipelines.records",
+    "Source": "data_pipelines.input",
+    "Task": "data_pipelines.tasks",
+    "UserError": "data_pipelines.errors",
+    "build": "data_pipelines.records",
+    "decode_and_crop": "data_pipelines.preprocess",
+    "evaluation_batches": "data_pipelines.input",
+    "training_batches": "data_pipelines.input",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str):
+    """Loads a public name when it is first used, since TensorFlow takes seconds to import."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__():
+    return sorted(__all__)
