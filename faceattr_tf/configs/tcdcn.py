@@ -2,6 +2,7 @@
 
 from data_pipelines.augment import Augment
 from data_pipelines.geometry import Crop
+from faceattr_tf.configs import resnet_small
 from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
 
 
@@ -27,12 +28,12 @@ def mtfl() -> Recipe:
 
 
 def mtfl_best() -> Recipe:
-    """The same network with what the paper names as future work: distortions, all tasks jointly.
+    """TCDCN with what the paper names as future work: distortions, all MTFL tasks jointly.
 
     `faceattr-train --config=tcdcn_mtfl_best --records=MTFL --workdir=WORKDIR`
     """
     recipe = multitask_mtfl_best()
-    recipe.data.crop = Crop(kind="align", height=96, width=96, margin=0.15)
+    recipe.data.crop.height = recipe.data.crop.width = 96
     return recipe
 
 
@@ -66,48 +67,14 @@ def multitask_mtfl() -> Recipe:
 
 
 def multitask_mtfl_best() -> Recipe:
-    """The multi-task network for its attributes: normalised, distorted, averaged.
+    """The multi-task network at 60x60, normalised, trained as `resnet_small_mtfl_best` is.
 
     `faceattr-train --config=tcdcn_multitask_mtfl_best --records=MTFL --workdir=WORKDIR`
     """
-    return Recipe(
-        data=Data(
-            crop=Crop(kind="align", height=60, width=60, margin=0.15),
-            augment=Augment(
-                flip=True,
-                shift=0.06,
-                rotate=10.0,
-                scale=0.12,
-                brightness=0.15,
-                contrast=0.2,
-                saturation=0.2,
-                grey=0.15,
-                cutout=0.25,
-            ),
-            batch_size=64,
-            validation_share=0.1,
-        ),
-        tasks=(
-            TaskConfig("attributes", weight=1.0),
-            TaskConfig("pose", weight=0.3),
-            TaskConfig("landmarks", weight=1.0, loss="wing"),
-        ),
-        model=Model("tcdcn", dropout=0.3, options=(("batch_normalization", True),)),
-        phases=(
-            Phase(
-                epochs=40.0,
-                learning_rate=2e-3,
-                schedule="cosine",
-                warmup=0.05,
-                decay=0.0,
-                weight_decay=0.05,
-                clip_norm=5.0,
-            ),
-        ),
-        average=0.999,
-        precision="mixed_bfloat16",
-        best_metric="attributes/accuracy",
-    )
+    recipe = resnet_small.mtfl_best()
+    recipe.data.crop.height = recipe.data.crop.width = 60
+    recipe.model = Model("tcdcn", dropout=0.3, options=(("batch_normalization", True),))
+    return recipe
 
 
 def celeba() -> Recipe:
