@@ -16,6 +16,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "resnet_small_celeba_best": resnet_small.celeba_best,
     "resnet_small_mtfl": resnet_small.mtfl,
     "resnet_small_mtfl_best": resnet_small.mtfl_best,
+    "resnet_small_mtfl_fine": resnet_small.mtfl_fine,
     "smoke": smoke.smoke,
     "tcdcn_celeba": tcdcn.celeba,
     "tcdcn_mtfl": tcdcn.mtfl,
