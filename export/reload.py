@@ -36,6 +36,10 @@ def main(arguments: list[str]) -> None:
     """Prints, per image and task, the labels of which the model is surest."""
     if len(arguments) < 2:
         sys.exit(__doc__)
+    needed = [pathlib.Path(arguments[0], "saved_model.pb"), *map(pathlib.Path, arguments[1:])]
+    for path in needed:
+        if not path.is_file():
+            sys.exit(f"export.reload: error: {path}: no such file")
     for row in answer(arguments[0], arguments[1:]):
         image = row.pop("image")
         for task, probabilities in row.items():
