@@ -148,6 +148,8 @@ def change_colours(augment: Augment, numbers: dict, images):
     """
     import tensorflow as tf
 
+    images = tf.convert_to_tensor(images)
+
     def per_image(values):
         return values[:, None, None, None]
 
@@ -169,11 +171,20 @@ def change_colours(augment: Augment, numbers: dict, images):
     if changed:
         images = tf.clip_by_value(images, 0.0, 255.0)
     if augment.blur:
-        smooth = tf.nn.avg_pool2d(images, 3, 1, "SAME")
-        images += (smooth - images) * per_image(numbers["blur"] * augment.blur)
+        images += (_smooth(images) - images) * per_image(numbers["blur"] * augment.blur)
     if augment.cutout:
         images = _cut_out(augment, numbers, images)
     return images
+
+
+def _smooth(images):
+    """The mean over 3x3 pixels, borders repeated."""
+    import tensorflow as tf
+
+    rows = tf.concat([images[:, :1], images, images[:, -1:]], axis=1)
+    images = (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 3.0
+    columns = tf.concat([images[:, :, :1], images, images[:, :, -1:]], axis=2)
+    return (columns[:, :, :-2] + columns[:, :, 1:-1] + columns[:, :, 2:]) / 3.0
 
 
 def _cut_out(augment, numbers, images):

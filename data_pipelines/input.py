@@ -6,7 +6,6 @@ where it stopped, and each of several workers can take its slice of every batch 
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from data_pipelines.augment import Augment, adjustment, change_colours, mirror, random_numbers
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop, to_crop_coordinates
-from data_pipelines.preprocess import decode_and_crop
+from data_pipelines.preprocess import compiled, decode_and_crop
 from data_pipelines.records import RecordSet
 from data_pipelines.tasks import UNKNOWN, Task, join_labels
 
@@ -103,13 +102,15 @@ def training_batches(
     if workers > 1:
         stream = stream.shard(workers, index)
 
+    recolour = compiled(change_colours, augment)
+
     def prepare(number, batch):
         numbers = random_numbers(seed, number * slice_size + tf.range(slice_size, dtype=tf.int64))
         adjust = flipped = None
         if augment.geometric:
             adjust, flipped = adjustment(augment, numbers, crop.height, crop.width)
-        elements = _elements(parse(*batch), tasks, crop, adjust, flipped)
-        elements["image"] = change_colours(augment, numbers, elements["image"])
+        elements = _elements(parse(*batch), tasks, crop, adjust, flipped, stream=True)
+        elements["image"] = recolour(numbers, elements["image"])
         return elements
 
     return _finish(stream.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True))
@@ -138,7 +139,7 @@ def evaluation_batches(
 
     crop.check()
     parse = _parser([source], tasks)
-    stream = _serialised(source).map(lambda record: (record, 0)).batch(batch_size)
+    stream = tf.data.Dataset.zip(_serialised(source), _only_source()).batch(batch_size)
 
     def prepare(*batch):
         fields = parse(*batch)
@@ -208,9 +209,10 @@ def _serialised(source: Source):
         raise UserError(f"{source.records.path}: split {source.split!r} holds no examples")
     dataset = tf.data.TFRecordDataset(list(source.records.shards[split]), buffer_size=2**20)
     if mask is not None:
+        # By the thousand: a Python-defined function per record costs more than reading it.
         chosen = tf.data.Dataset.from_tensor_slices(mask)
-        dataset = tf.data.Dataset.zip(dataset, chosen).filter(lambda _, keep: keep)
-        dataset = dataset.map(lambda record, _: record)
+        dataset = tf.data.Dataset.zip(dataset, chosen).batch(1024)
+        dataset = dataset.map(tf.boolean_mask).unbatch()
     return dataset
 
 
@@ -226,6 +228,8 @@ def _shuffled(source: Source, seed: tuple[int, int], start: int, cache: bool):
     def epoch(number):
         key = tf.random.experimental.stateless_fold_in(tf.constant(seed, tf.int64), number)
         order = tf.random.stateless_uniform([], key, 0, tf.int64.max, tf.int64)
+        # Else the order would depend on the program's global seed too.
+        tf.compat.v1.set_random_seed(1)
         return dataset.shuffle(min(count, SHUFFLED), order, reshuffle_each_iteration=False)
 
     epochs = tf.data.Dataset.range(start // count, tf.int64.max)
@@ -237,7 +241,8 @@ def _mixed_stream(sources: Sequence[Source], seed: int, start: int, cache: bool)
     import tensorflow as tf
 
     if len(sources) == 1:
-        return _shuffled(sources[0], (seed, 0), start, cache).map(lambda record: (record, 0))
+        stream = _shuffled(sources[0], (seed, 0), start, cache)
+        return tf.data.Dataset.zip(stream, _only_source())
     pattern = _pattern([source.weight for source in sources])
 
     def order(block):
@@ -246,16 +251,23 @@ def _mixed_stream(sources: Sequence[Source], seed: int, start: int, cache: bool)
 
     whole, rest = divmod(start, MIXED)
     passed = whole * np.bincount(pattern, minlength=len(sources))
-    passed += np.bincount(order(whole)[:rest], minlength=len(sources))
+    with tf.device("CPU:0"):  # where the stream below draws the same order
+        begun = order(tf.constant(whole, tf.int64))[:rest]
+    passed += np.bincount(begun, minlength=len(sources))
     streams = [
-        _shuffled(source, (seed, index), int(passed[index]), cache).map(
-            functools.partial(lambda index, record: (record, index), index)
-        )
+        _shuffled(source, (seed, index), int(passed[index]), cache)
         for index, source in enumerate(sources)
     ]
     blocks = tf.data.Dataset.range(whole, tf.int64.max)
     choices = blocks.flat_map(lambda block: tf.data.Dataset.from_tensor_slices(order(block)))
-    return tf.data.Dataset.choose_from_datasets(streams, choices.skip(rest))
+    choices = choices.skip(rest)
+    return tf.data.Dataset.zip(tf.data.Dataset.choose_from_datasets(streams, choices), choices)
+
+
+def _only_source():
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensors(np.int64(0)).repeat()
 
 
 def _pattern(weights: Sequence[float]) -> np.ndarray:
@@ -331,10 +343,10 @@ def _joined(task, stored, places):
     return labels[:, 0] if task.kind == "multiclass" else labels
 
 
-def _elements(fields, tasks, crop, adjust, flipped):
+def _elements(fields, tasks, crop, adjust, flipped, stream=False):
     """One batch as the model and the metrics take it."""
     image, transform = decode_and_crop(
-        fields["image"], fields["box"], fields["landmarks"], crop, adjust=adjust
+        fields["image"], fields["box"], fields["landmarks"], crop, adjust=adjust, stream=stream
     )
     labels = {}
     for task in tasks:
