@@ -5,8 +5,7 @@ random about it a function of its place. So the step of a training is all that i
 where it stopped, and each of several workers can take its slice of every batch by itself.
 """
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,42 +13,23 @@ from data_pipelines.augment import Augment, adjustment, change_colours, mirror, 
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop, to_crop_coordinates
 from data_pipelines.preprocess import compiled, decode_and_crop
-from data_pipelines.records import RecordSet
+from data_pipelines.stream import (
+    Source,
+    explain_failure,
+    mixed_stream,
+    named_failures,
+    stored_stream,
+)
 from data_pipelines.tasks import UNKNOWN, Task, join_labels
 
-SHUFFLED = 200_000
-"""Examples held for shuffling, as encoded bytes: all of CelebA's training part, about 1.5 GB.
-
-A larger set is shuffled within a moving window of this size, over the order in which records were
-written, which TensorFlow Datasets has shuffled already.
-"""
-
-MIXED = 1_000
-"""Of so many successive examples, every source gives its exact share."""
-
-
-@dataclasses.dataclass
-class Source:
-    """A part of a record set to read from.
-
-    Attributes:
-        records: the record set.
-        split: "train", "validation", "test" or whatever the set has.
-        validation_share: see `RecordSet.select`.
-        seed: of the choice of the validation share.
-        weight: share of this source in the training stream, relative to the other sources.
-    """
-
-    records: RecordSet
-    split: str = "train"
-    validation_share: float = 0.0
-    seed: int = 0
-    weight: float = 1.0
-
-    @property
-    def count(self) -> int:
-        """Number of examples."""
-        return self.records.count(self.split, self.validation_share, self.seed)
+__all__ = [
+    "Source",
+    "evaluation_batches",
+    "explain_failure",
+    "mirror_labels",
+    "named_failures",
+    "training_batches",
+]
 
 
 def training_batches(
@@ -97,7 +77,7 @@ def training_batches(
         raise UserError(f"batch_size {batch_size} cannot be divided evenly among {workers} workers")
     parse = _parser(sources, tasks)
     slice_size = batch_size // workers
-    stream = _mixed_stream(sources, seed, start_step * batch_size, cache)
+    stream = mixed_stream(sources, seed, start_step * batch_size, cache)
     stream = stream.batch(slice_size, drop_remainder=True).enumerate(start_step * workers)
     if workers > 1:
         stream = stream.shard(workers, index)
@@ -139,7 +119,7 @@ def evaluation_batches(
 
     crop.check()
     parse = _parser([source], tasks)
-    stream = tf.data.Dataset.zip(_serialised(source), _only_source()).batch(batch_size)
+    stream = stored_stream(source).batch(batch_size)
 
     def prepare(*batch):
         fields = parse(*batch)
@@ -151,46 +131,6 @@ def evaluation_batches(
     return _finish(stream.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True))
 
 
-def named_failures(batches: Iterable, sources: Sequence[Source]) -> Iterator:
-    """The batches, with a failure to read or decode turned into one that names the file.
-
-    Raises:
-        UserError: an image or a file of records is damaged.
-    """
-    import tensorflow as tf
-
-    try:
-        yield from batches
-    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
-        raise explain_failure(error, sources) from error
-
-
-def explain_failure(error: Exception, sources: Sequence[Source]) -> Exception:
-    """A UserError that names the damaged image or file of records, or else the error itself.
-
-    TensorFlow's own error does not know which file it was, so the sources are read again.
-    """
-    import tensorflow as tf
-
-    from data_pipelines.preprocess import decode
-
-    spec = {key: tf.io.FixedLenFeature([], tf.string) for key in ("image", "filename")}
-    for source in sources:
-        split, _ = source.records.select(source.split, source.validation_share, source.seed)
-        for shard in source.records.shards[split]:
-            try:
-                for record in tf.data.TFRecordDataset(shard):
-                    fields = tf.io.parse_single_example(record, spec)
-                    try:
-                        decode(fields["image"])
-                    except tf.errors.InvalidArgumentError:
-                        name = fields["filename"].numpy().decode(errors="replace")
-                        return UserError(f"{shard}: image {name} cannot be decoded")
-            except tf.errors.OpError:
-                return UserError(f"{shard}: not a whole file of records; build the records again")
-    return error
-
-
 def _finish(dataset):
     import tensorflow as tf
 
@@ -198,85 +138,6 @@ def _finish(dataset):
     # Workers take their slices themselves; sharding by file would give each another stream.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
-
-
-def _serialised(source: Source):
-    """The serialised examples of a source in stored order."""
-    import tensorflow as tf
-
-    split, mask = source.records.select(source.split, source.validation_share, source.seed)
-    if not source.count:
-        raise UserError(f"{source.records.path}: split {source.split!r} holds no examples")
-    dataset = tf.data.TFRecordDataset(list(source.records.shards[split]), buffer_size=2**20)
-    if mask is not None:
-        # By the thousand: a Python-defined function per record costs more than reading it.
-        chosen = tf.data.Dataset.from_tensor_slices(mask)
-        dataset = tf.data.Dataset.zip(dataset, chosen).batch(1024)
-        dataset = dataset.map(tf.boolean_mask).unbatch()
-    return dataset
-
-
-def _shuffled(source: Source, seed: tuple[int, int], start: int, cache: bool):
-    """The endless stream of a source from its example number `start` on."""
-    import tensorflow as tf
-
-    dataset = _serialised(source)
-    if cache:
-        dataset = dataset.cache()
-    count = source.count
-
-    def epoch(number):
-        key = tf.random.experimental.stateless_fold_in(tf.constant(seed, tf.int64), number)
-        order = tf.random.stateless_uniform([], key, 0, tf.int64.max, tf.int64)
-        # Else the order would depend on the program's global seed too.
-        tf.compat.v1.set_random_seed(1)
-        return dataset.shuffle(min(count, SHUFFLED), order, reshuffle_each_iteration=False)
-
-    epochs = tf.data.Dataset.range(start // count, tf.int64.max)
-    return epochs.flat_map(epoch).skip(start % count)
-
-
-def _mixed_stream(sources: Sequence[Source], seed: int, start: int, cache: bool):
-    """The endless stream of (serialised example, index of its source) from place `start` on."""
-    import tensorflow as tf
-
-    if len(sources) == 1:
-        stream = _shuffled(sources[0], (seed, 0), start, cache)
-        return tf.data.Dataset.zip(stream, _only_source())
-    pattern = _pattern([source.weight for source in sources])
-
-    def order(block):
-        key = tf.random.experimental.stateless_fold_in(tf.constant([seed, -1], tf.int64), block)
-        return tf.random.experimental.stateless_shuffle(pattern, key)
-
-    whole, rest = divmod(start, MIXED)
-    passed = whole * np.bincount(pattern, minlength=len(sources))
-    with tf.device("CPU:0"):  # where the stream below draws the same order
-        begun = order(tf.constant(whole, tf.int64))[:rest]
-    passed += np.bincount(begun, minlength=len(sources))
-    streams = [
-        _shuffled(source, (seed, index), int(passed[index]), cache)
-        for index, source in enumerate(sources)
-    ]
-    blocks = tf.data.Dataset.range(whole, tf.int64.max)
-    choices = blocks.flat_map(lambda block: tf.data.Dataset.from_tensor_slices(order(block)))
-    choices = choices.skip(rest)
-    return tf.data.Dataset.zip(tf.data.Dataset.choose_from_datasets(streams, choices), choices)
-
-
-def _only_source():
-    import tensorflow as tf
-
-    return tf.data.Dataset.from_tensors(np.int64(0)).repeat()
-
-
-def _pattern(weights: Sequence[float]) -> np.ndarray:
-    """The sources of `MIXED` successive examples, in proportion to their weights."""
-    weights = np.array(weights, float)
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
-        raise UserError(f"weights {weights.tolist()} of the sources must be positive numbers")
-    bounds = np.round(np.cumsum(weights) / weights.sum() * MIXED).astype(np.int64)
-    return np.repeat(np.arange(len(weights)), np.diff(bounds, prepend=0))
 
 
 def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
@@ -299,9 +160,12 @@ def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
         fields = tf.io.parse_example(serialised, spec)
         fields["source"] = tf.cast(source, tf.int32)
         for task in tasks:
-            if task.kind != "landmarks":
-                key = f"tasks/{task.name}"
-                fields[key] = _joined(task, fields[key], tf.gather(joins[task.name], source))
+            key, places = f"tasks/{task.name}", tf.gather(joins[task.name], source)
+            if task.kind == "landmarks":
+                # Points that only a detector found place the crop, but nobody labelled them.
+                fields[key] = tf.where(places[..., None] < 0, np.nan, fields["landmarks"])
+            else:
+                fields[key] = _joined(task, fields[key], places)
         return fields
 
     return parse
@@ -350,10 +214,9 @@ def _elements(fields, tasks, crop, adjust, flipped, stream=False):
     )
     labels = {}
     for task in tasks:
+        label = fields[f"tasks/{task.name}"]
         if task.kind == "landmarks":
-            label = to_crop_coordinates(fields["landmarks"], transform, crop.height, crop.width)
-        else:
-            label = fields[f"tasks/{task.name}"]
+            label = to_crop_coordinates(label, transform, crop.height, crop.width)
         labels[task.name] = label if flipped is None else mirror_labels(task, label, flipped)
     return {
         "image": image,

@@ -44,8 +44,36 @@ def decode_and_crop(image_bytes, box, landmarks, crop: Crop, *, adjust=None, str
     make = compiled if stream else functools.partial
     place, sample = make(_place, crop), make(sample_windows, crop)
     transform, local, halvings, whole, windows = place(sizes, box, landmarks, adjust)
-    pixels = _decode_windows(image_bytes, halvings, whole, windows, stream)
+    read = _reader(image_bytes, halvings, whole, windows)
+    pixels = _join_windows(read, windows, stream)
     return sample(pixels, windows[:, 2:], local), transform
+
+
+def crop_pixels(pixels, box, landmarks, crop: Crop):
+    """Crops images that are decoded already, as `decode_and_crop` would crop them.
+
+    Args:
+        pixels: uint8 `[B, H, W, 3]`.
+        box: float32 `[B, 4]` left, top, width, height in pixels; NaN where unknown.
+        landmarks: float32 `[B, 5, 2]` x, y in pixels; NaN where unknown.
+        crop: which part is wanted.
+
+    Returns:
+        float32 `[B, height, width, 3]` in 0..255, and the transform float32 `[B, 2, 3]` from crop
+        pixels to source pixels.
+    """
+    import tensorflow as tf
+
+    pixels = tf.convert_to_tensor(pixels, tf.uint8)
+    sizes = tf.tile(tf.shape(pixels)[None, 1:3], [tf.shape(pixels)[0], 1])
+    transform, local, halvings, _, windows = _place(crop, sizes, box, landmarks, None)
+
+    def read(index):
+        return _halved_window(pixels[index], windows[index], halvings[index])
+
+    return sample_windows(
+        crop, _join_windows(read, windows, False), windows[:, 2:], local
+    ), transform
 
 
 def compiled(function, settings):
@@ -173,7 +201,29 @@ def _place(crop, sizes, box, landmarks, adjust):
     return transform, local, halvings, whole, tf.concat([first, last - first + 1], axis=1)
 
 
-def _decode_windows(image_bytes, halvings, whole, windows, stream):
+def _reader(image_bytes, halvings, whole, windows):
+    """A function of an image's index that decodes its window, uint8 `[height, width, 3]`."""
+    import tensorflow as tf
+
+    choices = tf.where(whole & (halvings == 0), 0, halvings + 1)
+    choices = tf.where(is_jpeg(image_bytes) & (halvings < len(_JPEG_RATIOS)), choices, -1)
+
+    def read(index):
+        data, window, times = image_bytes[index], windows[index], halvings[index]
+
+        def by_decoder(ratio):
+            return lambda: tf.io.decode_and_crop_jpeg(data, window, channels=3, ratio=ratio)
+
+        return tf.switch_case(
+            choices[index],
+            [lambda: tf.io.decode_jpeg(data, channels=3), *map(by_decoder, _JPEG_RATIOS)],
+            default=lambda: _halved_window(decode(data), window, times),
+        )
+
+    return read
+
+
+def _join_windows(read, windows, stream):
     """The pixels of all windows, uint8 `[total, 3]`, image after image and row after row.
 
     For a `stream` the list is up to an eighth longer, so that its length takes few values, for
@@ -181,23 +231,7 @@ def _decode_windows(image_bytes, halvings, whole, windows, stream):
     """
     import tensorflow as tf
 
-    choices = tf.where(whole & (halvings == 0), 0, halvings + 1)
-    choices = tf.where(is_jpeg(image_bytes) & (halvings < len(_JPEG_RATIOS)), choices, -1)
-
-    def body(index, pixels):
-        data, window, times = image_bytes[index], windows[index], halvings[index]
-
-        def by_decoder(ratio):
-            return lambda: tf.io.decode_and_crop_jpeg(data, window, channels=3, ratio=ratio)
-
-        image = tf.switch_case(
-            choices[index],
-            [lambda: tf.io.decode_jpeg(data, channels=3), *map(by_decoder, _JPEG_RATIOS)],
-            default=lambda: _decode_halved(data, window, times),
-        )
-        return index + 1, pixels.write(index, tf.reshape(image, [-1, 3]))
-
-    count = tf.shape(image_bytes)[0]
+    count = tf.shape(windows)[0]
     pixels = tf.TensorArray(tf.uint8, count + 1, infer_shape=False, element_shape=[None, 3])
     total = tf.reduce_sum(windows[:, 2] * windows[:, 3])
     unit = tf.bitwise.left_shift(1, tf.maximum(_halvings(tf.cast(total, tf.float32)) - 3, 0))
@@ -205,28 +239,30 @@ def _decode_windows(image_bytes, halvings, whole, windows, stream):
     pixels = pixels.write(count, tf.zeros([more, 3], tf.uint8))
     # Batches of a stream are prepared side by side; within one, threads would only get in the way.
     _, pixels = tf.while_loop(
-        lambda index, _: index < count, body, (0, pixels), parallel_iterations=1 if stream else 10
+        lambda index, _: index < count,
+        lambda index, pixels: (index + 1, pixels.write(index, tf.reshape(read(index), [-1, 3]))),
+        (0, pixels),
+        parallel_iterations=1 if stream else 10,
     )
     return pixels.concat()
 
 
-def _decode_halved(data, window, times):
-    """A window of an image that the JPEG decoder cannot reduce by itself."""
+def _halved_window(image, window, times):
+    """A window of an image, uint8 `[H, W, 3]`, after its sides were halved so many times."""
     import tensorflow as tf
 
-    image = decode(data)
-
-    def reduced():
+    def halved():
         block = tf.bitwise.left_shift(1, times)
         size = tf.shape(image)[:2]
         # Repeated edges complete the last blocks, as in a JPEG.
         rows = tf.minimum(tf.range(-(-size[0] // block) * block), size[0] - 1)
         columns = tf.minimum(tf.range(-(-size[1] // block) * block), size[1] - 1)
-        whole = tf.gather(tf.gather(image, rows), columns, axis=1)
-        means = tf.raw_ops.ResizeArea(images=whole[None], size=tf.shape(whole)[:2] // block)[0]
+        complete = tf.gather(tf.gather(image, rows), columns, axis=1)
+        smaller = tf.shape(complete)[:2] // block
+        means = tf.raw_ops.ResizeArea(images=complete[None], size=smaller)[0]
         return tf.cast(tf.round(means), tf.uint8)
 
-    image = tf.cond(times > 0, reduced, lambda: image)
+    image = tf.cond(times > 0, halved, lambda: image)
     top, left, height, width = tf.unstack(window)
     return image[top : top + height, left : left + width]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_pipelines import input as pipeline
+from data_pipelines import stream
 from data_pipelines.augment import Augment
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop
@@ -204,6 +204,18 @@ def test_images_and_labels_belong_together(first):
         assert batch["labels"]["attributes"].dtype == batch["labels"]["pose"].dtype == np.int32
 
 
+def test_points_that_are_no_task_of_the_records_are_no_labels(tmp_path):
+    def labels(_):
+        return {"attributes": [0, 1, 1]}
+
+    detected = write_records(tmp_path, "found", 4, (ATTRIBUTES,), labels, landmarks=FACE)
+    crop = Crop("align", height=8, width=8)
+    batches = evaluation_batches(Source(detected), (ATTRIBUTES, LANDMARKS), crop, batch_size=4)
+    batch = take(batches, 1)[0]
+    assert np.isnan(batch["labels"]["landmarks"]).all()
+    assert abs(np.hypot(*batch["transform"][0, :, 0]) - 20 / 8) > 0.1  # yet they place the crop
+
+
 def test_labels_of_several_sources_are_joined_by_name_and_the_rest_is_unknown(first, second):
     sources = [Source(first), Source(second)]
     tasks = (ATTRIBUTES, POSE, LANDMARKS, AGE)
@@ -328,7 +340,7 @@ def test_a_damaged_file_of_records_is_named(tmp_path):
 
 
 def test_a_set_larger_than_the_shuffle_window_is_still_read_whole(first, monkeypatch):
-    monkeypatch.setattr(pipeline, "SHUFFLED", 10)
+    monkeypatch.setattr(stream, "SHUFFLED", 10)
     seen = names(take(training([Source(first)]), 5))[:37]
     assert sorted(seen) == first_names(37)
     assert seen != first_names(37)
