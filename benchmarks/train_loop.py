@@ -17,6 +17,7 @@ user gets.
 
 import argparse
 import dataclasses
+import importlib.util
 import statistics
 import tempfile
 import time
@@ -208,9 +209,7 @@ def main() -> None:
         competitors, model = keras_competitors(recipe, "float32")
         if recipe.precision != "float32":
             competitors |= keras_competitors(recipe, recipe.precision)[0]
-        try:
-            import torch
-        except ImportError:
+        if importlib.util.find_spec("torch") is None:
             print("torch is not installed: its rows are left out")
         else:
             if recipe.model.name == "resnet_small" and not recipe.model.options:
