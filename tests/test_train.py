@@ -276,25 +276,21 @@ def start(recipe, workdir, weights, **environment):
 @pytest.mark.slow
 def test_three_kills_change_nothing(tmp_path, mtfl_records):
     recipe = tiny(mtfl_records)
-    recipe.phases = (recipe.phases[0], dataclasses.replace(recipe.phases[1], steps=40))
-    begin = time.monotonic()
+    recipe.phases = (recipe.phases[0], dataclasses.replace(recipe.phases[1], steps=60))
+    recipe.evaluate_every = 4.0
     whole = start(recipe, tmp_path / "whole", tmp_path / "whole.npz")
     assert whole.wait(timeout=600) == 0, whole.stderr.read()
-    duration = time.monotonic() - begin
 
-    chance = random.Random(0)
-    killed = 0
-    while killed < 3:
+    log, chance = tmp_path / "killed" / "metrics.jsonl", random.Random(0)
+    rows = len((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines())
+    for target in sorted(chance.sample(range(1, rows // 2), 3)):
         run = start(recipe, tmp_path / "killed", tmp_path / "killed.npz")
-        try:
-            # From the first checkpoint on, any moment will do.
-            run.wait(timeout=chance.uniform(0.3, 0.9) * duration)
-            break
-        except subprocess.TimeoutExpired:
-            run.send_signal(signal.SIGKILL)
-            run.wait()
-            killed += 1
-    assert killed
+        while run.poll() is None and (not log.exists() or log.read_text().count("\n") < target):
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.2))
+        assert run.poll() is None, run.stderr.read()
+        run.send_signal(signal.SIGKILL)
+        run.wait()
     last = start(recipe, tmp_path / "killed", tmp_path / "killed.npz")
     assert last.wait(timeout=600) == 0, last.stderr.read()
     assert_same_run(tmp_path / "whole", tmp_path / "killed")

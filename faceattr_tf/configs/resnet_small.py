@@ -130,7 +130,10 @@ def celeba() -> Recipe:
 def celeba_best() -> Recipe:
     """The same with stronger distortions, averaged weights and a head that knows where it looks.
 
-    `faceattr-train --config=resnet_small_celeba_best --records=CELEBA --workdir=WORKDIR`
+    Better still when it continues a run on other faces:
+
+    `faceattr-train --config=resnet_small_celeba_best --records=CELEBA --workdir=WORKDIR
+    --config.warm_start=WORKDIR_OF_resnet_small_mtfl_best`
     """
     return Recipe(
         data=Data(
@@ -151,7 +154,7 @@ def celeba_best() -> Recipe:
         model=Model("resnet_small", dropout=0.3, options=(("pooling", "depthwise"),)),
         phases=(
             Phase(
-                epochs=60.0,
+                epochs=45.0,
                 learning_rate=3e-3,
                 schedule="cosine",
                 warmup=0.05,
