@@ -8,6 +8,8 @@ into slices for several workers, gives every example the same changes.
 import dataclasses
 import math
 
+import numpy as np
+
 from data_pipelines.errors import UserError
 
 # Fixed places of the draws, so that switching one change on leaves the others as they were.
@@ -27,7 +29,7 @@ class Augment:
         rotate: greatest rotation to either side about the crop's centre, in degrees.
         scale: greatest change of scale, as a natural logarithm: 0.1 scales by 0.905 to 1.105.
         brightness: greatest change of brightness, as a share of the full range.
-        contrast: greatest relative change of contrast about the crop's mean grey.
+        contrast: greatest relative change of contrast about the middle of the range.
         saturation: greatest relative change of saturation.
         grey: probability of a crop without colour.
         blur: greatest share that a 3x3 mean gets in the crop.
@@ -60,6 +62,12 @@ class Augment:
     def geometric(self) -> bool:
         """Whether pixels move at all."""
         return bool(self.flip or self.shift or self.rotate or self.scale)
+
+    @property
+    def colourful(self) -> bool:
+        """Whether `change_colours` changes anything."""
+        colours = self.brightness or self.contrast or self.saturation or self.grey
+        return bool(colours or self.cutout)
 
 
 def random_numbers(seed: int, positions):
@@ -135,8 +143,21 @@ def mirror(count, width: int):
     return tf.tile(tf.constant([[[-1.0, 0.0, width - 1.0], [0.0, 1.0, 0.0]]]), [count, 1, 1])
 
 
+def soften(augment: Augment, numbers: dict, images):
+    """Mixes crops `[B, h, w, 3]` with their mean over 3x3 pixels, borders repeated."""
+    import tensorflow as tf
+
+    images = tf.convert_to_tensor(images)
+    height, width = images.shape[1:3]
+    rows = tf.gather(images, np.arange(-1, height + 1).clip(0, height - 1), axis=1)
+    rows = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+    columns = tf.gather(rows, np.arange(-1, width + 1).clip(0, width - 1), axis=2)
+    means = (columns[:, :, :-2] + columns[:, :, 1:-1] + columns[:, :, 2:]) / 9.0
+    return images + (means - images) * (numbers["blur"] * augment.blur)[:, None, None, None]
+
+
 def change_colours(augment: Augment, numbers: dict, images):
-    """Brightness, contrast, saturation, grey, blur and cutout of a batch of crops.
+    """Brightness, contrast, saturation, grey and cutout of a batch of crops.
 
     Args:
         augment: the strengths.
@@ -150,41 +171,29 @@ def change_colours(augment: Augment, numbers: dict, images):
 
     images = tf.convert_to_tensor(images)
 
-    def per_image(values):
-        return values[:, None, None, None]
-
     def relative(name, strength):
         return 1.0 + (2.0 * numbers[name] - 1.0) * strength
 
-    changed = augment.saturation or augment.grey or augment.contrast or augment.brightness
-    if changed:
-        grey = tf.reduce_sum(images * [0.299, 0.587, 0.114], axis=-1, keepdims=True)
-    if augment.saturation or augment.grey:
-        factor = relative("saturation", augment.saturation)
-        factor = tf.where(numbers["grey"] < augment.grey, 0.0, factor)
-        images = grey + (images - grey) * per_image(factor)
-    if augment.contrast or augment.brightness:
-        factor = relative("contrast", augment.contrast)
-        offset = tf.reduce_mean(grey, axis=[1, 2, 3]) * (1.0 - factor)
-        offset += (relative("brightness", augment.brightness) - 1.0) * 255.0
-        images = images * per_image(factor) + per_image(offset)
-    if changed:
-        images = tf.clip_by_value(images, 0.0, 255.0)
-    if augment.blur:
-        images += (_smooth(images) - images) * per_image(numbers["blur"] * augment.blur)
+    def per_image(values):
+        return values[:, None, None, None]
+
+    if augment.saturation or augment.grey or augment.contrast or augment.brightness:
+        saturation = relative("saturation", augment.saturation)
+        saturation = tf.where(numbers["grey"] < augment.grey, 0.0, saturation)
+        contrast = relative("contrast", augment.contrast)
+        offset = (relative("brightness", augment.brightness) - 1.0) * 255.0
+        offset += 127.5 * (1.0 - contrast)
+        changed = images * per_image(contrast * saturation) + per_image(offset)
+        if augment.saturation or augment.grey:
+            changed += _grey(images) * per_image(contrast * (1.0 - saturation))
+        images = tf.clip_by_value(changed, 0.0, 255.0)
     if augment.cutout:
         images = _cut_out(augment, numbers, images)
     return images
 
 
-def _smooth(images):
-    """The mean over 3x3 pixels, borders repeated."""
-    import tensorflow as tf
-
-    rows = tf.concat([images[:, :1], images, images[:, -1:]], axis=1)
-    images = (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 3.0
-    columns = tf.concat([images[:, :, :1], images, images[:, :, -1:]], axis=2)
-    return (columns[:, :, :-2] + columns[:, :, 1:-1] + columns[:, :, 2:]) / 3.0
+def _grey(images):
+    return 0.299 * images[..., :1] + 0.587 * images[..., 1:2] + 0.114 * images[..., 2:]
 
 
 def _cut_out(augment, numbers, images):

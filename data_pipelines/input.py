@@ -9,7 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.augment import Augment, adjustment, change_colours, mirror, random_numbers
+from data_pipelines.augment import (
+    Augment,
+    adjustment,
+    change_colours,
+    mirror,
+    random_numbers,
+    soften,
+)
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop, to_crop_coordinates
 from data_pipelines.preprocess import compiled, decode_and_crop
@@ -82,15 +89,18 @@ def training_batches(
     if workers > 1:
         stream = stream.shard(workers, index)
 
-    recolour = compiled(change_colours, augment)
+    place = compiled(adjustment, augment)
+    changes = [compiled(soften, augment)] if augment.blur else []
+    changes += [compiled(change_colours, augment)] if augment.colourful else []
 
     def prepare(number, batch):
         numbers = random_numbers(seed, number * slice_size + tf.range(slice_size, dtype=tf.int64))
         adjust = flipped = None
         if augment.geometric:
-            adjust, flipped = adjustment(augment, numbers, crop.height, crop.width)
+            adjust, flipped = place(numbers, crop.height, crop.width)
         elements = _elements(parse(*batch), tasks, crop, adjust, flipped, stream=True)
-        elements["image"] = recolour(numbers, elements["image"])
+        for change in changes:
+            elements["image"] = change(numbers, elements["image"])
         return elements
 
     return _finish(stream.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True))

@@ -4,7 +4,14 @@ import pytest
 import tensorflow as tf
 from scipy import ndimage
 
-from data_pipelines.augment import Augment, adjustment, change_colours, mirror, random_numbers
+from data_pipelines.augment import (
+    Augment,
+    adjustment,
+    change_colours,
+    mirror,
+    random_numbers,
+    soften,
+)
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop, to_crop_coordinates
 from data_pipelines.preprocess import crop_pixels, decode_and_crop, image_sizes
@@ -284,6 +291,7 @@ def test_nothing_changes_when_nothing_is_asked_for():
     assert not flipped.numpy().any()
     images = RANDOM.uniform(0, 255, (4, 30, 20, 3)).astype(np.float32)
     np.testing.assert_array_equal(change_colours(augment, numbers, images), images)
+    assert not augment.geometric and not augment.colourful
 
 
 def splitmix(seed, position, draw):
@@ -337,12 +345,12 @@ def test_colour_changes_against_numpy():
     got = changed(Augment(brightness=0.2), brightness=0.75)
     np.testing.assert_allclose(got, clipped(images[0] + 0.1 * 255), atol=0.01)
     got = changed(Augment(contrast=0.4), contrast=0.0)
-    np.testing.assert_allclose(got, clipped(0.6 * images[0] + 0.4 * grey.mean()), atol=0.01)
+    np.testing.assert_allclose(got, clipped(0.6 * images[0] + 0.4 * 127.5), atol=0.01)
     got = changed(Augment(saturation=0.5), saturation=1.0)
     np.testing.assert_allclose(got, clipped(grey + 1.5 * (images[0] - grey)), atol=0.01)
     got = changed(Augment(grey=0.3), grey=0.2)
     np.testing.assert_allclose(got, np.repeat(grey, 3, -1), atol=0.01)
-    got = changed(Augment(blur=1.0), blur=1.0)
+    got = soften(Augment(blur=1.0), numbers_with(blur=1.0), images).numpy()[0]
     expected = ndimage.uniform_filter(images[0], (3, 3, 1), mode="nearest")
     np.testing.assert_allclose(got, expected, atol=0.01)
 
