@@ -129,16 +129,19 @@ def evaluation_batches(
 
     crop.check()
     parse = _parser([source], tasks)
-    stream = stored_stream(source).batch(batch_size)
+    batches = stored_stream(source).batch(batch_size)
+    # With fewer images, compiling for whole batches and the last one takes longer than it saves.
+    many = source.count > 5_000
 
     def prepare(*batch):
         fields = parse(*batch)
-        count = tf.shape(fields["image"])[0]
-        if not flip:
-            return _elements(fields, tasks, crop, None, None)
-        return _elements(fields, tasks, crop, mirror(count, crop.width), tf.fill([count], True))
+        adjust = flipped = None
+        if flip:
+            count = tf.shape(fields["image"])[0]
+            adjust, flipped = mirror(count, crop.width), tf.fill([count], True)
+        return _elements(fields, tasks, crop, adjust, flipped, stream=many)
 
-    return _finish(stream.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True))
+    return _finish(batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True))
 
 
 def _finish(dataset):
@@ -217,7 +220,7 @@ def _joined(task, stored, places):
     return labels[:, 0] if task.kind == "multiclass" else labels
 
 
-def _elements(fields, tasks, crop, adjust, flipped, stream=False):
+def _elements(fields, tasks, crop, adjust, flipped, stream):
     """One batch as the model and the metrics take it."""
     image, transform = decode_and_crop(
         fields["image"], fields["box"], fields["landmarks"], crop, adjust=adjust, stream=stream
