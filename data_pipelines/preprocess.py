@@ -226,7 +226,7 @@ def _reader(image_bytes, halvings, whole, windows):
 def _join_windows(read, windows, stream):
     """The pixels of all windows, uint8 `[total, 3]`, image after image and row after row.
 
-    For a `stream` the list is up to an eighth longer, so that its length takes few values, for
+    For a `stream` the list is up to a quarter longer, so that its length takes few values, for
     each of which the interpolation is compiled once.
     """
     import tensorflow as tf
@@ -234,7 +234,7 @@ def _join_windows(read, windows, stream):
     count = tf.shape(windows)[0]
     pixels = tf.TensorArray(tf.uint8, count + 1, infer_shape=False, element_shape=[None, 3])
     total = tf.reduce_sum(windows[:, 2] * windows[:, 3])
-    unit = tf.bitwise.left_shift(1, tf.maximum(_halvings(tf.cast(total, tf.float32)) - 3, 0))
+    unit = tf.bitwise.left_shift(1, tf.maximum(_halvings(tf.cast(total, tf.float32)) - 2, 0))
     more = -total % unit if stream else 0
     pixels = pixels.write(count, tf.zeros([more, 3], tf.uint8))
     # Batches of a stream are prepared side by side; within one, threads would only get in the way.
