@@ -20,7 +20,7 @@ def demo() -> Recipe:
         model=Model("resnet_small", options=(("pooling", "depthwise"),)),
         phases=(
             Phase(
-                epochs=16.0,
+                epochs=10.0,
                 learning_rate=4e-3,
                 schedule="cosine",
                 warmup=0.1,
