@@ -75,6 +75,7 @@ def multiply_adds(model: keras.Model) -> int:
     concrete = tf.function(lambda image: model(image, training=False)).get_concrete_function(
         tf.TensorSpec([1, *model.input_shape[1:]], tf.float32)
     )
+    tf.get_logger().setLevel("ERROR")  # The profiler warns of its own age.
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
     options["output"] = "none"
     counted = tf.compat.v1.profiler.profile(concrete.graph, cmd="graph", options=options)

@@ -60,7 +60,7 @@ def multitask_mtfl() -> Recipe:
         ),
         model=Model("tcdcn"),
         phases=(
-            Phase(epochs=30.0, optimizer="adam", learning_rate=1e-3, schedule="cosine", decay=0.01),
+            Phase(epochs=15.0, optimizer="adam", learning_rate=1e-3, schedule="cosine", decay=0.01),
         ),
         best_metric="landmarks/nme",
     )
