@@ -21,9 +21,7 @@ class TrainingState:
     def __init__(self, experiment: Experiment, strategy: tf.distribute.Strategy):
         recipe = experiment.recipe
         self.strategy = strategy
-        # Under a global seed of 0, tf.data cannot shuffle by a seed that is a tensor.
-        initial_seed = abs(recipe.seed) + 1
-        keras.utils.set_random_seed(initial_seed)
+        keras.utils.set_random_seed(recipe.seed)
         with strategy.scope():
             self.model = create_model(
                 experiment, recipe.precision, synchronized=strategy.num_replicas_in_sync > 1
