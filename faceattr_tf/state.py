@@ -36,14 +36,12 @@ class TrainingState:
             self.broken_step = tf.Variable(-1, trainable=False, dtype=tf.int64)
             self.best = tf.Variable(np.inf, trainable=False, dtype=tf.float64)
             self.best_step = tf.Variable(-1, trainable=False, dtype=tf.int64)
-            self.trained = []
             self.optimizers = []
             for index, phase in enumerate(recipe.phases):
-                self.trained.append(freeze(self.model, phase))
                 begin = experiment.phase_ends[index - 1] if index else 0
                 steps = experiment.phase_ends[index] - begin
                 optimizer = create_optimizer(phase, steps, recipe.precision)
-                optimizer.build(self.trained[-1])
+                optimizer.build(freeze(self.model, phase))
                 self.optimizers.append(optimizer)
             self.averages = (
                 [tf.Variable(weight.value, trainable=False) for weight in self.model.weights]

@@ -175,6 +175,21 @@ def test_a_warm_start_takes_what_fits(tmp_path, finished, mtfl_records, capsys):
     np.testing.assert_allclose(taken, given, rtol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_and_leaves_a_float32_model(tmp_path, mtfl_records, precision):
+    import keras
+
+    best = train(tiny(mtfl_records, precision=precision), tmp_path / "w")
+    assert np.isfinite(best["validation/loss"])
+    model = keras.saving.load_model(tmp_path / "w" / "model.keras")
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+
+
+def test_mirroring_over_one_device_changes_nothing(tmp_path, finished, mtfl_records):
+    train(tiny(mtfl_records, strategy="mirrored"), tmp_path / "w")
+    assert_same_run(finished[0], tmp_path / "w")
+
+
 def test_a_workdir_of_another_recipe_is_refused(finished, mtfl_records):
     path, _ = finished
     with pytest.raises(UserError, match=r"config.data.batch_size is 16 there and 8 here"):
