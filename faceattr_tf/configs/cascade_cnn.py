@@ -1,8 +1,7 @@
 """Cascade CNN: the paper's own run, and one with what it names as future work."""
 
-from data_pipelines.geometry import Crop
-from faceattr_tf.configs import resnet_small
-from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
+from faceattr_tf.configs import resnet_small, tcdcn
+from faceattr_tf.configs.base import Model, Recipe, TaskConfig
 
 
 def mtfl() -> Recipe:
@@ -14,17 +13,11 @@ def mtfl() -> Recipe:
 
     `faceattr-train --config=cascade_cnn_mtfl --records=MTFL --workdir=WORKDIR`
     """
-    return Recipe(
-        data=Data(
-            crop=Crop(kind="nose", height=150, width=150, window=150.0),
-            batch_size=64,
-            validation_share=0.2,
-        ),
-        tasks=(TaskConfig("attributes", labels=("Male",)),),
-        model=Model("cascade_cnn"),
-        phases=(Phase(epochs=125.0, optimizer="adam", learning_rate=1e-4),),
-        best_metric="attributes/accuracy",
-    )
+    recipe = tcdcn.mtfl()
+    recipe.tasks = (TaskConfig("attributes", labels=("Male",)),)
+    recipe.model = Model("cascade_cnn")
+    recipe.phases[0].epochs = 125.0
+    return recipe
 
 
 def mtfl_best() -> Recipe:

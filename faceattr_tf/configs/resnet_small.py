@@ -42,6 +42,10 @@ def mtfl_best() -> Recipe:
     """The same with aligned faces, stronger distortions, averaged weights, a regularised head.
 
     `faceattr-train --config=resnet_small_mtfl_best --records=MTFL --workdir=WORKDIR`
+
+    Accuracy / balanced accuracy in per cent on 1,997 rows of `testing.txt`, with `--flip`: gender
+    88.4 / 89.1, smile 87.4 / 87.6, glasses 99.0 / 97.2, pose 78.6 / 51.8; landmark error 8.4 % of
+    the distance of the eyes. KTH-MTFL's best of all models: gender 86.3, smile 87.5.
     """
     return Recipe(
         data=Data(
@@ -90,6 +94,9 @@ def mtfl_fine() -> Recipe:
 
     `faceattr-train --config=resnet_small_mtfl_fine --records=MTFL --workdir=WORKDIR
     --config.warm_start=WORKDIR_OF_resnet_small_mtfl_best`
+
+    Measured like that run: gender 88.4 / 89.3, smile 87.6 / 87.8, glasses 99.1 / 97.8, pose
+    79.0 / 54.2; landmark error 8.3 %.
     """
     recipe = mtfl_best()
     recipe.data.crop.height = recipe.data.crop.width = 112
@@ -134,6 +141,10 @@ def celeba_best() -> Recipe:
 
     `faceattr-train --config=resnet_small_celeba_best --records=CELEBA --workdir=WORKDIR
     --config.warm_start=WORKDIR_OF_resnet_small_mtfl_best`
+
+    With it, on the 1,003 test images of a 7,882-image part of CelebA at half size, with `--flip`:
+    mean accuracy 90.1 %, mean balanced accuracy 74.5 % at 0.5 and 83.9 % at the thresholds of
+    validation; the majority guess has 80.3 and 50.
     """
     return Recipe(
         data=Data(

@@ -45,6 +45,9 @@ def multitask_mtfl() -> Recipe:
     are the loss weights.
 
     `faceattr-train --config=tcdcn_multitask_mtfl --records=MTFL --workdir=WORKDIR`
+
+    On 1,997 rows of `testing.txt`, with `--flip`: landmark error 7.9 % of the distance of the eyes,
+    14.3 % of the faces above 10 %; gender 68.2, smile 78.1, glasses 92.5, pose 75.1 % accuracy.
     """
     return Recipe(
         data=Data(
@@ -81,6 +84,10 @@ def celeba() -> Recipe:
     """TCDCN on CelebA's 40 attributes, aligned images as they are.
 
     `faceattr-train --config=tcdcn_celeba --records=CELEBA --workdir=WORKDIR`
+
+    On the 1,003 test images of a 7,882-image part of CelebA at half size, with `--flip`: mean
+    accuracy 88.4 %, mean balanced accuracy 67.8 % at 0.5 and 80.4 % at the thresholds of
+    validation; the majority guess has 80.3 and 50.
     """
     return Recipe(
         data=Data(crop=Crop(height=72, width=60), augment=Augment(flip=True), batch_size=64),
