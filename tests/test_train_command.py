@@ -48,7 +48,10 @@ def test_fields_are_overridden_by_flags():
     ("arguments", "words"),
     [
         (["--config=smok"], "there is no recipe 'smok'; there are: .*smoke"),
-        (["--config=smoke", "--config.data.batch=1"], "batch"),
+        (
+            ["--config=smoke", "--config.data.batchsize=1"],
+            r"no field 'batchsize'; did you mean --config.data.batch_size\?",
+        ),
         (["--config=smoke", "--config.data.batch_size=many"], "many"),
         (["--config=smoke", "--config.phases[7].epochs=1"], "phases|index|range"),
         (["--config=smoke", "--wokdir=x"], "wokdir"),

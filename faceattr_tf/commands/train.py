@@ -10,6 +10,8 @@ changed with --config.FIELD=VALUE; a tuple is written as Python writes it.
 """
 
 import dataclasses
+import difflib
+import re
 import sys
 
 from absl import flags
@@ -54,9 +56,7 @@ def parse(arguments: list[str]) -> tuple[Recipe, flags.FlagValues]:
     try:
         rest = values(arguments)[1:]
     except KeyError as error:
-        raise UserError(
-            f"the recipe has no field {error.args[0]!r}; --help lists the fields"
-        ) from None
+        raise UserError(unknown_field(str(error))) from None
     except (flags.Error, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(" ".join(str(error).split())) from None
     if rest:
@@ -67,6 +67,16 @@ def parse(arguments: list[str]) -> tuple[Recipe, flags.FlagValues]:
     if values.records:
         recipe.data.records = tuple(values.records)
     return recipe, values
+
+
+def unknown_field(message: str) -> str:
+    """What to say of a field that the recipe does not have, given what the flag library said."""
+    found = re.search(r"Field (\w+) not found", message)
+    name = found[1] if found else message.strip("'\"")
+    known = {path.rsplit(".", 1)[-1]: path for path, _ in fields_of(create_recipe("smoke"))}
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean --config.{known[near[0]]}? " if near else ""
+    return f"the recipe has no field {name!r}; {hint}--help lists the fields"
 
 
 def help_text() -> str:
