@@ -1,5 +1,5 @@
 # Two commands do everything on a machine that has only Python 3.11: `make demo` and `make test`.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= build/demo
