@@ -39,6 +39,8 @@ class RecordSet:
         shards: absolute TFRecord file names per split, in stored order.
         label_counts: split -> task -> `[[no, yes], ...]` per label of a multilabel task (unknown
             ones left out), `[count, ...]` per class of a multiclass task.
+        statistics: split -> regression task -> `[mean, standard deviation]` per value, over the
+            examples that know it.
         left_out: what was counted and not stored; `bad images` holds name -> fault.
         description: title, homepage, licence, citation, obtain, options, fingerprint, and how many
             images were turned upright.
@@ -50,6 +52,7 @@ class RecordSet:
     splits: dict[str, int]
     shards: dict[str, tuple[str, ...]]
     label_counts: dict[str, dict[str, list]]
+    statistics: dict[str, dict[str, list]]
     left_out: dict
     description: dict
 
@@ -297,9 +300,10 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
     shards = {
         name: [os.path.basename(f) for f in split.filepaths] for name, split in splits.items()
     }
-    filenames, counts = {}, {}
+    filenames, counts, statistics = {}, {}, {}
     for split, names in shards.items():
-        filenames[split], counts[split] = _count([str(folder / n) for n in names], builder.tasks)
+        paths = [str(folder / name) for name in names]
+        filenames[split], counts[split], statistics[split] = _count(paths, builder.tasks)
     left_out = dict(builder.left_out)
     if builder.bad:
         left_out["bad images"] = dict(sorted(builder.bad.items()))
@@ -309,6 +313,7 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
         "splits": {split: len(names) for split, names in filenames.items()},
         "shards": shards,
         "label_counts": counts,
+        "statistics": statistics,
         "left_out": left_out,
         "description": dataclasses.asdict(builder.ABOUT)
         | {"options": builder.options, "detections": builder.joined}
@@ -318,24 +323,39 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
     (folder / METADATA).write_text(json.dumps(fields, indent=1))
 
 
-def _count(shards: list[str], tasks: tuple[Task, ...]) -> tuple[list[str], dict[str, list]]:
-    """Filenames in stored order and label counts of one split."""
+def _count(
+    shards: list[str], tasks: tuple[Task, ...]
+) -> tuple[list[str], dict[str, list], dict[str, list]]:
+    """Filenames in stored order, label counts and statistics of one split."""
     import tensorflow as tf
 
     counted = [task for task in tasks if task.kind in ("multilabel", "multiclass")]
+    measured = [task for task in tasks if task.kind == "regression"]
     spec = {
-        f"tasks/{task.name}": tf.io.FixedLenFeature(task.label_shape, tf.int64) for task in counted
+        f"tasks/{task.name}": tf.io.FixedLenFeature(
+            task.label_shape, tf.float32 if task in measured else tf.int64
+        )
+        for task in counted + measured
     }
     spec["filename"] = tf.io.FixedLenFeature((), tf.string)
-    filenames, labels = [], {task.name: [] for task in counted}
+    filenames, labels = [], {task.name: [] for task in counted + measured}
     dataset = tf.data.TFRecordDataset(shards).batch(512)
     for batch in dataset.map(lambda data: tf.io.parse_example(data, spec)).as_numpy_iterator():
         filenames += map(os.fsdecode, batch["filename"])
-        for task in counted:
-            labels[task.name].append(batch[f"tasks/{task.name}"])
-    return filenames, {
-        task.name: _label_counts(task, np.concatenate(labels[task.name])) for task in counted
-    }
+        for name, values in labels.items():
+            values.append(batch[f"tasks/{name}"])
+    labels = {name: np.concatenate(values) for name, values in labels.items()}
+    counts = {task.name: _label_counts(task, labels[task.name]) for task in counted}
+    return filenames, counts, {task.name: _statistics(labels[task.name]) for task in measured}
+
+
+def _statistics(labels: np.ndarray) -> list:
+    """`[mean, standard deviation]` per value; 0 and 1 where none is known or all are equal."""
+    columns = [column[np.isfinite(column)].astype(np.float64) for column in labels.T]
+    return [
+        [float(known.mean()), float(known.std()) or 1.0] if known.size else [0.0, 1.0]
+        for known in columns
+    ]
 
 
 def _label_counts(task: Task, labels: np.ndarray) -> list:

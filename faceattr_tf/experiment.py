@@ -107,6 +107,22 @@ class Experiment:
             counts[task.name] = total
         return counts
 
+    def statistics(self, task: Task) -> np.ndarray:
+        """Mean and standard deviation `[n, 2]` of a regression task's training labels.
+
+        They are those of the first record set that has the value.
+        """
+        values = np.tile([0.0, 1.0], (len(task.labels), 1))
+        for records in reversed(self.record_sets):
+            stored = {known.name: known for known in records.tasks}.get(task.name)
+            if stored is None:
+                continue
+            for index, label in enumerate(task.labels):
+                if label in stored.labels:
+                    place = stored.labels.index(label)
+                    values[index] = records.statistics["train"][task.name][place]
+        return values
+
     def metadata(self) -> dict:
         """What evaluation, prediction and export have to know of the run."""
         return {

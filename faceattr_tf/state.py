@@ -11,6 +11,7 @@ from faceattr_tf.configs.base import Phase
 from faceattr_tf.evaluate import forward_function
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.models import build_model
+from faceattr_tf.models.heads import HEAD_PREFIX
 from faceattr_tf.optimization import create_optimizer
 from faceattr_tf.workdir import Workdir
 
@@ -85,7 +86,7 @@ def create_model(experiment: Experiment, precision: str, **options) -> keras.Mod
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        return build_model(
+        model = build_model(
             config.name,
             experiment.tasks,
             experiment.input_shape,
@@ -94,6 +95,11 @@ def create_model(experiment: Experiment, precision: str, **options) -> keras.Mod
         )
     finally:
         keras.config.set_dtype_policy(previous)
+    for task in experiment.tasks:
+        if task.kind == "regression":
+            # A head that begins at the mean has no long way to go.
+            model.get_layer(HEAD_PREFIX + task.name).bias.assign(experiment.statistics(task)[:, 0])
+    return model
 
 
 def freeze(model: keras.Model, phase: Phase) -> list:

@@ -1,5 +1,6 @@
 """The training loop on drawn faces: what a run leaves behind, and what interruptions change."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -162,6 +163,28 @@ def test_two_record_sets_share_the_tasks_that_they_name(tmp_path, mtfl_records, 
     assert np.isfinite(best["validation/pose/loss"])
     metadata = json.loads((tmp_path / "w" / "metadata.json").read_text())
     assert [records["name"] for records in metadata["records"]] == ["mtfl", "celeba"]
+
+
+def test_a_regression_starts_at_its_mean_and_weighs_like_the_rest(tmp_path):
+    from data_pipelines.records import build
+    from data_pipelines.synth import draw
+    from faceattr_tf.experiment import Experiment
+    from faceattr_tf.state import create_model
+    from faceattr_tf.validation import validate
+
+    draw("manifest", tmp_path / "drawn", images=60, seed=0)
+    records = build(
+        "manifest", tmp_path / "drawn" / "manifest.csv", tmp_path / "r", tasks="age:regression"
+    )
+    with open(tmp_path / "drawn" / "manifest.csv") as file:
+        rows = list(csv.DictReader(file))
+    ages = [float(row["age"]) for row in rows if row["split"] == "train" and row["age"]]
+    mean, deviation = records.statistics["train"]["age"][0]
+    assert mean == pytest.approx(np.mean(ages)) and deviation == pytest.approx(np.std(ages))
+    experiment = Experiment.of(tiny(records))
+    values = validate(create_model(experiment, "float32"), experiment)
+    assert values["age/loss"] < 3
+    assert values["age/mae"] < 2 * deviation
 
 
 def test_a_warm_start_takes_what_fits(tmp_path, finished, mtfl_records, capsys):
