@@ -21,7 +21,7 @@ def create_losses(experiment: Experiment) -> dict:
         if config := configs.get(task.name):
             options = {"loss": config.loss, "label_smoothing": config.label_smoothing}
             if config.balance_labels:
-                options["label_weights"] = label_weights(task, counts[task.name])
+                options["label_weights"] = label_weights(task, counts.get(task.name, ()))
         if task.kind == "regression":
             # In units of the labels' spread, so that years do not outweigh probabilities.
             options["label_weights"] = 1 / experiment.statistics(task)[:, 1] ** 2
