@@ -39,11 +39,11 @@ class RecordSet:
         shards: absolute TFRecord file names per split, in stored order.
         label_counts: split -> task -> `[[no, yes], ...]` per label of a multilabel task (unknown
             ones left out), `[count, ...]` per class of a multiclass task.
-        statistics: split -> regression task -> `[mean, standard deviation]` per value, over the
-            examples that know it.
         left_out: what was counted and not stored; `bad images` holds name -> fault.
         description: title, homepage, licence, citation, obtain, options, fingerprint, and how many
             images were turned upright.
+        statistics: split -> regression task -> `[mean, standard deviation]` per value, over the
+            examples that know it.
     """
 
     path: str
@@ -52,9 +52,9 @@ class RecordSet:
     splits: dict[str, int]
     shards: dict[str, tuple[str, ...]]
     label_counts: dict[str, dict[str, list]]
-    statistics: dict[str, dict[str, list]]
     left_out: dict
     description: dict
+    statistics: dict[str, dict[str, list]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "RecordSet":

@@ -32,7 +32,6 @@ def write_set(folder, splits, label_counts=None):
         "splits": splits,
         "shards": shards,
         "label_counts": label_counts or {split: {} for split in splits},
-        "statistics": {split: {} for split in splits},
         "left_out": {},
         "description": {},
     }
