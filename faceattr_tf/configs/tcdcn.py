@@ -73,6 +73,10 @@ def multitask_mtfl_best() -> Recipe:
     """The multi-task network at 60x60, normalised, trained as `resnet_small_mtfl_best` is.
 
     `faceattr-train --config=tcdcn_multitask_mtfl_best --records=MTFL --workdir=WORKDIR`
+
+    After 20 of its 50 epochs, accuracy / balanced accuracy in per cent on 1,997 rows of
+    `testing.txt`, with `--flip`: gender 86.0 / 86.5, smile 85.3 / 85.5, glasses 98.1 / 95.0, pose
+    77.7 / 47.3; landmark error 8.6 %. KTH-MTFL's TCDCN has 72.5 for smile.
     """
     recipe = resnet_small.mtfl_best()
     recipe.data.crop.height = recipe.data.crop.width = 60
