@@ -8,7 +8,7 @@ import numpy as np
 from data_pipelines.errors import UserError
 from data_pipelines.input import Source
 from data_pipelines.records import RecordSet
-from data_pipelines.tasks import Task
+from data_pipelines.tasks import Task, join_labels
 from faceattr_tf.configs.base import Recipe
 
 
@@ -96,14 +96,10 @@ class Experiment:
                 continue
             width = (len(task.labels), 2) if task.kind == "multilabel" else (len(task.labels),)
             total = np.zeros(width, np.int64)
-            for records in self.record_sets:
-                stored = {known.name: known for known in records.tasks}.get(task.name)
-                if stored is None:
-                    continue
+            for records, places in self._places(task):
                 of_split = records.label_counts["train"][task.name]
-                for index, label in enumerate(task.labels):
-                    if label in stored.labels:
-                        total[index] += of_split[stored.labels.index(label)]
+                for index, place in places:
+                    total[index] += of_split[place]
             counts[task.name] = total
         return counts
 
@@ -113,15 +109,22 @@ class Experiment:
         They are those of the first record set that has the value.
         """
         values = np.tile([0.0, 1.0], (len(task.labels), 1))
-        for records in reversed(self.record_sets):
-            stored = {known.name: known for known in records.tasks}.get(task.name)
-            if stored is None:
-                continue
-            for index, label in enumerate(task.labels):
-                if label in stored.labels:
-                    place = stored.labels.index(label)
-                    values[index] = records.statistics["train"][task.name][place]
+        for records, places in reversed(self._places(task)):
+            for index, place in places:
+                values[index] = records.statistics["train"][task.name][place]
         return values
+
+    def _places(self, task: Task) -> list[tuple[RecordSet, list[tuple[int, int]]]]:
+        """The record sets with this task, and for each label that they have (index, index there)."""
+        found = []
+        for records in self.record_sets:
+            for stored in (known for known in records.tasks if known.name == task.name):
+                try:
+                    joined = join_labels(stored, task)
+                except ValueError as error:
+                    raise UserError(f"{records.path}: {error}") from None
+                found.append((records, [pair for pair in enumerate(joined) if pair[1] >= 0]))
+        return found
 
     def metadata(self) -> dict:
         """What evaluation, prediction and export have to know of the run."""

@@ -243,6 +243,8 @@ class _Run:
                     if validating:
                         self._validate(step, index, bar)
                     if validating or phase_ends or step % recipe.checkpoint_every == 0:
+                        # What follows a loss that is not finite must not become the last good one.
+                        self._stop_if_broken()
                         self.manager.save(checkpoint_number=step)
 
     def _next(self, batches):
