@@ -17,7 +17,7 @@ UNKNOWN = -1
 Float labels (regression, landmarks) that are unknown are NaN.
 """
 
-KINDS = ("multilabel", "multiclass", "regression", "landmarks")
+KINDS = ("multilabel", "multiclass", "regression", "landmarks", "transform")
 
 # The order of the columns of CelebA's list_attr_celeba.txt (Liu et al., ICCV 2015).
 CELEBA_ATTRIBUTES = (
@@ -75,8 +75,9 @@ class Task:
     Attributes:
         name: key of the task in records, in a model's outputs and in reports.
         kind: one of `KINDS`. `multilabel`: independent yes/no attributes; `multiclass`: exactly one
-            of several classes; `regression`: real values; `landmarks`: points of the face.
-        labels: attribute names, class names, names of values or names of points.
+            of several classes; `regression`: real values; `landmarks`: points of the face;
+            `transform`: an affine transform `[2, 3]` from the aligned crop to the network's crop.
+        labels: attribute names, class names, names of values, of points or of parameters.
         mirror: for each label the index of the label that it becomes when the picture is mirrored
             left to right (pose classes and left/right points swap); empty where nothing changes.
     """
@@ -109,9 +110,13 @@ class Task:
 
     @property
     def label_shape(self) -> tuple[int, ...]:
-        """Shape of one example's label: `[n]`, `[]` for multiclass, `[n, 2]` for landmarks."""
+        """Shape of one example's label.
+
+        `[n]`, but `[]` for multiclass, `[n, 2]` for landmarks, `[2, 3]` for a transform.
+        """
         count = len(self.labels)
-        return {"multiclass": (), "landmarks": (count, 2)}.get(self.kind, (count,))
+        shapes = {"multiclass": (), "landmarks": (count, 2), "transform": (2, 3)}
+        return shapes.get(self.kind, (count,))
 
     @property
     def label_dtype(self) -> str:
@@ -159,6 +164,14 @@ MTFL_ATTRIBUTES = Task("attributes", "multilabel", ("Male", "Smiling", "Eyeglass
 POSE = Task("pose", "multiclass", POSE_CLASSES, mirror=(4, 3, 2, 1, 0))
 LANDMARKS = Task("landmarks", "landmarks", LANDMARK_NAMES, mirror=(1, 0, 2, 4, 3))
 
+THETA_NAMES = ("theta11", "theta12", "theta13", "theta21", "theta22", "theta23")
+ALIGNMENT = Task("alignment", "transform", THETA_NAMES)
+"""Where the aligned crop lies in the network's crop (FaceSTN, equation 1), row by row.
+
+It is never stored: the input pipeline computes it from the geometry of both crops. Coordinates are
+normalised: -1 and +1 are a crop's borders.
+"""
+
 
 def normalise_label(name: str) -> str:
     """A label name without case, spaces, hyphens and underscores, for matching across files."""
@@ -183,7 +196,7 @@ def join_labels(source: Task, target: Task) -> list[int]:
         raise ValueError(
             f"task {source.name!r} ({source.kind}) is not task {target.name!r} ({target.kind})"
         )
-    if source.kind in ("multiclass", "landmarks") and source.labels != target.labels:
+    if source.kind in ("multiclass", "landmarks", "transform") and source.labels != target.labels:
         raise ValueError(
             f"task {source.name!r}: labels {', '.join(source.labels)} are not "
             f"{', '.join(target.labels)}"
