@@ -1,20 +1,21 @@
 """Networks that take pixels and predict tasks: one function each, listed in `MODELS`."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task
 from faceattr_tf.models import cascade_cnn, resnet_small, tcdcn
+from faceattr_tf.models.heads import image_input
 
 MODELS = {
     "cascade_cnn": cascade_cnn.build,
     "resnet_small": resnet_small.build,
     "tcdcn": tcdcn.build,
 }
-"""Name -> `build(tasks, input_shape, **options) -> keras.Model`."""
+"""Name -> `build(pixels, tasks, **options) -> {task name: output}` on pixels in [-1, 1]."""
 
 __all__ = ["MODELS", "build_model"]
 
@@ -38,14 +39,22 @@ def build_model(
     Raises:
         UserError: the name or an option does not exist, or the input is too small for the network.
     """
-    if name not in MODELS:
-        raise UserError(f"there is no model {name!r}; there are: {', '.join(MODELS)}")
+    build = _find(MODELS, "model", name, options)
+    image, pixels = image_input(input_shape)
+    return keras.Model(image, build(pixels, tuple(tasks), **options), name=name)
+
+
+def _find(registry: dict, what: str, name: str, options: dict) -> Callable:
+    """The entry of a registry, after a check of its options."""
+    if name not in registry:
+        raise UserError(f"there is no {what} {name!r}; there are: {', '.join(registry)}")
     known = [
         parameter.name
-        for parameter in inspect.signature(MODELS[name]).parameters.values()
+        for parameter in inspect.signature(registry[name]).parameters.values()
         if parameter.kind is parameter.KEYWORD_ONLY
     ]
     for option in options:
         if option not in known:
-            raise UserError(f"model {name!r} has no option {option!r}; it has: {', '.join(known)}")
-    return MODELS[name](tuple(tasks), tuple(input_shape), **options)
+            message = f"{what} {name!r} has no option {option!r}; it has: {', '.join(known)}"
+            raise UserError(message)
+    return registry[name]

@@ -2,26 +2,25 @@
 
 from collections.abc import Sequence
 
-import keras
 from keras import layers
 
 from data_pipelines.tasks import Task
 from faceattr_tf.layers import BatchNormalization
-from faceattr_tf.models.heads import grow_heads, image_input
+from faceattr_tf.models.heads import check_size, grow_heads
 
 _KERNELS = (4, 3, 3, 2)
 
 
 def build(
+    pixels,
     tasks: Sequence[Task],
-    input_shape: Sequence[int],
     *,
     width: float = 1.0,
     features: int = 512,
     dropout: float = 0.0,
     batch_normalization: bool = False,
     synchronized: bool = False,
-) -> keras.Model:
+) -> dict:
     """Four convolutions each with a max-pooling, one inception layer, one fully-connected layer.
 
     Source: KTH-MTFL ("Prediction of Attributes"), section 3.4 and figure 2, after DeepID2+
@@ -36,8 +35,8 @@ def build(
     96 to 128, 5x5: 16 to 32, pooled: 32; 256 maps together); He initialisation.
 
     Args:
+        pixels: `[B, H, W, 3]`, scaled to [-1, 1]; H and W at least 39.
         tasks: what to predict.
-        input_shape: `(height, width, 3)`, at least 39x39.
         width: multiplies the maps of every convolution; below 1 is narrower than the paper's.
         features: width of the fully-connected layer.
         dropout: share of the fully-connected features that training drops (the paper: 0).
@@ -45,7 +44,7 @@ def build(
         synchronized: take the statistics of batch normalisation over all replicas.
 
     Returns:
-        Model from `image` float32 `[B, H, W, 3]` in 0..255 to a dict of the tasks' outputs.
+        Task name -> output, see `grow_heads`.
     """
 
     def convolution(x, filters, kernel, name, padding="valid"):
@@ -61,7 +60,7 @@ def build(
             x = BatchNormalization(synchronized=synchronized, name=f"{name}_norm")(x)
         return layers.ReLU(name=f"{name}_relu")(x)
 
-    image, x = image_input(input_shape, smallest=39)
+    x = check_size(pixels, smallest=39)
     for index, kernel in enumerate(_KERNELS, start=1):
         x = convolution(x, 128, kernel, f"conv{index}")
         x = layers.MaxPooling2D(2, name=f"pool{index}")(x)
@@ -81,4 +80,4 @@ def build(
     x = layers.Dense(features, "relu", kernel_initializer="he_normal", name="shared")(x)
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
-    return keras.Model(image, grow_heads(x, tasks), name="cascade_cnn")
+    return grow_heads(x, tasks)

@@ -22,29 +22,43 @@ MEAN_FACE = {
 }
 
 
-def image_input(input_shape: Sequence[int], smallest: int = 16):
+def image_input(input_shape: Sequence[int]):
     """The input `image` and the same pixels scaled to [-1, 1].
 
     Args:
         input_shape: `(height, width, 3)`.
-        smallest: the least height and width at which the network's last map is not empty.
 
     Returns:
         The Keras input, float32 `[B, H, W, 3]` in 0..255, and the scaled tensor of that shape.
 
     Raises:
-        UserError: the shape is not that of a colour image, or one side is below `smallest`.
+        UserError: the shape is not that of a colour image.
     """
     input_shape = tuple(input_shape)
-    if len(input_shape) != 3 or input_shape[2] != 3 or min(input_shape[:2]) < smallest:
-        raise UserError(
-            f"input shape {input_shape}: this network takes (height, width, 3) "
-            f"with height and width of at least {smallest} pixels"
-        )
+    if len(input_shape) != 3 or input_shape[2] != 3 or min(input_shape[:2]) < 1:
+        raise UserError(f"input shape {input_shape}: a network takes (height, width, 3)")
     image = keras.Input(input_shape, name="image", dtype="float32")
     # Plain arithmetic stays in float32 under mixed precision, where a layer would first round the
     # pixels; and Keras' Rescaling needs TensorFlow on every backend.
     return image, image * (1 / 127.5) - 1.0
+
+
+def check_size(pixels, smallest: int):
+    """The pixels `[B, H, W, 3]`, if they are enough for the network.
+
+    Args:
+        pixels: what the network sees.
+        smallest: the least height and width at which its last map is not empty.
+
+    Raises:
+        UserError: one side is below `smallest`.
+    """
+    if min(pixels.shape[1:3]) < smallest:
+        raise UserError(
+            f"input shape {tuple(pixels.shape[1:])}: this network takes (height, width, 3) "
+            f"with height and width of at least {smallest} pixels"
+        )
+    return pixels
 
 
 def grow_heads(features, tasks: Sequence[Task]) -> dict:

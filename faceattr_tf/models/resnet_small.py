@@ -8,14 +8,14 @@ from keras import layers
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task
 from faceattr_tf.layers import BatchNormalization
-from faceattr_tf.models.heads import grow_heads, image_input
+from faceattr_tf.models.heads import check_size, grow_heads
 
 POOLINGS = ("average", "depthwise")
 
 
 def build(
+    pixels,
     tasks: Sequence[Task],
-    input_shape: Sequence[int],
     *,
     width: float = 1.0,
     filters: Sequence[int] = (32, 64, 96, 128),
@@ -25,7 +25,7 @@ def build(
     pooling: str = "average",
     dropout: float = 0.0,
     synchronized: bool = False,
-) -> keras.Model:
+) -> dict:
     """A strided convolution, stages of basic residual blocks, pooling, one head per task.
 
     Source: basic blocks of He et al., "Deep Residual Learning" (CVPR 2016), with the shortcut that
@@ -37,8 +37,8 @@ def build(
     at full resolution would cost more than everything else. About 0.5 M parameters by default.
 
     Args:
+        pixels: `[B, H, W, 3]`, scaled to [-1, 1].
         tasks: what to predict.
-        input_shape: `(height, width, 3)`.
         width: multiplies all `filters`.
         filters: maps per stage; every stage but the first halves height and width.
         blocks: residual blocks per stage.
@@ -49,7 +49,7 @@ def build(
         synchronized: take the statistics of batch normalisation over all replicas.
 
     Returns:
-        Model from `image` float32 `[B, H, W, 3]` in 0..255 to a dict of the tasks' outputs.
+        Task name -> output, see `grow_heads`.
 
     Raises:
         UserError: `filters` and `blocks` differ in length, or the pooling does not exist.
@@ -103,7 +103,7 @@ def build(
         return layers.Dense(maps, "sigmoid", name=f"{name}_squeeze_weights")(weights)
 
     maps = [max(8, round(width * count)) for count in filters]
-    image, x = image_input(input_shape)
+    x = check_size(pixels, smallest=16)
     x = layers.ReLU(name="stem_relu")(convolution(x, maps[0], 3, stem_stride, "stem"))
     for stage, (stage_maps, count) in enumerate(zip(maps, blocks, strict=True), start=1):
         for index in range(1, count + 1):
@@ -122,4 +122,4 @@ def build(
         x = normalise(x, "pool_norm")
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
-    return keras.Model(image, grow_heads(x, tasks), name="resnet_small")
+    return grow_heads(x, tasks)

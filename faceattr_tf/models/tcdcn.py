@@ -2,27 +2,26 @@
 
 from collections.abc import Sequence
 
-import keras
 from keras import layers
 
 from data_pipelines.tasks import Task
 from faceattr_tf.layers import BatchNormalization
-from faceattr_tf.models.heads import grow_heads, image_input
+from faceattr_tf.models.heads import check_size, grow_heads
 
 _FILTERS = (20, 48, 64, 80)
 _KERNELS = (5, 5, 3, 3)
 
 
 def build(
+    pixels,
     tasks: Sequence[Task],
-    input_shape: Sequence[int],
     *,
     features: int = 256,
     width: float = 1.0,
     dropout: float = 0.0,
     batch_normalization: bool = False,
     synchronized: bool = False,
-) -> keras.Model:
+) -> dict:
     """Four convolutions, three max-poolings, a shared fully-connected layer, one head per task.
 
     Source: KTH-MTFL ("Prediction of Attributes"), section 3.4 and figure 3, after Zhang et al.,
@@ -37,8 +36,8 @@ def build(
     convolutions throughout, and so has this.
 
     Args:
+        pixels: `[B, H, W, 3]`, scaled to [-1, 1]; H and W at least 44.
         tasks: what to predict.
-        input_shape: `(height, width, 3)`, at least 44x44.
         features: width of the shared fully-connected layer.
         width: multiplies the filters of every convolution.
         dropout: share of the shared features that training drops (the paper: 0).
@@ -46,9 +45,9 @@ def build(
         synchronized: take the statistics of batch normalisation over all replicas.
 
     Returns:
-        Model from `image` float32 `[B, H, W, 3]` in 0..255 to a dict of the tasks' outputs.
+        Task name -> output, see `grow_heads`.
     """
-    image, x = image_input(input_shape, smallest=44)
+    x = check_size(pixels, smallest=44)
     for index, (filters, kernel) in enumerate(zip(_FILTERS, _KERNELS, strict=True), start=1):
         x = layers.Conv2D(
             max(1, round(width * filters)),
@@ -66,4 +65,4 @@ def build(
     x = layers.Dense(features, "relu", kernel_initializer="he_normal", name="shared")(x)
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
-    return keras.Model(image, grow_heads(x, tasks), name="tcdcn")
+    return grow_heads(x, tasks)
