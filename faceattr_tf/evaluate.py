@@ -14,6 +14,7 @@ import numpy as np
 from data_pipelines.errors import UserError
 from data_pipelines.records import RecordSet
 from data_pipelines.tasks import Task, join_labels
+from faceattr_tf.results import TaskResult, measure
 
 
 def forward_function(model) -> Callable:
@@ -197,35 +198,55 @@ def _describe(tasks: Sequence[Task]) -> str:
     return "; ".join(parts)
 
 
-def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, batch_size):
+def split_batches(
+    workdir, records: RecordSet, split: str = "test", batch_size: int = 128
+) -> Iterable[dict]:
+    """A split as a run's model sees it, with the labels of the tasks that both share.
+
+    Args:
+        workdir: the `Workdir` of the run.
+        records: the record set.
+        split: which part of it; what training held back for validation is found again.
+        batch_size: images per batch.
+
+    Returns:
+        The elements of `data_pipelines.input.evaluation_batches`.
+    """
     from data_pipelines.input import Source, evaluation_batches, named_failures
-    from faceattr_tf import report
-    from faceattr_tf.bootstrap import intervals
-    from faceattr_tf.examples import collect_examples
-    from faceattr_tf.leakage import training_overlap
-    from faceattr_tf.published import published_rows
-    from faceattr_tf.results import measure
 
-    folder.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
-    recipe, metadata = workdir.recipe(), workdir.metadata()
-    shared, not_shared = share_tasks(workdir.tasks, records)
-    full = {task.name: task for task in workdir.tasks}
-    tasks = [full[task.name] for task in shared]
     source = Source(records, split, *_validation_share(workdir, records))
+    tasks = [task for task, _ in _shared_pairs(workdir, records)]
+    dataset = evaluation_batches(source, tasks, workdir.crop, batch_size=batch_size)
+    return named_failures(dataset, [source])
 
-    def batches():
-        dataset = evaluation_batches(source, tasks, workdir.crop, batch_size=batch_size)
-        return named_failures(dataset, [source])
 
-    outputs, labels, transforms, filenames = predict_outputs(model, batches(), flip, tasks)
+def measure_split(
+    workdir, model, records: RecordSet, batches: Iterable[dict], flip: bool = False
+) -> tuple[list[TaskResult], list[str]]:
+    """Every shared task of a run over a whole split, without intervals.
+
+    Args:
+        workdir: the `Workdir` of the run, with its temperatures and thresholds.
+        model: what the workdir's `load_model` gave.
+        records: the record set.
+        batches: what `split_batches` gave.
+        flip: average every output with that of the mirrored image.
+
+    Returns:
+        One result per shared task, with the shared labels only; and the names of the images.
+    """
+    pairs = _shared_pairs(workdir, records)
+    tasks = [full for full, _ in pairs]
+    outputs, labels, transforms, filenames = predict_outputs(model, batches, flip, tasks)
+    crop, majorities = workdir.crop, workdir.metadata().get("majority", {})
     results = []
-    for task in shared:
-        columns = [full[task.name].labels.index(label) for label in task.labels]
+    for full, task in pairs:
+        columns = [full.labels.index(label) for label in task.labels]
         calibration = workdir.calibration().get(task.name, {})
-        majority = metadata.get("majority", {}).get(task.name)
+        majority = majorities.get(task.name)
         task_labels, task_outputs = labels[task.name], outputs[task.name]
         thresholds = calibration.get("thresholds") or ()
-        if len(columns) < len(full[task.name].labels):  # multilabel and regression only
+        if len(columns) < len(full.labels):  # multilabel and regression only
             task_labels, task_outputs = task_labels[:, columns], task_outputs[:, columns]
             thresholds = [thresholds[index] for index in columns if thresholds]
             majority = [majority[index] for index in columns] if majority else None
@@ -238,9 +259,32 @@ def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, b
                 thresholds=tuple(thresholds),
                 majority=majority,
                 transforms=transforms,
-                crop_size=(workdir.crop.height, workdir.crop.width),
+                crop_size=(crop.height, crop.width),
             )
         )
+    return results, filenames
+
+
+def _shared_pairs(workdir, records) -> list[tuple[Task, Task]]:
+    """Every shared task as the model has it, and with the shared labels only."""
+    full = {task.name: task for task in workdir.tasks}
+    return [(full[task.name], task) for task in share_tasks(workdir.tasks, records)[0]]
+
+
+def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, batch_size):
+    from faceattr_tf import report
+    from faceattr_tf.bootstrap import intervals
+    from faceattr_tf.examples import collect_examples
+    from faceattr_tf.leakage import training_overlap
+    from faceattr_tf.published import published_rows
+
+    folder.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
+    recipe, metadata = workdir.recipe(), workdir.metadata()
+
+    def batches():
+        return split_batches(workdir, records, split, batch_size)
+
+    results, filenames = measure_split(workdir, model, records, batches(), flip)
     if bootstrap:
         for result in results:
             result.numbers["intervals"] = intervals(result, bootstrap)
@@ -270,7 +314,7 @@ def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, b
         "flip": flip,
         "bootstrap": bootstrap,
         "tasks": {result.task.name: result.numbers for result in results},
-        "not_shared": not_shared,
+        "not_shared": share_tasks(workdir.tasks, records)[1],
         "overlap": training_overlap(workdir, records, filenames),
         "published": [
             dataclasses.asdict(row) for row in published_rows(records.name, split, len(filenames))
