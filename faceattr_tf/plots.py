@@ -36,7 +36,7 @@ STYLE = {
 }
 
 
-def _svg(draw: Callable, width: float, height: float, layout="constrained", size=8) -> str:
+def svg(draw: Callable, width: float, height: float, layout="constrained", size=8) -> str:
     """What `draw(figure)` draws on a figure of that size in inches; `size` is that of ticks."""
     # Figures are made without pyplot, which would keep them and might want a display.
     import matplotlib
@@ -89,7 +89,7 @@ def _small_multiples(titles: Sequence[str], draw: Callable, x: str, y: str, **ax
         figure.supxlabel(x, fontsize=8, y=0.1 / height)
         figure.supylabel(y, fontsize=8, x=0.05 / width)
 
-    return _svg(draw_all, width, height, layout=None, size=8 if few else 6.5)
+    return svg(draw_all, width, height, layout=None, size=8 if few else 6.5)
 
 
 UNIT = {
@@ -134,7 +134,7 @@ def accuracy_against_guess(result: TaskResult) -> str:
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside upper right", ncols=3)
 
-    return _svg(draw, 8.5, 0.9 + 0.2 * max(len(names), 2))
+    return svg(draw, 8.5, 0.9 + 0.2 * max(len(names), 2))
 
 
 def confusions(result: TaskResult) -> str:
@@ -158,7 +158,7 @@ def confusions(result: TaskResult) -> str:
         axes.tick_params(axis="x", rotation=30)
 
     side = 1.6 + 0.75 * len(labels)
-    return _svg(draw, side, side - 0.5)
+    return svg(draw, side, side - 0.5)
 
 
 def _confusion(axes, matrix, size):
@@ -251,7 +251,7 @@ def landmark_error_curve(result: TaskResult) -> str:
         axes.yaxis.set_major_formatter("{x:.0%}")
         axes.legend(loc="lower right")
 
-    return _svg(draw, 5.5, 3.2)
+    return svg(draw, 5.5, 3.2)
 
 
 def regression_scatter(result: TaskResult) -> str:
@@ -268,7 +268,7 @@ def regression_scatter(result: TaskResult) -> str:
             axes.plot(truth, value, ".", color=BLUE, markersize=3, alpha=0.5)
             axes.set(title=labels[index], xlabel="labelled", ylabel="predicted")
 
-    return _svg(draw, 3.2 * min(len(labels), 4), 3.0)
+    return svg(draw, 3.2 * min(len(labels), 4), 3.0)
 
 
 CURVES = ("accuracy", "balanced_accuracy", "majority_accuracy", "roc_auc", "average_precision") + (
@@ -329,4 +329,4 @@ def training_curves(rows: Sequence[dict], best_step: int | None = None) -> str:
             if len(keys) > 1:
                 axes.legend(fontsize=6.5)
 
-    return _svg(draw, 3.7 * columns, 2.6 * lines)
+    return svg(draw, 3.7 * columns, 2.6 * lines)

@@ -74,9 +74,9 @@ def write_report(
     best = (contents["model"]["best"] or {}).get("step")
     training = plots.training_curves(metrics_log, best) if metrics_log else ""
     text = json.dumps(plain(contents), indent=1, allow_nan=False)
-    _write(folder / "report.json", text + "\n")
-    _write(folder / "report.md", markdown(contents, sections))
-    _write(folder / "report.html", html(contents, sections, training))
+    write_text(folder / "report.json", text + "\n")
+    write_text(folder / "report.md", markdown(contents, sections))
+    write_text(folder / "report.html", html(contents, sections, training))
     return folder / "report.html"
 
 
@@ -243,17 +243,8 @@ def markdown(contents: dict, sections: Sequence[Section]) -> str:
 
 def html(contents: dict, sections: Sequence[Section], training: str = "") -> str:
     """One page that needs no other file and no network."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = lambda text: _data("image/svg+xml", text.encode())
-    environment.filters["jpeg"] = lambda content: _data("image/jpeg", content)
-    return environment.get_template("report.html.jinja").render(
+    return render(
+        "report.html.jinja",
         title=title(contents),
         headlines=headlines(contents),
         facts=facts(contents),
@@ -265,11 +256,27 @@ def html(contents: dict, sections: Sequence[Section], training: str = "") -> str
     )
 
 
+def render(template: str, **values) -> str:
+    """A template of this package, filled; its filters `svg` and `jpeg` make links of pictures."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["svg"] = lambda text: _data("image/svg+xml", text.encode())
+    environment.filters["jpeg"] = lambda content: _data("image/jpeg", content)
+    return environment.get_template(template).render(values)
+
+
 def _data(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _write(file: pathlib.Path, text: str) -> None:
+def write_text(file: pathlib.Path, text: str) -> None:
+    """Writes a file under a temporary name and moves it into its place."""
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
     try:
         # Names of files need not be valid UTF-8; the JSON file escapes them.
