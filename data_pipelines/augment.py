@@ -49,14 +49,14 @@ class Augment:
     cutout: float = 0.0
     cutout_probability: float = 0.5
 
-    def check(self) -> None:
-        """Raises UserError if a value makes no sense."""
+    def check(self, name: str = "augment") -> None:
+        """Raises UserError if a value makes no sense; `name` says whose it is."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             highest = math.inf if field.name in ("rotate", "scale", "shift") else 1.0
             if not (0 <= value <= highest and math.isfinite(value)):
                 limits = "0 or more" if highest == math.inf else "between 0 and 1"
-                raise UserError(f"augment: {field.name} {value} must be {limits}")
+                raise UserError(f"{name}: {field.name} {value} must be {limits}")
 
     @property
     def geometric(self) -> bool:

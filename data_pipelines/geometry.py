@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 
-KINDS = ("none", "box", "nose", "align")
+KINDS = ("none", "box", "window", "nose", "align", "affine")
 
 TEMPLATE = (
     (0.3427, 0.4607),
@@ -22,7 +22,7 @@ TEMPLATE = (
     (0.3697, 0.8240),
     (0.6303, 0.8240),
 )
-"""Where `align` puts the five landmarks in a unit square, before `margin` and `vertical`.
+"""Where `align` and `affine` put the five landmarks in a unit square, without `margin`, `vertical`.
 
 A choice: the positions that face recognition has used since SphereFace and ArcFace (given there for
 a crop of 112x112), made symmetric, so that the crop of a mirrored picture is the mirrored crop.
@@ -33,22 +33,28 @@ a crop of 112x112), made symmetric, so that the crop of a mirrored picture is th
 class Crop:
     """What part of a picture the network sees, stored with every model.
 
-    Nothing is ever stretched: every kind scales both axes alike, and only `align` rotates. Where a
-    record lacks what its kind needs, `nose` and `align` fall back to `box`, and `box` to `none`.
+    Every kind but `affine` scales both axes alike, and only `align` and `affine` rotate. Where a
+    record lacks what its kind needs, `affine` falls back to `align`, `nose` and `align` to `box`,
+    `box` and `window` to `none`.
 
     Attributes:
         kind: `none`: the largest centred window of the output's shape, that is, the shorter side
             resized and the centre kept. `box`: the face's box, or, where there is none, the
-            bounding square of its landmarks, grown to the output's shape. `nose`: a window of
-            fixed size around the nose (KTH-MTFL, section 3.1). `align`: the similarity transform
-            (rotation, scale, shift) that fits the five landmarks best to `TEMPLATE`.
+            bounding square of its landmarks, grown to the output's shape. `window`: a window of
+            fixed size around the centre of the same (FaceSTN, section III.B). `nose`: one around
+            the nose (KTH-MTFL, section 3.1). `align`: the similarity transform (rotation, scale,
+            shift) that fits the five landmarks best to `TEMPLATE`. `affine`: the affine transform
+            that does (FaceSTN, section III.C), where it neither mirrors nor flattens the face.
         height: height of the crop given to the network, in pixels.
         width: its width.
-        margin: what `box` and `align` add on every side, as a share of the longer side of the box
-            or of the template's square; negative for a tighter crop, above -0.5.
-        vertical: how far `box` and `align` move their window down, as a share of the same side:
-            0.1 brings the chin into an aligned crop, -0.1 the hair.
-        window: side of the window of `nose`, in pixels of the source image.
+        margin: what all but `none` and `nose` add on every side, as a share of the longer side of
+            the box, of the window, or of the template's square; negative for a tighter crop, above
+            -0.5.
+        vertical: how far the same move their window down, as a share of the same side: 0.1 brings
+            the chin into an aligned crop, -0.1 the hair.
+        window: what the crop's shorter side spans of the source image with `nose` and `window`, in
+            pixels. 0 (`window` only) stands for the records' mean box, which has to be put in its
+            place before pictures are cropped (`RecordSet.mean_box`).
     """
 
     kind: str = "none"
@@ -58,8 +64,12 @@ class Crop:
     vertical: float = 0.0
     window: float = 150.0
 
-    def check(self) -> None:
-        """Raises UserError if a value makes no sense (fields can change after construction)."""
+    def check(self, resolved: bool = False) -> None:
+        """Raises UserError if a value makes no sense (fields can change after construction).
+
+        Args:
+            resolved: whether a window that is still to be found in the records is a mistake, too.
+        """
         if self.kind not in KINDS:
             raise UserError(f"crop: kind {self.kind!r} is none of {', '.join(KINDS)}")
         if self.height < 1 or self.width < 1:
@@ -70,7 +80,12 @@ class Crop:
             raise UserError(f"crop: margin {self.margin} must be above -0.5 (the whole face)")
         if not math.isfinite(self.vertical):
             raise UserError(f"crop: vertical {self.vertical} must be a number")
-        if not (0 < self.window < math.inf):
+        if self.kind == "window" and self.window == 0:
+            if resolved:
+                raise UserError(
+                    "crop: window 0 stands for the mean box of records; give its size in pixels"
+                )
+        elif not (0 < self.window < math.inf):
             raise UserError(f"crop: window {self.window} must be above 0 pixels")
 
     def to_dict(self) -> dict:
@@ -109,41 +124,54 @@ def crop_transform(crop: Crop, image_size, box, landmarks):
     """
     import tensorflow as tf
 
-    crop.check()
+    crop.check(resolved=True)
     height, width = float(crop.height), float(crop.width)
     image_size = tf.cast(image_size, tf.float32)
     box = tf.cast(box, tf.float32)
     landmarks = tf.cast(landmarks, tf.float32)
 
-    # Every window is a similarity about its centre: [a, b, centre x, centre y] of
-    # x_in = a * x - b * y + centre x, y_in = b * x + a * y + centre y, x and y from the crop's
-    # centre.
+    # Every window is a transform of x and y from the crop's centre.
     step = tf.minimum(image_size[:, 0] / height, image_size[:, 1] / width)
     centre = (image_size[:, ::-1] - 1.0) / 2.0
-    similarity = tf.stack([step, tf.zeros_like(step), centre[:, 0], centre[:, 1]], axis=1)
+    window = _similarity(step, tf.zeros_like(step), centre[:, 0], centre[:, 1])
 
     def prefer(candidate, known):
-        known = known & tf.reduce_all(tf.math.is_finite(candidate), axis=1)
-        return tf.where(known[:, None], candidate, similarity)
+        known = known & tf.reduce_all(tf.math.is_finite(candidate), axis=[1, 2])
+        return tf.where(known[:, None, None], candidate, window)
 
     if crop.kind != "none":
-        similarity = prefer(*_box_similarity(crop, box, landmarks))
+        window = prefer(*_box_similarity(crop, box, landmarks))
     if crop.kind == "nose":
-        nose = landmarks[:, 2]
-        step = tf.fill(tf.shape(nose)[:1], crop.window / min(height, width))
-        candidate = tf.concat([step[:, None], tf.zeros_like(step)[:, None], nose], axis=1)
-        similarity = prefer(candidate, tf.ones_like(step, tf.bool))
-    if crop.kind == "align":
-        similarity = prefer(*_align_similarity(crop, landmarks))
+        x, y = landmarks[:, 2, 0], landmarks[:, 2, 1]
+        step = tf.fill(tf.shape(x), crop.window / min(height, width))
+        window = prefer(_similarity(step, tf.zeros_like(step), x, y), True)
+    if crop.kind in ("align", "affine"):
+        window = prefer(*_align_similarity(crop, landmarks))
+    if crop.kind == "affine":
+        window = prefer(*_align_affine(crop, landmarks))
 
-    a, b, x, y = tf.unstack(similarity, axis=1)
     middle_x, middle_y = (width - 1.0) / 2.0, (height - 1.0) / 2.0
-    rows = [a, -b, x - a * middle_x + b * middle_y, b, a, y - b * middle_x - a * middle_y]
-    return tf.reshape(tf.stack(rows, axis=1), [-1, 2, 3])
+    shift = window[:, :, 2] - window[:, :, 0] * middle_x - window[:, :, 1] * middle_y
+    return tf.concat([window[:, :, :2], shift[:, :, None]], axis=2)
 
 
-def _box_similarity(crop, box, landmarks):
-    """Window around the box, or the landmarks' bounding square, and where there is either."""
+def _similarity(a, b, x, y):
+    """The transform `[B, 2, 3]` that rotates and scales by (a, b), and takes 0 to (x, y)."""
+    import tensorflow as tf
+
+    return tf.reshape(tf.stack([a, -b, x, b, a, y], axis=1), [-1, 2, 3])
+
+
+def known_box(box, landmarks):
+    """The box of a face, or else the bounding square of its landmarks.
+
+    Args:
+        box: float32 `[B, 4]` left, top, width, height in pixels; NaN where unknown.
+        landmarks: float32 `[B, 5, 2]` x, y in pixels; NaN where unknown.
+
+    Returns:
+        float32 `[B, 4]` in the same order, and bool `[B]`, where there is either.
+    """
     import tensorflow as tf
 
     low, high = tf.reduce_min(landmarks, axis=1), tf.reduce_max(landmarks, axis=1)
@@ -152,15 +180,30 @@ def _box_similarity(crop, box, landmarks):
     # Minimum and maximum of some kernels pass over NaN: one unknown point makes all unknown.
     points_known = tf.reduce_all(tf.math.is_finite(landmarks), axis=[1, 2])
     square = tf.where(points_known[:, None], square, math.nan)
-    given = tf.reduce_all(tf.math.is_finite(box), axis=1) & tf.reduce_all(box[:, 2:] > 0, axis=1)
-    box = tf.where(given[:, None], box, square)
+
+    def sound(box):
+        return tf.reduce_all(tf.math.is_finite(box), axis=1) & tf.reduce_all(box[:, 2:] > 0, axis=1)
+
+    box = tf.where(sound(box)[:, None], box, square)
+    return box, sound(box)
+
+
+def _box_similarity(crop, box, landmarks):
+    """Window of the box, or of the landmarks' bounding square, and where there is either."""
+    import tensorflow as tf
+
+    box, known = known_box(box, landmarks)
     longer = tf.reduce_max(box[:, 2:], axis=1)
-    added = 2.0 * crop.margin * longer
-    # A long thin box with a negative margin keeps a window: its longer side decides.
-    step = tf.maximum((box[:, 2] + added) / crop.width, (box[:, 3] + added) / crop.height)
+    if crop.kind == "window":
+        longer = tf.fill(tf.shape(longer), float(crop.window))
+        step = longer * ((1.0 + 2.0 * crop.margin) / min(crop.height, crop.width))
+    else:
+        added = 2.0 * crop.margin * longer
+        # A long thin box with a negative margin keeps a window: its longer side decides.
+        step = tf.maximum((box[:, 2] + added) / crop.width, (box[:, 3] + added) / crop.height)
     x = box[:, 0] + (box[:, 2] - 1.0) / 2.0
     y = box[:, 1] + (box[:, 3] - 1.0) / 2.0 + crop.vertical * longer
-    return tf.stack([step, tf.zeros_like(step), x, y], axis=1), step > 0
+    return _similarity(step, tf.zeros_like(step), x, y), known
 
 
 def _align_similarity(crop, landmarks):
@@ -172,10 +215,8 @@ def _align_similarity(crop, landmarks):
     """
     import tensorflow as tf
 
-    shown = min(crop.height, crop.width) / (1.0 + 2.0 * crop.margin)
-    template = (np.array(TEMPLATE) - [0.5, 0.5 + crop.vertical]) * shown
-    template_mean = template.mean(axis=0)
-    to = tf.constant(template - template_mean, tf.float32)
+    template, template_mean = _template(crop)
+    to = tf.constant(template, tf.float32)
     mean = tf.reduce_mean(landmarks, axis=1)
     points = landmarks - mean[:, None]
     spread = tf.reduce_sum(tf.square(points), axis=[1, 2])
@@ -185,7 +226,34 @@ def _align_similarity(crop, landmarks):
     a, b = cosine / square, -sine / square
     x = mean[:, 0] - a * template_mean[0] + b * template_mean[1]
     y = mean[:, 1] - b * template_mean[0] - a * template_mean[1]
-    return tf.stack([a, b, x, y], axis=1), spread > 0
+    return _similarity(a, b, x, y), spread > 0
+
+
+def _align_affine(crop, landmarks):
+    """Least-squares fit of the template to the landmarks, and where it is a face.
+
+    The error is minimised in the source, from template to landmarks, as FaceSTN's equation 1 runs:
+    the same transform for whatever crop the landmarks are measured in.
+    """
+    import tensorflow as tf
+
+    template, template_mean = _template(crop)
+    mean = tf.reduce_mean(landmarks, axis=1)
+    fit = tf.constant(np.linalg.pinv(template), tf.float32)
+    linear = tf.einsum("bni,jn->bij", landmarks - mean[:, None], fit)
+    shift = mean - tf.linalg.matvec(linear, tf.constant(template_mean, tf.float32))
+    # Twice the ratio of the axes, for small ones: 1 for a similarity, negative for a mirror image.
+    determinant = linear[:, 0, 0] * linear[:, 1, 1] - linear[:, 0, 1] * linear[:, 1, 0]
+    likeness = 2.0 * determinant / tf.reduce_sum(tf.square(linear), axis=[1, 2])
+    return tf.concat([linear, shift[:, :, None]], axis=2), likeness > 0.1
+
+
+def _template(crop):
+    """`TEMPLATE` in pixels from the crop's centre: about its mean, and its mean."""
+    shown = min(crop.height, crop.width) / (1.0 + 2.0 * crop.margin)
+    points = (np.array(TEMPLATE) - [0.5, 0.5 + crop.vertical]) * shown
+    mean = points.mean(axis=0)
+    return points - mean, mean
 
 
 def compose(outer, inner):

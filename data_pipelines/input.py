@@ -5,10 +5,13 @@ random about it a function of its place. So the step of a training is all that i
 where it stopped, and each of several workers can take its slice of every batch by itself.
 """
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipelines.alignment import alignment_labels, check_disturbance, face_numbers
 from data_pipelines.augment import (
     Augment,
     adjustment,
@@ -18,8 +21,8 @@ from data_pipelines.augment import (
     soften,
 )
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop, to_crop_coordinates
-from data_pipelines.preprocess import compiled, decode_and_crop
+from data_pipelines.geometry import Crop, compose, to_crop_coordinates
+from data_pipelines.preprocess import compiled, decode_and_crop, image_sizes
 from data_pipelines.stream import (
     Source,
     explain_failure,
@@ -50,6 +53,8 @@ def training_batches(
     start_step: int = 0,
     worker: tuple[int, int] = (0, 1),
     cache: bool = False,
+    aligned: Crop | None = None,
+    disturb: Augment | None = None,
 ):
     """An endless stream of training batches, the same for the same arguments.
 
@@ -66,6 +71,10 @@ def training_batches(
         start_step: steps to leave out; they are skipped before anything is decoded.
         worker: index of this worker and number of workers; each gets its slice of every batch.
         cache: keep the encoded records in memory, where reading them again is slow.
+        aligned: the crop that a spatial transformer is to make of the network's, whose size it is
+            given; labels of the kind `transform` are computed from it, and unknown without it.
+        disturb: a random displacement of each face (`shift`, `rotate`, `scale`), which stays the
+            same in every epoch, split and run.
 
     Returns:
         `tf.data.Dataset` of dicts: `image` float32 `[B, h, w, 3]` in 0..255, `filename` string
@@ -73,12 +82,13 @@ def training_batches(
         `labels`: task name to int32 (multilabel, multiclass; -1 unknown) or float32 (NaN unknown).
 
     Raises:
-        UserError: there is nothing to read, or the batch cannot be divided among the workers.
+        UserError: there is nothing to read, the batch cannot be divided among the workers, or a
+            crop or change makes no sense.
     """
     import tensorflow as tf
 
-    crop.check()
     augment.check()
+    assemble = _assembler(tasks, crop, aligned, disturb, stream=True)
     index, workers = worker
     if batch_size < 1 or batch_size % workers:
         raise UserError(f"batch_size {batch_size} cannot be divided evenly among {workers} workers")
@@ -98,7 +108,7 @@ def training_batches(
         adjust = flipped = None
         if augment.geometric:
             adjust, flipped = place(numbers, crop.height, crop.width)
-        elements = _elements(parse(*batch), tasks, crop, adjust, flipped, stream=True)
+        elements = assemble(parse(*batch), adjust, flipped)
         for change in changes:
             elements["image"] = change(numbers, elements["image"])
         return elements
@@ -107,7 +117,14 @@ def training_batches(
 
 
 def evaluation_batches(
-    source: Source, tasks: Sequence[Task], crop: Crop, *, batch_size: int, flip: bool = False
+    source: Source,
+    tasks: Sequence[Task],
+    crop: Crop,
+    *,
+    batch_size: int,
+    flip: bool = False,
+    aligned: Crop | None = None,
+    disturb: Augment | None = None,
 ):
     """The examples of a source once, in stored order, the last batch as long as it is.
 
@@ -118,20 +135,21 @@ def evaluation_batches(
         batch_size: examples per batch.
         flip: mirror every crop; transforms and labels are those of the mirrored crop, as in
             training.
+        aligned: as in training.
+        disturb: as in training.
 
     Returns:
         `tf.data.Dataset` of the same dicts as `training_batches`.
 
     Raises:
-        UserError: there is nothing to read.
+        UserError: there is nothing to read, or a crop or displacement makes no sense.
     """
     import tensorflow as tf
 
-    crop.check()
+    # With fewer images, compiling for whole batches and the last one takes longer than it saves.
+    assemble = _assembler(tasks, crop, aligned, disturb, stream=source.count > 5_000)
     parse = _parser([source], tasks)
     batches = stored_stream(source).batch(batch_size)
-    # With fewer images, compiling for whole batches and the last one takes longer than it saves.
-    many = source.count > 5_000
 
     def prepare(*batch):
         fields = parse(*batch)
@@ -139,7 +157,7 @@ def evaluation_batches(
         if flip:
             count = tf.shape(fields["image"])[0]
             adjust, flipped = mirror(count, crop.width), tf.fill([count], True)
-        return _elements(fields, tasks, crop, adjust, flipped, stream=many)
+        return assemble(fields, adjust, flipped)
 
     return _finish(batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True))
 
@@ -157,6 +175,8 @@ def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
     """A function of serialised examples and source indices that returns fields and raw labels."""
     import tensorflow as tf
 
+    # Transforms follow from the crops; no record holds them.
+    tasks = [task for task in tasks if task.kind != "transform"]
     joins = _joins(sources, tasks)
     spec = {
         "image": tf.io.FixedLenFeature([], tf.string),
@@ -198,7 +218,7 @@ def _joins(sources, tasks) -> dict[str, np.ndarray]:
             rows.append([min(row)] if task.kind == "multiclass" else row)
         joins[task.name] = np.array(rows, np.int64)
     for index, source in enumerate(sources):
-        if all((rows[index] < 0).all() for rows in joins.values()):
+        if joins and all((rows[index] < 0).all() for rows in joins.values()):
             raise UserError(
                 f"{source.records.path}: none of its tasks ("
                 + ", ".join(task.name for task in source.records.tasks)
@@ -220,24 +240,54 @@ def _joined(task, stored, places):
     return labels[:, 0] if task.kind == "multiclass" else labels
 
 
-def _elements(fields, tasks, crop, adjust, flipped, stream):
-    """One batch as the model and the metrics take it."""
-    image, transform = decode_and_crop(
-        fields["image"], fields["box"], fields["landmarks"], crop, adjust=adjust, stream=stream
-    )
-    labels = {}
-    for task in tasks:
-        label = fields[f"tasks/{task.name}"]
-        if task.kind == "landmarks":
-            label = to_crop_coordinates(label, transform, crop.height, crop.width)
-        labels[task.name] = label if flipped is None else mirror_labels(task, label, flipped)
-    return {
-        "image": image,
-        "filename": fields["filename"],
-        "transform": transform,
-        "labels": labels,
-        "source": fields["source"],
-    }
+def _assembler(tasks, crop, aligned, disturb, stream):
+    """A function of parsed fields, adjustment and which crops are mirrored that makes a batch."""
+    import tensorflow as tf
+
+    make = compiled if stream else functools.partial
+    crop.check(resolved=True)
+    if disturb is not None:
+        check_disturbance(disturb)
+        displace = make(adjustment, disturb)
+    if aligned is not None:
+        aligned = dataclasses.replace(aligned, height=crop.height, width=crop.width)
+        aligned.check(resolved=True)
+        align = make(alignment_labels, aligned)
+
+    def moved(fields, adjust):
+        if disturb is None or not disturb.geometric:
+            return adjust
+        displaced, _ = displace(face_numbers(fields["filename"]), crop.height, crop.width)
+        return displaced if adjust is None else compose(displaced, adjust)
+
+    def theta(fields, transform, flipped):
+        if aligned is None:
+            return tf.fill(tf.shape(transform), np.float32(np.nan))
+        place = (image_sizes(fields["image"]), fields["box"], fields["landmarks"])
+        return align(*place, transform, flipped)
+
+    def assemble(fields, adjust, flipped):
+        place = (fields["image"], fields["box"], fields["landmarks"])
+        adjust = moved(fields, adjust)
+        image, transform = decode_and_crop(*place, crop, adjust=adjust, stream=stream)
+        labels = {}
+        for task in tasks:
+            if task.kind == "transform":
+                label = theta(fields, transform, flipped)
+            else:
+                label = fields[f"tasks/{task.name}"]
+            if task.kind == "landmarks":
+                label = to_crop_coordinates(label, transform, crop.height, crop.width)
+            labels[task.name] = label if flipped is None else mirror_labels(task, label, flipped)
+        return {
+            "image": image,
+            "filename": fields["filename"],
+            "transform": transform,
+            "labels": labels,
+            "source": fields["source"],
+        }
+
+    return assemble
 
 
 def mirror_labels(task: Task, labels, flipped):

@@ -178,8 +178,9 @@ def _place(crop, sizes, box, landmarks, adjust):
     transform = crop_transform(crop, sizes, box, landmarks)
     if adjust is not None:
         transform = compose(transform, adjust)
-    # Of a similarity, mirrored or not, each column has the length of its scale.
-    halvings = _halvings(tf.norm(transform[:, :, 0], axis=1))
+    # The columns' lengths are the scales of both axes, alike unless the face is stretched; the
+    # smaller one decides, so that nothing is blurred.
+    halvings = _halvings(tf.reduce_min(tf.norm(transform[:, :, :2], axis=1), axis=1))
     block = tf.bitwise.left_shift(1, halvings)[:, None]
     limits = -(-sizes // block) - 1
     # Pixel i of a halved image covers source pixels from block * i - 0.5 to block * (i + 1) - 0.5.

@@ -19,9 +19,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from data_pipelines.counting import count_labels, measure_boxes
 from data_pipelines.errors import UserError
 from data_pipelines.readers import READERS, reader_class
-from data_pipelines.tasks import UNKNOWN, Task
+from data_pipelines.tasks import Task
 
 METADATA = "metadata.json"
 FILENAMES = "filenames.json"
@@ -44,6 +45,9 @@ class RecordSet:
             images were turned upright.
         statistics: split -> regression task -> `[mean, standard deviation]` per value, over the
             examples that know it.
+        boxes: split -> `count` of images with a box (or else landmarks, whose bounding square
+            counts), `mean_width`, `mean_height` and `mean_longer` side in pixels of these, and how
+            many are `cut`: reach outside their image.
     """
 
     path: str
@@ -55,6 +59,7 @@ class RecordSet:
     left_out: dict
     description: dict
     statistics: dict[str, dict[str, list]] = dataclasses.field(default_factory=dict)
+    boxes: dict[str, dict] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "RecordSet":
@@ -152,6 +157,21 @@ class RecordSet:
                 guesses[name] = np.array([counts.argmax()])
         return guesses
 
+    def mean_box(self, split: str = "train") -> float:
+        """Mean longer side of the boxes of a stored split, in pixels (FaceSTN, section III.B).
+
+        Raises:
+            UserError: there is no such split, no box in it, or the records are too old to know.
+        """
+        stored, _ = self.select(split)
+        if stored not in self.boxes:
+            raise UserError(f"{self.path}: no mean box in these records; build them again")
+        if not self.boxes[stored]["count"]:
+            raise UserError(
+                f"{self.path}: no mean box, as no image of {stored!r} has a box or landmarks"
+            )
+        return self.boxes[stored]["mean_longer"]
+
     def filenames(self, split: str) -> list[str]:
         """Name of every example of a stored split, in stored order."""
         stored, _ = self.select(split)
@@ -163,6 +183,12 @@ class RecordSet:
         lines = [f"{self.name}: {self.description['title']}"]
         lines += [f"{'':24}" + "".join(f"{split:>16}" for split in splits)]
         lines += [f"{'examples':24}" + "".join(f"{self.splits[split]:>16,}" for split in splits)]
+        if any(box["count"] for box in self.boxes.values()):
+            boxes = [self.boxes[split] for split in splits]
+            sizes = [f"{box['mean_width']:.1f} x {box['mean_height']:.1f}" for box in boxes]
+            lines.append(f"{'mean box in pixels':24}" + "".join(f"{size:>16}" for size in sizes))
+            cut = [_share_of(box["cut"], box["count"]) for box in boxes]
+            lines.append(f"{'boxes cut by the border':24}" + "".join(f"{cell:>16}" for cell in cut))
         for task in self.tasks:
             if task.name not in self.label_counts[splits[0]]:
                 continue
@@ -183,7 +209,11 @@ class RecordSet:
 def _share(task: Task, counts: list, index: int) -> str:
     yes = counts[index][1] if task.kind == "multilabel" else counts[index]
     known = sum(counts[index]) if task.kind == "multilabel" else sum(counts)
-    return f"{yes:,} ({yes / known:.1%})" if known else "unknown"
+    return _share_of(yes, known)
+
+
+def _share_of(part: int, whole: int) -> str:
+    return f"{part:,} ({part / whole:.1%})" if whole else "unknown"
 
 
 def build(
@@ -252,7 +282,8 @@ def _replaceable(target: pathlib.Path, fingerprint: str, overwrite: bool) -> boo
             f"{target}: there is something else than complete records; give another folder"
         ) from None
     if existing.description["fingerprint"] == fingerprint:
-        return False
+        # Without sizes of boxes they are of an earlier version, and say less.
+        return not existing.boxes
     if not overwrite:
         raise UserError(
             f"{target}: holds records of {existing.name} built from another source or with other "
@@ -300,10 +331,11 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
     shards = {
         name: [os.path.basename(f) for f in split.filepaths] for name, split in splits.items()
     }
-    filenames, counts, statistics = {}, {}, {}
+    filenames, counts, statistics, boxes = {}, {}, {}, {}
     for split, names in shards.items():
         paths = [str(folder / name) for name in names]
-        filenames[split], counts[split], statistics[split] = _count(paths, builder.tasks)
+        filenames[split], counts[split], statistics[split] = count_labels(paths, builder.tasks)
+        boxes[split] = measure_boxes(paths)
     left_out = dict(builder.left_out)
     if builder.bad:
         left_out["bad images"] = dict(sorted(builder.bad.items()))
@@ -314,6 +346,7 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
         "shards": shards,
         "label_counts": counts,
         "statistics": statistics,
+        "boxes": boxes,
         "left_out": left_out,
         "description": dataclasses.asdict(builder.ABOUT)
         | {"options": builder.options, "detections": builder.joined}
@@ -321,44 +354,3 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
     }
     (folder / FILENAMES).write_text(json.dumps(filenames))
     (folder / METADATA).write_text(json.dumps(fields, indent=1))
-
-
-def _count(
-    shards: list[str], tasks: tuple[Task, ...]
-) -> tuple[list[str], dict[str, list], dict[str, list]]:
-    """Filenames in stored order, label counts and statistics of one split."""
-    import tensorflow as tf
-
-    counted = [task for task in tasks if task.kind in ("multilabel", "multiclass")]
-    measured = [task for task in tasks if task.kind == "regression"]
-    spec = {
-        f"tasks/{task.name}": tf.io.FixedLenFeature(
-            task.label_shape, tf.float32 if task in measured else tf.int64
-        )
-        for task in counted + measured
-    }
-    spec["filename"] = tf.io.FixedLenFeature((), tf.string)
-    filenames, labels = [], {task.name: [] for task in counted + measured}
-    dataset = tf.data.TFRecordDataset(shards).batch(512)
-    for batch in dataset.map(lambda data: tf.io.parse_example(data, spec)).as_numpy_iterator():
-        filenames += map(os.fsdecode, batch["filename"])
-        for name, values in labels.items():
-            values.append(batch[f"tasks/{name}"])
-    labels = {name: np.concatenate(values) for name, values in labels.items()}
-    counts = {task.name: _label_counts(task, labels[task.name]) for task in counted}
-    return filenames, counts, {task.name: _statistics(labels[task.name]) for task in measured}
-
-
-def _statistics(labels: np.ndarray) -> list:
-    """`[mean, standard deviation]` per value; 0 and 1 where none is known or all are equal."""
-    columns = [column[np.isfinite(column)].astype(np.float64) for column in labels.T]
-    return [
-        [float(known.mean()), float(known.std()) or 1.0] if known.size else [0.0, 1.0]
-        for known in columns
-    ]
-
-
-def _label_counts(task: Task, labels: np.ndarray) -> list:
-    if task.kind == "multiclass":
-        return np.bincount(labels[labels != UNKNOWN], minlength=len(task.labels)).tolist()
-    return np.stack([(labels == 0).sum(0), (labels == 1).sum(0)], axis=1).tolist()

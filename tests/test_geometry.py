@@ -198,7 +198,7 @@ def test_a_crop_survives_its_description():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "face"}, "kind 'face' is none of none, box, nose, align"),
+        ({"kind": "face"}, "kind 'face' is none of none, box, window, nose"),
         ({"height": 0}, "height 0"),
         ({"margin": -0.5}, "margin -0.5 must be above -0.5"),
         ({"window": 0.0}, "window 0.0"),

@@ -1,0 +1,91 @@
+"""What is counted in stored records: names, labels, and how large the faces are."""
+
+import os
+
+import numpy as np
+
+from data_pipelines.tasks import UNKNOWN, Task
+
+
+def count_labels(
+    shards: list[str], tasks: tuple[Task, ...]
+) -> tuple[list[str], dict[str, list], dict[str, list]]:
+    """Filenames in stored order, label counts and statistics of one split.
+
+    Args:
+        shards: TFRecord files of the split, in stored order.
+        tasks: what is labelled.
+
+    Returns:
+        The names, and entries of `RecordSet.label_counts` and `RecordSet.statistics`.
+    """
+    import tensorflow as tf
+
+    counted = [task for task in tasks if task.kind in ("multilabel", "multiclass")]
+    measured = [task for task in tasks if task.kind == "regression"]
+    spec = {
+        f"tasks/{task.name}": tf.io.FixedLenFeature(
+            task.label_shape, tf.float32 if task in measured else tf.int64
+        )
+        for task in counted + measured
+    }
+    spec["filename"] = tf.io.FixedLenFeature((), tf.string)
+    filenames, labels = [], {task.name: [] for task in counted + measured}
+    dataset = tf.data.TFRecordDataset(shards).batch(512)
+    for batch in dataset.map(lambda data: tf.io.parse_example(data, spec)).as_numpy_iterator():
+        filenames += map(os.fsdecode, batch["filename"])
+        for name, values in labels.items():
+            values.append(batch[f"tasks/{name}"])
+    labels = {name: np.concatenate(values) for name, values in labels.items()}
+    counts = {task.name: _label_counts(task, labels[task.name]) for task in counted}
+    return filenames, counts, {task.name: _statistics(labels[task.name]) for task in measured}
+
+
+def _statistics(labels: np.ndarray) -> list:
+    """`[mean, standard deviation]` per value; 0 and 1 where none is known or all are equal."""
+    columns = [column[np.isfinite(column)].astype(np.float64) for column in labels.T]
+    return [
+        [float(known.mean()), float(known.std()) or 1.0] if known.size else [0.0, 1.0]
+        for known in columns
+    ]
+
+
+def _label_counts(task: Task, labels: np.ndarray) -> list:
+    if task.kind == "multiclass":
+        return np.bincount(labels[labels != UNKNOWN], minlength=len(task.labels)).tolist()
+    return np.stack([(labels == 0).sum(0), (labels == 1).sum(0)], axis=1).tolist()
+
+
+def measure_boxes(shards: list[str]) -> dict:
+    """How large the faces of one split are: an entry of `RecordSet.boxes`.
+
+    Args:
+        shards: TFRecord files of the split.
+    """
+    import tensorflow as tf
+
+    from data_pipelines.geometry import known_box
+    from data_pipelines.preprocess import image_sizes
+
+    spec = {
+        "image": tf.io.FixedLenFeature((), tf.string),
+        "box": tf.io.FixedLenFeature((4,), tf.float32),
+        "landmarks": tf.io.FixedLenFeature((5, 2), tf.float32),
+    }
+
+    def place(data):
+        fields = tf.io.parse_example(data, spec)
+        box, known = known_box(fields["box"], fields["landmarks"])
+        # Only of faces that count: a size may take decoding the picture.
+        box, image = tf.boolean_mask(box, known), tf.boolean_mask(fields["image"], known)
+        return tf.concat([box, tf.cast(image_sizes(image), tf.float32)], axis=1)
+
+    dataset = tf.data.TFRecordDataset(shards).batch(128).map(place, tf.data.AUTOTUNE)
+    faces = np.concatenate(list(dataset.as_numpy_iterator())).astype(np.float64)
+    left, top, width, height, image_height, image_width = faces.T
+    outside = (left < 0) | (top < 0) | (left + width > image_width) | (top + height > image_height)
+    sides = {"width": width, "height": height, "longer": np.maximum(width, height)}
+    means = {
+        f"mean_{name}": float(side.mean()) if side.size else 0.0 for name, side in sides.items()
+    }
+    return {"count": len(faces), **means, "cut": int(outside.sum())}
