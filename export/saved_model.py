@@ -19,6 +19,8 @@ Every signature applies the recorded crop and gives, per task, outputs whose fir
 | multiclass | `<task>_probability` float32 `[N, n]`, `<task>_label` int32 `[N]`: index of the class |
 | landmarks | `<task>_points` float32 `[N, n, 2]`: x, y in pixels of the given image |
 | regression | `<task>_value` float32 `[N, n]` |
+| transform | `<task>_outline` float32 `[N, 4, 2]`: corners of the aligned crop (left-top, right-top, \
+right-bottom, left-bottom), x, y in pixels of the given image |
 
 Probabilities are calibrated and labels follow the thresholds of the workdir. Boxes and points are
 in pixels, the centre of the first one being (0, 0). The graph does not apply orientation tags
@@ -49,6 +51,7 @@ _OUTPUTS = {
     "multiclass": ("probability", "label"),
     "landmarks": ("points",),
     "regression": ("value",),
+    "transform": ("outline",),
 }
 
 
@@ -166,6 +169,7 @@ def _signatures(model, tasks: Sequence[Task], crop, description: dict) -> dict:
 
     from data_pipelines.geometry import from_crop_coordinates
     from data_pipelines.preprocess import crop_pixels, decode_and_crop
+    from faceattr_tf.affine import outline
 
     def judge(pixels, transform):
         raw = model(pixels, training=False)
@@ -175,6 +179,9 @@ def _signatures(model, tasks: Sequence[Task], crop, description: dict) -> dict:
             if task.kind == "landmarks":
                 points = from_crop_coordinates(values, transform, crop.height, crop.width)
                 outputs[names["points"]] = points
+            elif task.kind == "transform":
+                corners = outline(values), transform, crop.height, crop.width
+                outputs[names["outline"]] = from_crop_coordinates(*corners)
             elif task.kind == "regression":
                 outputs[names["value"]] = values
             elif task.kind == "multiclass":
@@ -215,6 +222,7 @@ def _check(folder: Path, model, workdir) -> None:
 
     from data_pipelines.geometry import from_crop_coordinates
     from data_pipelines.preprocess import crop_pixels
+    from faceattr_tf.affine import outline
     from faceattr_tf.metrics import probabilities
 
     pixels = np.random.default_rng(0).integers(0, 256, (2, 97, 83, 3), np.uint8)
@@ -226,9 +234,10 @@ def _check(folder: Path, model, workdir) -> None:
     for task in workdir.tasks:
         temperature = workdir.calibration().get(task.name, {}).get("temperature", 1.0)
         expected = probabilities(task, np.asarray(raw[task.name]), temperature)
-        if task.kind == "landmarks":
+        if task.kind in ("landmarks", "transform"):
+            points = outline(expected) if task.kind == "transform" else expected
             place = transform.numpy(), crop.height, crop.width
-            expected = from_crop_coordinates(expected, *place)
+            expected = from_crop_coordinates(points, *place)
         name = next(iter(output_names(task).values()))
         if not np.allclose(served[name], expected, rtol=1e-3, atol=1e-3):
             raise RuntimeError(

@@ -21,7 +21,8 @@ import numpy as np
 from data_pipelines.errors import UserError
 from data_pipelines.orientation import upright
 from data_pipelines.tasks import LANDMARK_NAMES, Task
-from faceattr_tf.face import Attribute, Choice, Face, TaskResult
+from faceattr_tf.affine import CORNERS, components, outline
+from faceattr_tf.face import Alignment, Attribute, Choice, Face, TaskResult
 
 NO_IMAGE = "not an image that can be decoded"
 _DECODED = 8  # pictures held decoded at a time: those of telephones take 40 MB each
@@ -201,8 +202,17 @@ class Analyzer:
 
         stored = self.calibration.get(task.name, {})
         values = probabilities(task, outputs[task.name], stored.get("temperature", 1.0))
+        size = self.crop.height, self.crop.width
+        if task.kind == "transform":
+            corners = np.asarray(from_crop_coordinates(outline(values), transforms, *size))
+            parts = np.stack(list(components(values, size).values()), axis=1)
+            return [
+                Alignment(turn, scale, (x, y), dict(zip(CORNERS, map(tuple, places), strict=True)))
+                for (turn, scale, x, y), places in zip(
+                    parts.tolist(), corners.tolist(), strict=True
+                )
+            ]
         if task.kind == "landmarks":
-            size = self.crop.height, self.crop.width
             points = np.asarray(from_crop_coordinates(values, transforms, *size))
             return [dict(zip(task.labels, map(tuple, row), strict=True)) for row in points.tolist()]
         rows = [dict(zip(task.labels, row, strict=True)) for row in values.tolist()]

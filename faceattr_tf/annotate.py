@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from faceattr_tf.face import Attribute, Choice, Face
+from faceattr_tf.face import Alignment, Attribute, Choice, Face
 
 HEIGHTS = (480, 960)
 """Pictures are enlarged or shrunk to a height within these pixels, so that text stays readable."""
@@ -19,7 +19,8 @@ _ALL_LABELS = 12  # tasks of more attributes list only those that are present
 def draw_faces(pixels: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
     """A picture with its faces drawn, and a panel of their labels to its right.
 
-    Boxes and points that were given or detected are green, predicted points orange.
+    Boxes and points that were given or detected are green, predicted points orange, and so is the
+    thin outline of what a transformer cuts out.
 
     Args:
         pixels: uint8 RGB `[H, W, 3]`, upright.
@@ -56,6 +57,9 @@ def _lines(face: Face) -> list[tuple[str, str, tuple]]:
         if isinstance(result, Choice):
             lines.append((name, f"{result.label} {result.probabilities[result.label]:.0%}", _TEXT))
             continue
+        if isinstance(result, Alignment):
+            lines.append((name, f"{result.rotation:+.0f} deg, x {result.scale:.2f}", _TEXT))
+            continue
         ranked = list(result.items())
         if ranked and isinstance(ranked[0][1], Attribute):
             ranked.sort(key=lambda item: -item[1].probability)
@@ -80,6 +84,9 @@ def _draw_face(picture: np.ndarray, face: Face, scale: float, title: str) -> Non
     for point in (face.landmarks or {}).values():
         cv2.circle(picture, _scaled(point, scale), 3, _GIVEN, -1, cv2.LINE_AA)
     for result in face.tasks.values():
+        if isinstance(result, Alignment):
+            corners = np.array([_scaled(point, scale) for point in result.outline.values()])
+            cv2.polylines(picture, [corners], True, _PREDICTED, 1, cv2.LINE_AA)
         for point in result.values() if isinstance(result, dict) else ():
             if isinstance(point, tuple):
                 cv2.circle(picture, _scaled(point, scale), 5, _PREDICTED, 2, cv2.LINE_AA)

@@ -36,9 +36,9 @@ def intervals(result: TaskResult, samples: int, thresholds=None, seed: int = 0) 
         seed: of the draws; the same seed gives the same intervals.
 
     Returns:
-        Measure -> `[low, high]`: accuracy and balanced accuracy, or nme and failure rate, or mae;
-        for multilabel such a dict per label under `labels` and one under `mean`. A measure that no
-        draw defines is left out.
+        Measure -> `[low, high]`: accuracy and balanced accuracy, nme and failure rate, mae, or
+        corner error; for multilabel such a dict per label under `labels` and one under `mean`. A
+        measure that no draw defines is left out.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         if result.task.kind in ("multilabel", "multiclass"):
@@ -78,6 +78,8 @@ def _of_errors(result, samples, seed):
     count, total, failed = resampled_sums(columns, samples, seed).T
     if result.task.kind == "landmarks":
         return _spans(nme=total / count, failure_rate=failed / count)
+    if result.task.kind == "transform":
+        return _spans(corner_error=total / count)
     return _spans(mae=total / count)
 
 

@@ -32,7 +32,7 @@ def fit_temperature(task: Task, labels, logits) -> float:
         logits: `[N, n]`; probabilities are the sigmoid or softmax of `logits / temperature`.
 
     Returns:
-        A temperature in [0.05, 20]; 1 for regression and landmarks and where nothing is known.
+        A temperature in [0.05, 20]; 1 for kinds without probabilities and where nothing is known.
     """
     labels, logits = np.asarray(labels), np.asarray(logits, np.float64)
     if task.kind not in ("multilabel", "multiclass") or not (labels >= 0).any():

@@ -21,7 +21,26 @@ class Choice:
     probabilities: dict[str, float]
 
 
-TaskResult = dict[str, Attribute] | Choice | dict[str, tuple[float, float]] | dict[str, float]
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """What a transformer cuts out of the network's crop.
+
+    Attributes:
+        rotation: degrees, clockwise, against the crop.
+        scale: size over the crop's.
+        shift: how far the centre lies right of and below the crop's, as shares of its sides.
+        outline: name of a corner -> (x, y) in pixels of the picture.
+    """
+
+    rotation: float
+    scale: float
+    shift: tuple[float, float]
+    outline: dict[str, tuple[float, float]]
+
+
+TaskResult = (
+    Alignment | Choice | dict[str, Attribute] | dict[str, tuple[float, float]] | dict[str, float]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +56,8 @@ class Face:
             None where all are unknown.
         score: the detector's confidence in 0...1; None where nothing was detected.
         tasks: name of a task -> what was predicted: label -> `Attribute` (multilabel), `Choice`
-            (multiclass), point -> (x, y) (landmarks), or label -> value (regression).
+            (multiclass), point -> (x, y) (landmarks), label -> value (regression), or `Alignment`
+            (transform).
     """
 
     filename: str
@@ -103,6 +123,11 @@ def _table(name: str, result: TaskResult) -> list[tuple[str, str, str]]:
             (name if not rank else "", label, f"{probability:.1%}")
             for rank, (label, probability) in enumerate(ranked)
         ]
+    if isinstance(result, Alignment):
+        x, y = result.shift
+        values = f"{result.rotation:+.1f}°", f"{result.scale:.3f}", f"({x:+.3f}, {y:+.3f})"
+        parts = zip(("rotation", "scale", "shift"), values, strict=True)
+        return [(name, "", ""), *((f"  {part}", value, "") for part, value in parts)]
     rows = [(name, "", "")]
     for label, value in result.items():
         if isinstance(value, Attribute):

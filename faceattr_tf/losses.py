@@ -24,16 +24,19 @@ def known(task: Task, labels):
 
     Args:
         task: the task that the labels belong to.
-        labels: `[B, n]` (multilabel, regression), `[B]` (multiclass) or `[B, n, 2]` (landmarks).
+        labels: `[B, n]` (multilabel, regression), `[B]` (multiclass), `[B, n, 2]` (landmarks) or
+            `[B, 2, 3]` (transform).
 
     Returns:
-        Booleans `[B, n]`, for multiclass `[B]`. A landmark is known when both coordinates are.
+        Booleans `[B, n]`, for multiclass and transform `[B]`. A landmark is known when both
+        coordinates are, a transform when all six numbers are.
     """
     labels = ops.convert_to_tensor(labels)
     if task.kind in ("multilabel", "multiclass"):
         return labels >= 0
     given = ops.logical_not(ops.isnan(labels))
-    return ops.all(given, axis=-1) if task.kind == "landmarks" else given
+    together = {"landmarks": (-1,), "transform": (-2, -1)}.get(task.kind, ())
+    return ops.all(given, axis=together) if together else given
 
 
 def sigmoid_cross_entropy(labels, logits, smoothing=0.0):
@@ -84,6 +87,23 @@ def wing(labels, outputs, smoothing=0.0):
     return ops.sum(ops.where(difference < WING_WIDTH, near, difference - offset), axis=-1)
 
 
+def parameters(labels, outputs, smoothing=0.0):
+    """Mean squared difference of a transform's six numbers, `[B]` (FaceSTN, section III.C)."""
+    return ops.mean(ops.square(outputs - labels), axis=(-2, -1))
+
+
+def corners(labels, outputs, smoothing=0.0):
+    """Mean distance of the four corners that a transform gives to a crop, `[B]`.
+
+    Normalised units; what the corner error measures in pixels. Its square would be nothing new: the
+    mean squared distance is six times `parameters`.
+    """
+    square = ops.convert_to_tensor([[-1, 1, 1, -1], [-1, -1, 1, 1], [1, 1, 1, 1]], dtype="float32")
+    offsets = ops.matmul(outputs - labels, square)
+    # As in `distance`.
+    return ops.mean(ops.sqrt(ops.maximum(ops.sum(ops.square(offsets), axis=-2), 1e-12)), axis=-1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Loss:
     """A loss of single labels.
@@ -105,6 +125,8 @@ LOSSES = {
     "wing": Loss("landmarks", wing),
     "euclidean": Loss("landmarks", euclidean),
     "distance": Loss("landmarks", distance),
+    "parameters": Loss("transform", parameters),
+    "corners": Loss("transform", corners),
 }
 """Name -> loss; the first one of a kind is that kind's default."""
 
@@ -134,8 +156,9 @@ def task_loss(
 
     Args:
         task: what is predicted.
-        labels: `[B, n]`, `[B]` or `[B, n, 2]`; unknown is -1, in float labels NaN.
-        outputs: of the model for this task, `[B, n]`, for landmarks `[B, n, 2]`.
+        labels: `[B, n]`, `[B]`, `[B, n, 2]` or `[B, 2, 3]`; unknown is -1, in float labels NaN.
+        outputs: of the model for this task, `[B, n]`, for landmarks `[B, n, 2]`, for a transform
+            `[B, 2, 3]`.
         loss: a key of `LOSSES`; empty for the default of the task's kind.
         label_weights: factors of the single losses: `[n, 2]` for no and yes (multilabel), else
             `[n]` per class, value or point; see the function of that name.
@@ -150,13 +173,15 @@ def task_loss(
     labels = ops.cast(labels, "float32")
     # An unknown label is replaced before the loss is taken: NaN would survive a mask behind it,
     # in the gradient if not in the value.
-    given = mask if len(mask.shape) == len(labels.shape) else ops.expand_dims(mask, -1)
+    given = mask
+    while len(given.shape) < len(labels.shape):
+        given = ops.expand_dims(given, -1)
     labels = ops.where(given, labels, ops.zeros_like(labels))
     values = function(labels, outputs, label_smoothing)
     if label_weights is not None:
         values = values * _spread_weights(task, labels, label_weights)
     values = ops.where(mask, values, ops.zeros_like(values))
-    if task.kind == "multiclass":
+    if task.kind in ("multiclass", "transform"):
         return values
     count = ops.sum(ops.cast(mask, "float32"), axis=-1)
     return ops.sum(values, axis=-1) / ops.maximum(count, 1.0)

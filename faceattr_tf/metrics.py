@@ -12,6 +12,7 @@ from scipy import special
 from sklearn import metrics as sklearn_metrics
 
 from data_pipelines.tasks import Task
+from faceattr_tf import affine
 
 FAILURE = 0.10
 """A face whose landmarks are off by more than this share of the eye distance has failed."""
@@ -35,7 +36,7 @@ def average_mirrored(task: Task, outputs, mirrored_outputs) -> np.ndarray:
 
     Args:
         task: what is predicted; its `mirror` says which labels swap.
-        outputs: of the images, `[N, n]` or `[N, n, 2]`.
+        outputs: of the images, `[N, n]`, `[N, n, 2]` or `[N, 2, 3]`.
         mirrored_outputs: of the same images mirrored left to right.
 
     Returns:
@@ -46,6 +47,9 @@ def average_mirrored(task: Task, outputs, mirrored_outputs) -> np.ndarray:
         mirrored = mirrored[:, list(task.mirror)]
     if task.kind == "landmarks":
         mirrored = mirrored * np.array([-1, 1], mirrored.dtype)
+    if task.kind == "transform":
+        # F theta F, where F mirrors both crops.
+        mirrored = mirrored * np.array([[1, -1, -1], [-1, 1, 1]], mirrored.dtype)
     return (np.asarray(outputs) + mirrored) / 2
 
 
@@ -64,16 +68,17 @@ def evaluate_task(
 
     Args:
         task: what is predicted.
-        labels: `[N, n]` (multilabel, regression), `[N]` (multiclass) or `[N, n, 2]` (landmarks,
-            normalised to the crop); -1 or NaN where unknown.
-        outputs: the model's, `[N, n]`, for landmarks `[N, n, 2]`.
+        labels: `[N, n]` (multilabel, regression), `[N]` (multiclass), `[N, n, 2]` (landmarks,
+            normalised to the crop) or `[N, 2, 3]` (transform); -1 or NaN where unknown.
+        outputs: the model's, `[N, n]`, for landmarks `[N, n, 2]`, for a transform `[N, 2, 3]`.
         thresholds: per label (multilabel), on the probability; a label is yes from there on.
             Default 0.5.
         temperature: divides logits.
         majority: the most frequent answer in training: per label (multilabel) or one class index.
         transforms: `[N, 2, 3]`, pixels of the crop to pixels of the source image (landmarks).
             Default: errors are measured in the crop.
-        crop_size: `(height, width)` of the crop in pixels (landmarks). Default: a square.
+        crop_size: `(height, width)` of the crop in pixels (landmarks, transform). Default: 2x2,
+            that is, a square in normalised units.
 
     Returns:
         A dict with `kind`, `count` (examples with any known label) and
@@ -85,7 +90,8 @@ def evaluate_task(
         `classes` (name -> count, precision, recall, f1);
         regression: `labels` (name -> count, mae, rmse, r2) and `mean`;
         landmarks: nme (mean distance over the distance of the eyes), failure_rate (share of faces
-        with more than `FAILURE`) and `points` (name -> nme).
+        with more than `FAILURE`) and `points` (name -> nme);
+        transform: what `affine.evaluate` gives.
     """
     labels, outputs = np.asarray(labels), np.asarray(outputs)
     if task.kind == "multilabel":
@@ -94,6 +100,8 @@ def evaluate_task(
         result = _evaluate_multiclass(task, labels, outputs, majority)
     elif task.kind == "regression":
         result = _evaluate_regression(task, labels, outputs)
+    elif task.kind == "transform":
+        result = affine.evaluate(task, labels, outputs, crop_size)
     else:
         result = _evaluate_landmarks(task, labels, outputs, transforms, crop_size)
     return {"kind": task.kind, **result}

@@ -103,7 +103,7 @@ UNIT = {
 """Axes of shares from 0 to 1."""
 
 
-def _thin(*arrays: np.ndarray, most: int = 160) -> list[np.ndarray]:
+def thin(*arrays: np.ndarray, most: int = 160) -> list[np.ndarray]:
     """The arrays at no more than `most` common places, first and last included."""
     places = np.unique(np.linspace(0, len(arrays[0]) - 1, most).astype(int))
     return [array[places] for array in arrays]
@@ -184,7 +184,7 @@ def roc_curves(result: TaskResult) -> str:
             alarms, hits, _ = sklearn_metrics.roc_curve(
                 truth[mask, index], result.scores[mask, index]
             )
-            axes.plot(*_thin(alarms, hits), color=BLUE)
+            axes.plot(*thin(alarms, hits), color=BLUE)
             _note(axes, 0.97, 0.06, "right", f"area {sklearn_metrics.auc(alarms, hits):.3f}")
 
     return _small_multiples(
@@ -202,7 +202,7 @@ def precision_recall_curves(result: TaskResult) -> str:
         if len(np.unique(positive)) == 2:
             precision, recall, _ = sklearn_metrics.precision_recall_curve(positive, score)
             axes.axhline(positive.mean(), color=GREY, linestyle=":", linewidth=0.9)
-            axes.plot(*_thin(recall, precision), color=BLUE)
+            axes.plot(*thin(recall, precision), color=BLUE)
             area = sklearn_metrics.average_precision_score(positive, score)
             _note(axes, 0.03, 0.06, "left", f"AP {area:.3f}")
 
@@ -241,7 +241,7 @@ def landmark_error_curve(result: TaskResult) -> str:
         errors = np.sort(result.errors[np.isfinite(result.errors)])
         if len(errors):
             share = np.arange(1, len(errors) + 1) / len(errors)
-            axes.plot(*_thin(errors, share), color=BLUE, linewidth=2, label="mean of the points")
+            axes.plot(*thin(errors, share), color=BLUE, linewidth=2, label="mean of the points")
         axes.axvline(FAILURE, color=ORANGE, linestyle="--", linewidth=1, label="counted as failure")
         limit = max(2 * FAILURE, float(np.quantile(errors, 0.95)) if len(errors) else 0)
         axes.set(xlim=(0, limit), ylim=(0, 1.01))
@@ -261,7 +261,7 @@ def regression_scatter(result: TaskResult) -> str:
     def draw(figure):
         for index, axes in enumerate(figure.subplots(1, len(labels), squeeze=False)[0]):
             truth, value = result.labels[:, index], result.outputs[:, index]
-            truth, value = _thin(*(a[np.isfinite(truth)] for a in (truth, value)), most=2000)
+            truth, value = thin(*(a[np.isfinite(truth)] for a in (truth, value)), most=2000)
             if len(truth):
                 ends = [min(truth.min(), value.min()), max(truth.max(), value.max())]
                 axes.plot(ends, ends, color=GREY, linestyle=":")
@@ -272,9 +272,12 @@ def regression_scatter(result: TaskResult) -> str:
 
 
 CURVES = ("accuracy", "balanced_accuracy", "majority_accuracy", "roc_auc", "average_precision") + (
-    ("nme", "failure_rate", "mae", "rmse")
+    ("nme", "failure_rate", "mae", "rmse", "corner_error", "corner_error_identity")
 )
 """The validation metrics whose course is shown; the others say the same or too little."""
+
+GUESSES = ("majority_accuracy", "corner_error_identity")
+"""Those that no model is needed for, shown beside the others."""
 
 
 def training_curves(rows: Sequence[dict], best_step: int | None = None) -> str:
@@ -312,9 +315,9 @@ def training_curves(rows: Sequence[dict], best_step: int | None = None) -> str:
             for index, key in enumerate(keys):
                 points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
                 name = key.partition("/")[0] if title == "loss" else key.rpartition("/")[2]
-                guess = name == "majority_accuracy"
+                guess = name in GUESSES
                 axes.plot(
-                    *_thin(*np.array(points, float).T, most=400),
+                    *thin(*np.array(points, float).T, most=400),
                     linestyle=":" if guess else "-",
                     marker="o" if len(points) < 3 else None,
                     color="#30343A" if guess else SERIES[index % len(SERIES)],

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from faceattr_tf import plots
+from faceattr_tf import affine_plots, plots
 from faceattr_tf.examples import Gallery
 from faceattr_tf.results import TaskResult
-from faceattr_tf.tables import Table, percent, summary_table, task_tables
+from faceattr_tf.tables import Table, number, percent, summary_table, task_tables
 
 LISTED = 10
 """Names of files listed in the text; the JSON file holds all."""
@@ -92,7 +92,9 @@ def plain(value):
 
 
 def task_plots(result: TaskResult) -> list[Plot]:
-    """The plots that suit the kind of a task, none where no label is known."""
+    """The plots that suit the kind of a task; without known labels, of transforms only."""
+    if result.task.kind == "transform":
+        return _transform_plots(result)
     if not result.numbers["metrics"]["count"]:
         return []
     if result.task.kind == "landmarks":
@@ -125,6 +127,21 @@ def task_plots(result: TaskResult) -> list[Plot]:
             "stand for more images; the gap is the expected calibration error.",
         ),
     ]
+
+
+def _transform_plots(result: TaskResult) -> list[Plot]:
+    known = result.numbers["metrics"]["count"] > 0
+    if not known and not len(result.outputs):
+        return []
+    note = "The outermost bars also hold what lies beyond them."
+    found = [Plot("Distribution of the transform", affine_plots.transform_histograms(result), note)]
+    if known:
+        note = (
+            "Share of images whose corners are off by less than a bound, on average over the four; "
+            "the dashed line leaves every crop as it is."
+        )
+        found.append(Plot("Cumulative corner error", affine_plots.corner_error_curve(result), note))
+    return found
 
 
 def _about(result: TaskResult) -> str:
@@ -224,6 +241,10 @@ def headlines(contents: dict) -> list[tuple[str, str, str]]:
             failed = f"{percent(metrics['failure_rate'])} % of images above 10 %"
             value = percent(metrics["nme"], 2) + " %"
             found.append((value, f"{name}: error / eye distance", failed))
+        elif numbers["kind"] == "transform" and metrics["count"]:
+            unmoved = f"{number(metrics['corner_error_identity'], 2)} px if left as it is"
+            value = number(metrics["corner_error"], 2) + " px"
+            found.append((value, f"corner error, {name}", unmoved))
     return found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import special
 
 from data_pipelines.tasks import Task
-from faceattr_tf import metrics
+from faceattr_tf import affine, metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +19,11 @@ class TaskResult:
         outputs: the model's, of the same labels.
         scores: calibrated probabilities; for other kinds the outputs.
         errors: one number per image, the higher the worse, NaN where nothing is known:
-            cross-entropy, absolute error, or landmark error in eye distances.
+            cross-entropy, absolute error, landmark error in eye distances, or corner error of a
+            transform in pixels.
         thresholds: per label of a multilabel task, chosen on validation.
         numbers: all figures, ready for JSON.
+        crop_size: height and width of the crop, where they were given.
     """
 
     task: Task
@@ -31,6 +33,7 @@ class TaskResult:
     errors: np.ndarray
     thresholds: tuple[float, ...]
     numbers: dict
+    crop_size: tuple[int, int] | None = None
 
 
 def measure(
@@ -81,17 +84,19 @@ def measure(
         numbers["metrics_at_thresholds"] = metrics.evaluate_task(
             task, labels, outputs, thresholds=thresholds, **common
         )
-    return TaskResult(task, labels, outputs, scores, errors, thresholds, numbers)
+    return TaskResult(task, labels, outputs, scores, errors, thresholds, numbers, crop_size)
 
 
 def image_errors(task: Task, labels, outputs, scores, transforms=None, crop_size=None):
     """How wrong the model is on each image: `[N]`, the higher the worse, NaN if nothing is known.
 
-    Mean cross-entropy over the known labels, mean absolute error, or for landmarks the mean error
-    in eye distances. Arguments as for `metrics.evaluate_task`; `scores` are probabilities.
+    Mean cross-entropy over the known labels, mean absolute error, for landmarks the mean error in
+    eye distances, for a transform the corner error in pixels of the crop. Arguments as for `metrics.evaluate_task`; `scores` are probabilities.
     """
     if task.kind == "landmarks":
         errors = metrics.landmark_errors(task, labels, outputs, transforms, crop_size)
+    elif task.kind == "transform":
+        errors = affine.corner_errors(labels, outputs, crop_size)[:, None]
     elif task.kind == "regression":
         errors = np.abs(np.asarray(outputs, np.float64) - labels)
     else:

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+from faceattr_tf.affine import COMPONENTS
+
 NONE = "–"
 """What stands in a table where there is no figure."""
 
@@ -120,6 +122,14 @@ def summary_table(contents: dict) -> Table:
                  _span(spans.get("nme")), ""),
                 (name, "images with more than 10 %", percent(found["failure_rate"]), "", ""),
             ]  # fmt: skip
+        elif numbers["kind"] == "transform":
+            span = [number(value, 2) for value in spans.get("corner_error", ())]
+            unmoved = number(found["corner_error_identity"], 2)
+            beside = f"{unmoved} left as it is" if found["count"] else "no labels"
+            rows.append(
+                (name, "corner error, in pixels", number(found["corner_error"], 2),
+                 " to ".join(span) or NONE, beside)
+            )  # fmt: skip
         else:
             mean = found["mean"]
             rows.append((name, "mean absolute error", number(mean["mae"]), "", "not in per cent"))
@@ -149,6 +159,8 @@ def task_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
             "Distance from the label over the distance of the labelled eyes, in the source image."
         )
         return [Table(("Point", "Mean error %"), tuple(rows), "", note)]
+    if numbers["kind"] == "transform":
+        return _transform_tables(found)
     rows = [
         (label, f"{row['count']:,}", *map(number, (row["mae"], row["rmse"], row["r2"])))
         for label, row in found["labels"].items()
@@ -207,6 +219,33 @@ def _attribute_table(numbers: dict) -> Table:
     return Table(header, tuple(rows), "", note)
 
 
+def _transform_tables(found: dict) -> list[Table]:
+    """How the transforms are distributed, and, where labels are known, how wrong they are."""
+    labelled = ("labelled",) if found["count"] else ()
+    values = ("mean", "deviation", "low", "high")
+    rows = [
+        (name, of, *(number(found[of][key][value]) for value in values))
+        for key, name in COMPONENTS.items()
+        for of in ("predicted", *labelled)
+    ]
+    header = ("Component", "Of", "Mean", "Deviation", "5 % below", "5 % above")
+    note = "Where the aligned crop lies in the network's crop: its angle, size and centre."
+    tables = [Table(header, tuple(rows), "", note)]
+    if labelled:
+        rows = [
+            ("Corners, mean, pixels", number(found["corner_error"], 2)),
+            ("Corners, median, pixels", number(found["corner_error_median"], 2)),
+            ("Corners if every crop were left as it is", number(found["corner_error_identity"], 2)),
+            ("Rotation, degrees", number(found["rotation_error"], 2)),
+            ("Scale, logarithm of the ratio", number(found["scale_error"])),
+            ("Shift, pixels", number(found["shift_error"], 2)),
+            *((name, number(value, 4)) for name, value in found["parameters"].items()),
+        ]
+        note = "Mean absolute errors; pixels are those of the network's crop."
+        tables.append(Table(("Error", "Value"), tuple(rows), "", note))
+    return tables
+
+
 def _published_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
     """One accuracy table over all attributes, and one per attribute of which more is published."""
     found = numbers["metrics"]["labels"]
@@ -232,7 +271,7 @@ def _published_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
             )
         )
         header = ("Attribute", "This model", "Majority guess", *(row["method"] for row in wide))
-        tables.append(Table(header, tuple(rows), "Beside published accuracies", _sources(wide)))
+        tables.append(Table(header, tuple(rows), "Beside published accuracies", sources(wide)))
     for label in found:
         narrow = [row for row in published if label in row["accuracy"] and row not in wide]
         if not narrow:
@@ -249,7 +288,7 @@ def _published_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
         header = ("Method", "Accuracy", "Precision, yes", "Recall, yes", "Precision, no",
                   "Recall, no")  # fmt: skip
         tables.append(
-            Table(header, tuple(rows), f"{label} beside published figures", _sources(narrow))
+            Table(header, tuple(rows), f"{label} beside published figures", sources(narrow))
         )
     return tables
 
@@ -268,7 +307,8 @@ def _mean(values) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _sources(rows: Sequence[dict]) -> str:
+def sources(rows: Sequence[dict]) -> str:
+    """Where published rows come from, and what stands against comparing them."""
     by_source: dict[str, list[str]] = {}
     for row in rows:
         by_source.setdefault(row["source"], []).append(row["method"])

@@ -13,6 +13,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop
 from faceattr_tf.analyzer import Analyzer
 
+SMALLER = (0.5, 0.0, 0.2, 0.0, 0.5, -0.1)
 NOWHERE = np.full([1, 4], np.nan, np.float32), np.full([1, 5, 2], np.nan, np.float32)
 
 
@@ -28,10 +29,13 @@ def analyzer(workdir):
 
 @pytest.fixture(scope="module")
 def pointing():
-    """Its landmarks are the centre of the crop, always."""
+    """Its landmarks are the centre of the crop, always, and `SMALLER` its transform."""
     model = build_model(Crop("box", 12, 10))
-    for layer in model.layers[-6:]:
-        layer.set_weights([np.zeros_like(weight) for weight in layer.get_weights()])
+    for layer in model.layers:
+        if layer.name.startswith("dense"):
+            layer.set_weights([np.zeros_like(weight) for weight in layer.get_weights()])
+            if layer.units == 6:
+                layer.bias.assign(SMALLER)
     return Analyzer(model, TASKS, Crop("box", 12, 10))
 
 
@@ -100,6 +104,23 @@ def test_predicted_points_are_pixels_of_the_source(pointing):
     assert face.tasks["landmarks"]["nose"] == pytest.approx((20, 32), abs=1e-3)
 
 
+def test_outlines_are_pixels_of_the_source(pointing):
+    """The crop of a box of 20x24 is the box itself; its borders lie half a pixel outside."""
+    face = pointing.analyze(draw_picture(4), box=[10, 20, 20, 24])
+    alignment = face.tasks["alignment"]
+    assert (alignment.rotation, alignment.scale) == pytest.approx((0, 0.5))
+    assert alignment.shift == pytest.approx((0.1, -0.05))
+    middle = np.array([9.5 + 20 * (0.5 + 0.1), 19.5 + 24 * (0.5 - 0.05)])
+    assert alignment.outline["left_top"] == pytest.approx(tuple(middle - [5, 6]), abs=1e-3)
+    assert alignment.outline["right_bottom"] == pytest.approx(tuple(middle + [5, 6]), abs=1e-3)
+    plain = json.loads(json.dumps(face.to_dict()))["tasks"]["alignment"]
+    assert plain["outline"]["right_top"] == list(alignment.outline["right_top"])
+    row = face.to_row()
+    assert row["alignment/shift/x"] == alignment.shift[0]
+    assert row["alignment/outline/left_bottom/y"] == alignment.outline["left_bottom"][1]
+    assert "scale" in str(face) and "(+0.100, -0.050)" in str(face)
+
+
 def test_landmarks_are_taken_where_there_is_no_box(pointing):
     landmarks = [[12, 10], [28, 10], [20, 18], [14, 26], [26, 26]]
     face = pointing.analyze([draw_picture(5)], landmarks=[landmarks])[0]
@@ -124,7 +145,7 @@ def test_detection_takes_the_main_face_or_all(workdir):
     assert main[1].score is None and main[0].score == 0.9
     found = analyzer.find_faces(pictures)
     assert [[face.box[0] for face in faces] for faces in found] == [[8, 25], [], [8, 25]]
-    assert found[2][0].tasks.keys() == {"attributes", "pose", "landmarks", "age"}
+    assert found[2][0].tasks.keys() == {task.name for task in TASKS}
     given = analyzer.analyze(pictures[2], box=found[2][1].box)
     assert given.tasks["age"]["years"] == pytest.approx(found[2][1].tasks["age"]["years"], rel=1e-3)
 

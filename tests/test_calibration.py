@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
-from data_pipelines.tasks import LANDMARKS, MTFL_ATTRIBUTES, POSE
+from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE
 from faceattr_tf.calibration import calibrate, choose_thresholds, fit_temperature
 from faceattr_tf.metrics import evaluate_task
 
@@ -86,6 +86,8 @@ def test_where_nothing_is_known_nothing_changes():
     }
     points = np.zeros((4, 5, 2))
     assert calibrate(LANDMARKS, points, points) == {"temperature": 1.0, "thresholds": []}
+    theta = np.zeros((4, 2, 3))
+    assert calibrate(ALIGNMENT, theta, theta) == {"temperature": 1.0, "thresholds": []}
 
 
 def test_result_is_ready_for_json():

@@ -81,6 +81,7 @@ def expected_of(faces):
         "pose_label": [list(pose.probabilities).index(pose.label) for pose in poses],
         "landmarks_points": [list(face.tasks["landmarks"].values()) for face in faces],
         "age_value": [list(face.tasks["age"].values()) for face in faces],
+        "alignment_outline": [list(face.tasks["alignment"].outline.values()) for face in faces],
     }
 
 
@@ -119,6 +120,7 @@ def test_the_description_stands_inside(exported, workdir):
     }
     assert tasks["pose"]["temperature"] == 0.5
     assert tasks["landmarks"]["outputs"] == {"points": "landmarks_points"}
+    assert tasks["alignment"]["outputs"] == {"outline": "alignment_outline"}
     assert description["crop"] == workdir.crop.to_dict()
     assert description["input_shape"] == [12, 10, 3]
     assert description["recipe"] == "tiny"
@@ -183,4 +185,4 @@ def test_mistakes_are_one_line(workdir, tmp_path, arguments, message, monkeypatc
 def test_output_names_suit_every_server():
     task = Task("Age group (years)", "multiclass", ("young", "old"))
     assert saved_model.output_names(task)["label"] == "Age_group__years__label"
-    assert len({name for task in TASKS for name in saved_model.output_names(task).values()}) == 6
+    assert len({name for task in TASKS for name in saved_model.output_names(task).values()}) == 7

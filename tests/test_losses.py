@@ -7,16 +7,17 @@ from scipy import special
 from sklearn.metrics import log_loss
 
 from data_pipelines.errors import UserError
-from data_pipelines.tasks import LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
+from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
 from faceattr_tf import losses
 from faceattr_tf.losses import LOSSES, label_weights, task_loss
 
 AGE = Task("age", "regression", ("years", "months"))
-BY_KIND = {task.kind: task for task in (MTFL_ATTRIBUTES, POSE, LANDMARKS, AGE)}
+BY_KIND = {task.kind: task for task in (MTFL_ATTRIBUTES, POSE, LANDMARKS, AGE, ALIGNMENT)}
 
 
 def random_outputs(task, count, scale=2.0):
-    shape = (count, 5, 2) if task.kind == "landmarks" else (count, len(task.labels))
+    spatial = task.kind in ("landmarks", "transform")
+    shape = (count, *task.label_shape) if spatial else (count, len(task.labels))
     return np.random.default_rng(0).normal(size=shape, scale=scale).astype(np.float32)
 
 
@@ -96,13 +97,30 @@ def test_wing_loss_in_pixels_is_the_papers():
         np.testing.assert_allclose(found, [expected], rtol=1e-5, atol=1e-6)
 
 
+def test_transform_losses():
+    """The corners of the square are moved by each transform; the parameters are six numbers."""
+    labels, outputs = random_labels(ALIGNMENT, 6), random_outputs(ALIGNMENT, 6)
+    offsets = [
+        [(b - a) @ (x, y, 1) for x in (-1, 1) for y in (-1, 1)]
+        for a, b in zip(labels, outputs, strict=True)
+    ]
+    distances = np.linalg.norm(offsets, axis=-1)
+    np.testing.assert_allclose(
+        task_loss(ALIGNMENT, labels, outputs, loss="corners"), distances.mean(axis=1), rtol=1e-5
+    )
+    found = task_loss(ALIGNMENT, labels, outputs)
+    np.testing.assert_allclose(found, np.square(outputs - labels).mean(axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(6 * found, np.square(distances).mean(axis=1), rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_unknown_labels_give_no_loss_and_no_gradient(name):
     task = BY_KIND[LOSSES[name].kind]
     labels, values = random_labels(task, 4), random_outputs(task, 4)
     unknown = task.unknown()
     labels[0] = unknown
-    if labels.ndim > 1:
+    separate = task.kind not in ("multiclass", "transform")
+    if separate:
         labels[1, 0] = unknown[0]
     outputs = tf.Variable(values)
     with tf.GradientTape() as tape:
@@ -116,7 +134,7 @@ def test_unknown_labels_give_no_loss_and_no_gradient(name):
     assert loss[0] == 0
     assert (gradient[0] == 0).all()
     assert (gradient[2:] != 0).all()
-    if labels.ndim > 1:
+    if separate:
         assert (gradient[1, 0] == 0).all()
         assert (gradient[1, 1:] != 0).all()
         # The mean is over the known labels: the same example without the unknown one.
@@ -130,6 +148,13 @@ def test_a_landmark_with_one_known_coordinate_is_unknown():
     labels[0, 3, 1] = np.nan
     known = losses.known(LANDMARKS, labels)
     np.testing.assert_array_equal(known, [[True, True, True, False, True]])
+
+
+def test_a_transform_with_one_unknown_number_is_unknown():
+    labels = np.zeros((2, 2, 3), np.float32)
+    labels[1, 0, 2] = np.nan
+    np.testing.assert_array_equal(losses.known(ALIGNMENT, labels), [True, False])
+    assert task_loss(ALIGNMENT, labels, np.ones((2, 2, 3)))[1] == 0
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
-from data_pipelines.tasks import CELEBA, CELEBA_ATTRIBUTES, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
+from data_pipelines.tasks import (
+    ALIGNMENT,
+    CELEBA,
+    CELEBA_ATTRIBUTES,
+    LANDMARKS,
+    MTFL_ATTRIBUTES,
+    POSE,
+    Task,
+)
 from faceattr_tf import plots, report, tables
 from faceattr_tf.bootstrap import intervals
 from faceattr_tf.examples import collect_examples
@@ -36,7 +44,7 @@ def _result(task):
         labels = random.uniform(-0.5, 0.5, (COUNT, *task.label_shape)).astype(np.float32)
         outputs = labels + random.normal(0, 0.02, labels.shape)
         labels[:4] = np.nan
-        options = {"crop_size": (32, 32)} if task.kind == "landmarks" else {}
+        options = {"crop_size": (32, 32)} if task.kind in ("landmarks", "transform") else {}
     result = measure(task, labels, outputs, **options)
     result.numbers["intervals"] = intervals(result, 20)
     if result.thresholds:
@@ -44,7 +52,7 @@ def _result(task):
     return result
 
 
-RESULTS = [_result(task) for task in (MTFL_ATTRIBUTES, POSE, LANDMARKS, AGE)]
+RESULTS = [_result(task) for task in (MTFL_ATTRIBUTES, POSE, LANDMARKS, AGE, ALIGNMENT)]
 
 
 def _batches():
@@ -94,7 +102,15 @@ def test_the_page_is_complete_in_itself(written):
     links = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert links and all(link.startswith(("data:image/", "#")) for link in links)
     assert not re.search(r"https?://|@import|url\(|<link", page)
-    for heading in ("attributes", "pose", "landmarks", "age", "Training curves", "ROC curves"):
+    for heading in (
+        "attributes",
+        "pose",
+        "landmarks",
+        "age",
+        "alignment",
+        "Training curves",
+        "ROC curves",
+    ):
         assert heading in page
     assert page.count("data:image/svg+xml") >= 12 and page.count("data:image/jpeg") >= 40
     ids = set(re.findall(r'id="([^"]*)"', page))
@@ -229,6 +245,48 @@ def test_landmarks_are_drawn_where_they_are():
     np.testing.assert_allclose(example.predicted, (result.outputs[index] + 1) / 2, rtol=1e-6)
 
 
+def test_transforms_are_shown_beside_what_they_cut_out():
+    import cv2
+
+    result = RESULTS[4]
+    galleries = collect_examples([result], _batches(), FILENAMES)["alignment"]
+    assert [gallery.title for gallery in galleries] == ["From good to bad, evenly", "Worst"]
+    worst = galleries[1].examples[0]
+    index = np.nanargmax(result.errors)
+    assert worst.filename == FILENAMES[index]
+    corners = np.array([[-1, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]])
+    np.testing.assert_allclose(worst.true, (corners @ result.labels[index].T + 1) / 2, rtol=1e-5)
+    expected = (corners @ result.outputs[index].T + 1) / 2
+    np.testing.assert_allclose(worst.predicted, expected, rtol=1e-5)
+    assert f"{result.errors[index]:.1f} px" in worst.captions[-1][0]
+    aligned = cv2.imdecode(np.frombuffer(worst.aligned, np.uint8), cv2.IMREAD_COLOR)
+    assert aligned.shape == (32, 32, 3) and abs(aligned.mean() - 4 * index) < 2
+
+
+def test_transforms_without_labels_are_shown_without_errors(tmp_path):
+    outputs = RESULTS[4].outputs
+    result = measure(ALIGNMENT, np.full_like(outputs, np.nan), outputs, crop_size=(32, 32))
+    result.numbers["intervals"] = intervals(result, 10)
+    (plot,) = report.task_plots(result)
+    assert plot.title == "Distribution of the transform"
+    (gallery,) = collect_examples([result], _batches(), FILENAMES)["alignment"]
+    moved = np.linalg.norm(outputs - [[1, 0, 0], [0, 1, 0]], axis=(1, 2))
+    shown = [moved[FILENAMES.index(example.filename)] for example in gallery.examples]
+    assert len(shown) == 24 and min(shown) < np.quantile(moved, 0.1) < max(shown)
+    assert all(example.aligned and not example.true for example in gallery.examples)
+    contents = _contents(tasks={"alignment": result.numbers})
+    report.write_report(tmp_path, contents, [result], {"alignment": [gallery]}, [])
+    text = (tmp_path / "report.md").read_text()
+    assert "no labels" in text and "predicted" in text and "labelled |" not in text
+    assert report.headlines(contents) == []
+
+
+def test_equal_transforms_are_drawn_too():
+    outputs = np.tile(np.eye(2, 3), (4, 1, 1))
+    result = measure(ALIGNMENT, outputs, outputs, crop_size=(32, 32))
+    assert len(report.task_plots(result)) == 2
+
+
 def test_published_columns_stand_beside_ours_with_their_own_average():
     result = _result(CELEBA)
     published = [vars(row) for row in published_rows("celeba", "test", 1003)]
@@ -267,5 +325,5 @@ def test_what_must_be_known_before_believing_the_figures_is_said():
 def test_summary_prints_in_even_columns():
     lines = tables.summary_table(_contents()).text().splitlines()
     assert lines[0].split()[:2] == ["Task", "Measure"]
-    assert len(lines) == 1 + 3 + 2 + 2 + 1
+    assert len(lines) == 1 + 3 + 2 + 2 + 1 + 1
     assert len({line.index("  ") for line in lines if line.startswith("attributes")}) == 1

@@ -1,13 +1,13 @@
-"""A workdir with a tiny untrained model of all four kinds of task, made in a second."""
+"""A workdir with a tiny untrained model of every kind of task, made in a second."""
 
 import cv2
 import numpy as np
 
 from data_pipelines.geometry import Crop
-from data_pipelines.tasks import LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
+from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
 
 AGE = Task("age", "regression", ("years",))
-TASKS = (MTFL_ATTRIBUTES, POSE, LANDMARKS, AGE)
+TASKS = (MTFL_ATTRIBUTES, POSE, LANDMARKS, AGE, ALIGNMENT)
 CALIBRATION = {
     "attributes": {"temperature": 2.0, "thresholds": [0.1, 0.5, 0.9]},
     "pose": {"temperature": 0.5, "thresholds": []},
@@ -27,7 +27,7 @@ def build_model(crop: Crop):
     outputs = {}
     for task in TASKS:
         output = keras.layers.Dense(task.output_size)(features)
-        if task.kind == "landmarks":
+        if task.kind in ("landmarks", "transform"):
             output = keras.layers.Reshape(task.label_shape)(output)
         outputs[task.name] = output
     return keras.Model(inputs, outputs)
