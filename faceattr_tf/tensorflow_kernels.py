@@ -1,5 +1,7 @@
 """TensorFlow kernels that Keras has no name for; layers use them on that backend alone."""
 
+import functools
+
 import tensorflow as tf
 
 
@@ -34,3 +36,9 @@ def fused_batch_normalization(inputs, *, scale, offset, mean, variance, epsilon,
     # The kernel normalises by the biased variance but reports the unbiased one.
     count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), tf.float32)
     return outputs, batch_mean, batch_variance * (count - 1) / count
+
+
+@functools.cache
+def compile_kernel(function):
+    """The function compiled by XLA, once per signature; not for graphs that are to be saved."""
+    return tf.function(function, jit_compile=True, autograph=False)

@@ -1,0 +1,163 @@
+"""The spatial transformer: images resampled by transforms that a network predicts."""
+
+import keras
+from keras import ops
+
+from faceattr_tf.layers.sampling import pixel_affine, sample
+
+PARAMETERS = {"affine": 6, "similarity": 4, "attention": 3}
+IDENTITY = {"affine": (1, 0, 0, 0, 1, 0), "similarity": (1, 0, 0, 0), "attention": (1, 0, 0)}
+OUTSIDE = ("border", "zeros")
+KERNELS = ("bilinear", "nearest")
+
+
+def transform_matrix(parameters, family: str = "affine", aspect=1.0):
+    """The matrices of equation 1, from the parameters of a family of transforms.
+
+    They map positions of the output to positions of the input, both normalised to [-1, 1]:
+    `x_in = theta · [x_out, y_out, 1]`.
+
+    Args:
+        parameters: `[B, P]`, P as in `PARAMETERS`: "affine" theta row by row (`[B, 2, 3]` is taken
+            too); "similarity" (a, b, tx, ty), in pixels a rotation with scale
+            `[[a, -b], [b, a]]`; "attention" (s, tx, ty), `[[s, 0, tx], [0, s, ty]]` (Jaderberg et
+            al. 2015, section 3.2).
+        family: a name of `PARAMETERS`.
+        aspect: width over height of the input, in pixels (with aligned corners: in steps between
+            them); a number or a scalar tensor. Only "similarity" needs it.
+
+    Returns:
+        theta, `[B, 2, 3]`, float32 (float64 from float64 parameters).
+    """
+    parameters = ops.convert_to_tensor(parameters)
+    if keras.backend.standardize_dtype(parameters.dtype) != "float64":
+        parameters = ops.cast(parameters, "float32")
+    if family == "affine":
+        return ops.reshape(parameters, (-1, 2, 3))
+    if family == "similarity":
+        a, b, tx, ty = ops.unstack(parameters, 4, axis=-1)
+        aspect = ops.cast(aspect, parameters.dtype)
+        entries = [a, -b / aspect, tx, b * aspect, a, ty]
+    elif family == "attention":
+        scale, tx, ty = ops.unstack(parameters, 3, axis=-1)
+        none = ops.zeros_like(scale)
+        entries = [scale, none, tx, none, scale, ty]
+    else:
+        raise ValueError(f"family is {family!r}; expected one of {', '.join(PARAMETERS)}")
+    return ops.reshape(ops.stack(entries, axis=-1), (-1, 2, 3))
+
+
+@keras.saving.register_keras_serializable("faceattr_tf")
+class SpatialTransformer(keras.layers.Layer):
+    """Samples images or feature maps on an affine grid (FaceSTN, section II.A, equations 1 to 5).
+
+    Equation 1 maps every pixel of the output to a position in the input, equation 2 reads there
+    by a kernel. Gradients flow to the input and to the parameters. Equation 5 to the letter is
+    not zero on a constant image at whole positions, where the identity puts every pixel; there
+    the difference to the right is taken, as PyTorch's `grid_sample` does. Second derivatives are
+    not supported: asking for them raises `NotImplementedError`.
+
+    Positions are computed in pixels, in float32 at least under every dtype policy. The identity
+    with an output of the input's size returns the input bit for bit.
+
+    Degenerate parameters are no error. A scale of zero gives every pixel the value at the
+    centre. Positions far outside, infinite ones too, read zeros or the border and move nothing.
+    Where a position is NaN, the output is NaN.
+
+    On the TensorFlow backend XLA compiles the kernels where `training` is true. In inference they
+    are plain operations, so that saved graphs run and convert everywhere; a `tf.function` with
+    `jit_compile=True` around the model compiles those as well.
+
+    Args:
+        size: height and width of the output; None for those of the input.
+        family: "affine", "similarity" or "attention", see `transform_matrix`.
+        align_corners: whether -1 and 1 are the centres of the outermost pixels, instead of the
+            image's borders.
+        outside: what lies outside of the image: "border", its nearest pixel, or "zeros".
+        kernel: "bilinear" (equation 3) or "nearest", which has no gradient to the parameters.
+
+    Inputs: images or maps `[B, H, W, C]`, and parameters `[B, P]` as `transform_matrix` takes
+    them. Output: `[B, H', W', C]` in the compute dtype.
+
+    Raises:
+        ValueError: an argument or an input shape is none of these.
+
+    Example:
+        >>> layer = SpatialTransformer(size=(4, 4), family="attention")
+        >>> layer([keras.ops.ones((2, 8, 8, 3)), keras.ops.ones((2, 3))]).shape
+        TensorShape([2, 4, 4, 3])
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int] | None = None,
+        family: str = "affine",
+        align_corners: bool = False,
+        outside: str = "border",
+        kernel: str = "bilinear",
+        **kwargs,
+    ):
+        # Keras would cast the parameters to half precision, which is wrong by whole pixels.
+        super().__init__(autocast=False, **kwargs)
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise ValueError(f"size is {size}; expected a height and a width, or None")
+        for name, value, known in (
+            ("family", family, PARAMETERS),
+            ("outside", outside, OUTSIDE),
+            ("kernel", kernel, KERNELS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+        self.size = None if size is None else tuple(int(length) for length in size)
+        self.family = family
+        self.align_corners = bool(align_corners)
+        self.outside = outside
+        self.kernel = kernel
+
+    def build(self, input_shape):
+        """Checks the shapes; there are no weights."""
+        images, parameters = input_shape
+        if len(images) != 4:
+            raise ValueError(f"images have shape {tuple(images)}; expected [B, H, W, C]")
+        allowed = [(PARAMETERS[self.family],)] + [(2, 3)] * (self.family == "affine")
+        if tuple(parameters[1:]) not in allowed:
+            raise ValueError(
+                f"parameters have shape {tuple(parameters)}; "
+                f"{self.family!r} takes {PARAMETERS[self.family]} of them"
+            )
+
+    def call(self, inputs, training=None):
+        """Samples `[B, H, W, C]` by `[B, P]`."""
+        images, parameters = inputs
+        images = ops.cast(images, self.compute_dtype)
+        double = self.compute_dtype == "float64"
+        parameters = ops.cast(parameters, "float64" if double else "float32")
+        size = ops.shape(images)[1:3]
+        height, width = (ops.cast(length, parameters.dtype) for length in size)
+        if self.align_corners:
+            height, width = ops.maximum(height - 1, 1), ops.maximum(width - 1, 1)
+        theta = transform_matrix(parameters, self.family, width / height)
+        return sample(
+            images,
+            pixel_affine(theta, size, self.size or size, self.align_corners),
+            size=self.size,
+            outside=self.outside,
+            kernel=self.kernel,
+            compiled=bool(training) and keras.backend.backend() == "tensorflow",
+        )
+
+    def compute_output_shape(self, input_shape):
+        """`[B, H', W', C]` of the two input shapes."""
+        batch, height, width, channels = input_shape[0]
+        return (batch, *(self.size or (height, width)), channels)
+
+    def get_config(self):
+        """The arguments, for saving."""
+        return {
+            **super().get_config(),
+            "size": self.size,
+            "family": self.family,
+            "align_corners": self.align_corners,
+            "outside": self.outside,
+            "kernel": self.kernel,
+        }
