@@ -3,13 +3,13 @@
 import keras
 import numpy as np
 import pytest
+from vgg_reference import MEAN_COLOUR, convolution_names, fc7, random_weights
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import POSE, Task
 from faceattr_tf.losses import task_loss
 from faceattr_tf.models.heads import image_input
 from faceattr_tf.models.vgg_face import build
-from vgg_reference import MEAN_COLOUR, convolution_names, fc7, random_weights
 
 
 def network(height, breadth=None, **options):
