@@ -124,7 +124,7 @@ def evaluate(
     # Everything that can be wrong is found before TensorFlow is loaded and time is spent.
     for record_set in record_sets:
         share_tasks(workdir.tasks, record_set)
-        if not record_set.count(split, *_validation_share(workdir, record_set)):
+        if not record_set.count(split, *validation_part(workdir, record_set)):
             raise UserError(f"{record_set.path}: split {split!r} holds no examples")
     model = workdir.load_model()
     folder = pathlib.Path(output) if output else workdir.path / "evaluation"
@@ -180,7 +180,7 @@ def share_tasks(tasks: Sequence[Task], records: RecordSet) -> tuple[list[Task], 
     return shared, {"model_only": model_only, "data_only": data_only}
 
 
-def _validation_share(workdir, records: RecordSet) -> tuple[float, int]:
+def validation_part(workdir, records: RecordSet) -> tuple[float, int]:
     """Share and seed by which training parted these records; other records are not parted."""
     fingerprint = records.description.get("fingerprint")
     for entry in workdir.metadata().get("records", []):
@@ -214,7 +214,7 @@ def split_batches(
     """
     from data_pipelines.input import Source, evaluation_batches, named_failures
 
-    source = Source(records, split, *_validation_share(workdir, records))
+    source = Source(records, split, *validation_part(workdir, records))
     tasks = [task for task, _ in _shared_pairs(workdir, records)]
     dataset = evaluation_batches(source, tasks, workdir.crop, batch_size=batch_size)
     return named_failures(dataset, [source])

@@ -1,0 +1,141 @@
+"""faceattr-compare: which of several conditions is better on the same images, and which is noise.
+
+Each NAME is a condition, such as "with alignment"; its workdirs are runs that differ in their seed.
+Writes compare.json (every figure), compare.md and compare.html (one file, with plots), and prints
+the main figures. Intervals are those of a bootstrap that draws the same images again in every run,
+and the runs of a condition where there are two or more.
+"""
+
+import argparse
+import sys
+
+from data_pipelines.command_line import run_command
+from data_pipelines.errors import UserError
+
+EXAMPLES = """\
+examples:
+  faceattr-compare --records=records/mtfl plain=work/plain0,work/plain1 aligned=work/aligned0
+  faceattr-compare --records=records/celeba --reference="with alignment" --attributes=Smiling \\
+    "without alignment=work/a0,work/a1,work/a2" "with alignment=work/b0,work/b1,work/b2" \\
+    "without alignment + stn=work/c0,work/c1,work/c2"
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    result = argparse.ArgumentParser(
+        "faceattr-compare",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = result.add_argument
+    add(
+        "conditions",
+        nargs="+",
+        metavar="[NAME=]WORKDIR[,WORKDIR...]",
+        help="a condition and its runs; without NAME it is called as its first folder",
+    )
+    add("--records", required=True, metavar="DIR", help="records that `faceattr-data build` made")
+    add("--split", default="test", metavar="NAME", help="part of the records (default: test)")
+    add(
+        "--output",
+        metavar="DIR",
+        help="folder for the report (default: comparison-RECORDS-SPLIT beside the first workdir)",
+    )
+    add("--baseline", default="", metavar="NAME", help="compared with (default: the first)")
+    add(
+        "--reference",
+        default="",
+        metavar="NAME",
+        help="the condition that others would reach at best, such as the aligned one: says which "
+        "share of its distance from the baseline they recover",
+    )
+    add(
+        "--attributes",
+        default="",
+        metavar="A[,B...]",
+        help="shown side by side (default: largest clear gain and loss, and Smiling)",
+    )
+    add(
+        "--published",
+        default="",
+        choices=("none", "celeba", "lfwa", "mtfl"),
+        help="data set whose published figures stand beside (default: that of the records)",
+    )
+    add("--flip", action="store_true", help="average with the outputs for the mirrored image")
+    add(
+        "--bootstrap",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="resamples for the 95%% intervals; 0: no intervals (default: 2000)",
+    )
+    add("--batch_size", type=int, default=128, metavar="N", help="images at a time (default: 128)")
+    return result
+
+
+def parse_conditions(texts: list[str]) -> dict[str, list[str]]:
+    """`["a=x,y", "work/z"]` as `{"a": ["x", "y"], "z": ["work/z"]}`.
+
+    What stands before `=` is no name but a part of the path where it holds a slash.
+
+    Raises:
+        UserError: a name occurs twice, or a name or workdir is missing.
+    """
+    found = {}
+    for text in texts:
+        name, equals, paths = text.partition("=")
+        if not equals or "/" in name:
+            name, paths = None, text
+        workdirs = [path for path in paths.split(",") if path]
+        if not workdirs:
+            raise UserError(f"condition {text!r} names no workdir: expected NAME=WORKDIR")
+        if name is None:
+            name = workdirs[0].rstrip("/").rpartition("/")[2]
+        name = name.strip()
+        if not name:
+            raise UserError(f"condition {text!r} has no name: expected NAME=WORKDIR")
+        if name in found:
+            raise UserError(f"condition {name!r} is given twice; its runs belong together: A=X,Y")
+        found[name] = workdirs
+    return found
+
+
+def main() -> None:
+    """Parses flags, compares and prints the main figures and where the report lies."""
+    flags = parser().parse_args()
+    conditions = parse_conditions(flags.conditions)
+    from faceattr_tf.compare import compare
+
+    contents = compare(
+        conditions,
+        flags.records,
+        flags.split,
+        baseline=flags.baseline,
+        reference=flags.reference,
+        attributes=[name for name in flags.attributes.split(",") if name],
+        published=flags.published,
+        output=flags.output,
+        flip=flags.flip,
+        bootstrap=flags.bootstrap,
+        batch_size=flags.batch_size,
+    )
+    from faceattr_tf.compare_report import printed, title
+
+    print(f"{title(contents)}: {contents['data']['examples']:,} images\n")
+    for table in printed(contents):
+        print(f"{table.text()}\n")
+    for text in contents["warnings"]:
+        print(f"warning: {text}", file=sys.stderr)
+    print(f"report: {contents['folder']}/compare.html")
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_command("faceattr-compare", main))
+
+
+if __name__ == "__main__":
+    run()

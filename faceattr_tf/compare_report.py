@@ -1,0 +1,209 @@
+"""The report of a comparison: `compare.json`, `compare.md` and a self-contained `compare.html`."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from faceattr_tf.compare_tables import (
+    attribute_table,
+    chance_note,
+    chosen_tables,
+    detail_table,
+    main_table,
+    other_table,
+    recovered_tables,
+    signed,
+    span,
+)
+from faceattr_tf.plots import BLUE, GREY, ORANGE, svg
+from faceattr_tf.report import Plot, plain, render, write_text
+from faceattr_tf.tables import NONE, Table, percent
+
+
+def write_comparison(folder: str | os.PathLike, contents: dict) -> pathlib.Path:
+    """Writes the three files; each replaces an older one at once.
+
+    Args:
+        folder: where to; it exists.
+        contents: what `faceattr_tf.compare.compare` returns.
+
+    Returns:
+        The HTML file.
+    """
+    folder = pathlib.Path(folder)
+    text = json.dumps(plain(contents), indent=1, allow_nan=False)
+    write_text(folder / "compare.json", text + "\n")
+    write_text(folder / "compare.md", markdown(contents))
+    page = render(
+        "compare.html.jinja",
+        title=title(contents),
+        facts=facts(contents),
+        warnings=contents["warnings"],
+        headlines=headlines(contents),
+        sections=sections(contents),
+    )
+    write_text(folder / "compare.html", page)
+    return folder / "compare.html"
+
+
+def markdown(contents: dict) -> str:
+    """The comparison's text and tables."""
+    lines = [f"# {title(contents)}", ""]
+    lines += [f"- **{key}**: {value}" for key, value in facts(contents).items()]
+    lines += ["", *(f"> **Warning.** {text}\n" for text in contents["warnings"])]
+    for name, shown in sections(contents).items():
+        lines += [f"## {name}", ""]
+        lines += [part.markdown() for part in shown if isinstance(part, Table)]
+    return "\n".join(lines)
+
+
+def title(contents: dict) -> str:
+    """What was compared on what."""
+    data = contents["data"]
+    return f"{' / '.join(contents['conditions'])} on {data['name']}, {data['split']}"
+
+
+def facts(contents: dict) -> dict[str, str]:
+    """Data, conditions and how the intervals were made, for the head of the report."""
+    data = contents["data"]
+    found = {
+        "Data set": f"{data['title'] or data['name']} ({data['path']})",
+        "Split": f"{data['split']}, {data['examples']:,} images",
+        "Baseline": contents["baseline"],
+    }
+    if contents["reference"]:
+        found["Reference"] = contents["reference"]
+    for condition, runs in contents["conditions"].items():
+        first, places = runs[0], ", ".join(run["workdir"] for run in runs)
+        steps = f", {first['steps']:,} steps" if first["steps"] else ""
+        found[condition] = (
+            f"{first['network']}, {first['parameters']:,} parameters{steps}; seeds "
+            f"{', '.join(str(run['seed']) for run in runs)} ({places})"
+        )
+    found["Flip averaging"] = "on" if contents["flip"] else "off"
+    found["Intervals"] = (
+        f"95 %, {contents['bootstrap']:,} bootstrap resamples, the same images in every run. The "
+        "intervals that are called images alone tell what other test images would change; all "
+        "others hold the runs of a condition as well, drawn again where there are two or more. "
+        "With two or three seeds that part is itself uncertain, so look at the single runs, too."
+        if contents["bootstrap"]
+        else "none"
+    )
+    return found
+
+
+def headlines(contents: dict) -> list[tuple[str, str, str]]:
+    """Per condition the difference of mean accuracy: the large numbers on top."""
+    found = []
+    for name, task in contents["tasks"].items():
+        if task["kind"] == "multilabel":
+            for condition, entry in task["figures"]["accuracy"].items():
+                if difference := entry["difference"]:
+                    points = f"{signed(difference)} points"
+                    beside = f"{span(difference)} points; {percent(entry['value'], 2)} %"
+                    found.append((points, f"{condition}: mean accuracy, {name}", beside))
+    return found
+
+
+def sections(contents: dict) -> dict[str, list[Table | Plot]]:
+    """Heading -> what stands under it."""
+    found, rest = {}, {}
+    for name, task in contents["tasks"].items():
+        if task["kind"] != "multilabel":
+            rest[name] = task
+            continue
+        found[name] = [
+            main_table(name, contents),
+            *recovered_tables(task),
+            *difference_plots(task, contents["baseline"]),
+            *chosen_tables(name, contents),
+            *([attribute_table(task, contents["baseline"])] if len(task["labels"]) > 1 else []),
+            detail_table(task),
+        ]
+    if rest:
+        found["Other tasks"] = [other_table(rest)]
+    if contents["recipes"]:
+        header = ("Field", *contents["conditions"])
+        rows = [
+            (field, *(NONE if value is None else str(value) for value in values.values()))
+            for field, values in contents["recipes"].items()
+        ]
+        note = "Of the first run of each condition."
+        found["What differs between the recipes"] = [Table(header, tuple(rows), "", note)]
+    return found
+
+
+def printed(contents: dict) -> list[Table]:
+    """The tables that the terminal shows."""
+    found = []
+    for name, task in contents["tasks"].items():
+        if task["kind"] == "multilabel":
+            found += [main_table(name, contents), *recovered_tables(task)]
+    return found or [
+        part for part in sections(contents).get("Other tasks", ()) if isinstance(part, Table)
+    ]
+
+
+def difference_plots(task: dict, baseline: str) -> list[Plot]:
+    """The difference of every attribute to the baseline (FaceSTN, figures 4 and 5)."""
+    found = task["attributes"]["accuracy"]
+    others = [
+        condition
+        for condition, entry in task["figures"]["accuracy"].items()
+        if entry["difference"] and entry["difference"]["value"] is not None
+    ]
+    if not others:
+        return []
+    note = (
+        f"Points of accuracy above or below {baseline}; the lines are 95 % intervals. Blue and "
+        "orange: the interval excludes 0; grey: it does not. " + chance_note(task, "coloured bar")
+    )
+    differences = {
+        condition: {
+            label: entries[condition]["difference"]
+            for label, entries in found.items()
+            if entries[condition]["difference"]["value"] is not None
+        }
+        for condition in others
+    }
+    text = f"Difference to {baseline} by attribute"
+    return [Plot(text, attribute_differences(differences, tuple(found)), note)]
+
+
+def attribute_differences(
+    differences: Mapping[str, Mapping[str, dict]], labels: Sequence[str]
+) -> str:
+    """One column of bars per condition, one row per attribute, as the text of an SVG picture.
+
+    Args:
+        differences: condition -> attribute -> `value`, `interval` and `clear`; attributes without
+            a difference are left out.
+        labels: all attributes, from top to bottom.
+    """
+
+    def draw(figure):
+        row = figure.subplots(1, len(differences), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, (condition, found) in zip(row, differences.items(), strict=True):
+            for place, label in enumerate(labels):
+                if label not in found:
+                    continue
+                value, ends = 100 * found[label]["value"], found[label]["interval"]
+                colour = (BLUE if value > 0 else ORANGE) if found[label]["clear"] else "#C9CED6"
+                axes.barh(place, value, height=0.72, color=colour, zorder=2)
+                if ends:
+                    axes.plot(
+                        [100 * end for end in ends],
+                        [place, place],
+                        color="#30343A",
+                        linewidth=0.9,
+                        zorder=3,
+                    )
+            axes.axvline(0, color=GREY, linewidth=0.9, zorder=1)
+            axes.set_title(condition)
+            axes.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))
+            axes.xaxis.set_major_formatter("{x:+g}")
+            axes.set_xlabel("points of accuracy")
+            axes.grid(axis="y", visible=False)
+
+    return svg(draw, 1.7 + 3.2 * len(differences), 0.9 + 0.19 * max(len(labels), 4))
