@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.records import RecordSet
-from data_pipelines.tasks import Task, join_labels
+from data_pipelines.tasks import ALIGNMENT, Task, join_labels
 from faceattr_tf.results import TaskResult, measure
 
 
@@ -149,7 +149,8 @@ def share_tasks(tasks: Sequence[Task], records: RecordSet) -> tuple[list[Task], 
         records: the record set.
 
     Returns:
-        The model's tasks that the records share, with the shared labels only; and
+        The model's tasks that the records share, with the shared labels only, and the transformer's
+        task, whose labels come from geometry; and
         `{"model_only": {task: labels}, "data_only": {task: labels}}`.
 
     Raises:
@@ -158,6 +159,8 @@ def share_tasks(tasks: Sequence[Task], records: RecordSet) -> tuple[list[Task], 
     shared, model_only, data_only = [], {}, {}
     stored = {task.name: task for task in records.tasks}
     for task in tasks:
+        if task.kind == ALIGNMENT.kind:
+            continue
         try:
             places = join_labels(stored[task.name], task) if task.name in stored else []
         except ValueError:
@@ -177,6 +180,7 @@ def share_tasks(tasks: Sequence[Task], records: RecordSet) -> tuple[list[Task], 
             f"{records.path}: no task is shared with the model; the model has "
             f"{_describe(tasks)}, the records have {_describe(records.tasks)}"
         )
+    shared += [task for task in tasks if task.kind == ALIGNMENT.kind]
     return shared, {"model_only": model_only, "data_only": data_only}
 
 
@@ -216,7 +220,14 @@ def split_batches(
 
     source = Source(records, split, *validation_part(workdir, records))
     tasks = [task for task, _ in _shared_pairs(workdir, records)]
-    dataset = evaluation_batches(source, tasks, workdir.crop, batch_size=batch_size)
+    dataset = evaluation_batches(
+        source,
+        tasks,
+        workdir.crop,
+        batch_size=batch_size,
+        aligned=workdir.aligned,
+        disturb=workdir.disturb,
+    )
     return named_failures(dataset, [source])
 
 

@@ -5,11 +5,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipelines.alignment import check_disturbance
+from data_pipelines.augment import Augment
 from data_pipelines.errors import UserError
+from data_pipelines.geometry import Crop
 from data_pipelines.input import Source
 from data_pipelines.records import RecordSet
-from data_pipelines.tasks import Task, join_labels
-from faceattr_tf.configs.base import Recipe
+from data_pipelines.tasks import ALIGNMENT, Task, join_labels
+from faceattr_tf.configs.base import Phase, Recipe, TaskConfig
+
+CLASSIFIER_SEES = ("transformed", "crop", "aligned")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +24,9 @@ class Experiment:
     Attributes:
         recipe: what the user asked for.
         record_sets: the records, in the order of `recipe.data.records`.
-        tasks: what the model learns.
+        tasks: what the model predicts; the last one is `alignment` where it has a transformer.
+        task_configs: how each of them is learned.
+        crop: the recipe's, with a window of 0 replaced by the mean box of the training images.
         phase_ends: for each phase the step at which it ends, counted from the start of the run.
         steps_per_epoch: steps in which as many examples are seen as the training split holds.
     """
@@ -27,6 +34,8 @@ class Experiment:
     recipe: Recipe
     record_sets: tuple[RecordSet, ...]
     tasks: tuple[Task, ...]
+    task_configs: tuple[TaskConfig, ...]
+    crop: Crop
     phase_ends: tuple[int, ...]
     steps_per_epoch: int
 
@@ -57,8 +66,77 @@ class Experiment:
             ends.append(end)
         if not end:
             raise UserError(f"recipe {recipe.name!r}: its phases have no steps and no epochs")
+        check_disturbance(data.disturb)
         tasks = select_tasks(recipe, record_sets)
-        return cls(recipe, record_sets, tasks, tuple(ends), steps_per_epoch)
+        listed = {config.name: config for config in recipe.tasks}
+        # A transformer without a listed task learns by the other tasks' losses alone.
+        configs = tuple(
+            listed.get(task.name) or TaskConfig(task.name, weight=float(task != ALIGNMENT))
+            for task in tasks
+        )
+        crop = _resolve(data.crop, record_sets)
+        experiment = cls(recipe, record_sets, tasks, configs, crop, tuple(ends), steps_per_epoch)
+        for phase in recipe.phases:
+            experiment._check(phase)
+        return experiment
+
+    def _check(self, phase: Phase) -> None:
+        self.augment(phase).check()
+        names = [task.name for task in self.tasks]
+        for name, _ in phase.task_weights:
+            if name not in names:
+                raise UserError(
+                    f"phase {phase.name!r}: task_weights names the task {name!r}; "
+                    f"there are: {', '.join(names)}"
+                )
+        if phase.classifier_sees not in CLASSIFIER_SEES:
+            raise UserError(
+                f"phase {phase.name!r}: classifier_sees {phase.classifier_sees!r} is none of "
+                f"{', '.join(CLASSIFIER_SEES)}"
+            )
+        if phase.classifier_sees != "transformed" and not self.recipe.model.transformer:
+            raise UserError(
+                f"phase {phase.name!r}: classifier_sees {phase.classifier_sees!r} passes a "
+                "transformer by, but the model has none"
+            )
+        if phase.classifier_sees == "aligned" and not self.aligned:
+            raise UserError(
+                f"phase {phase.name!r}: the aligned crop is known where the task 'alignment' is "
+                "listed among the recipe's tasks"
+            )
+
+    @property
+    def aligned(self) -> Crop | None:
+        """The crop that the transformer learns to produce; None where nobody tells it."""
+        if not any(config.name == ALIGNMENT.name for config in self.recipe.tasks):
+            return None
+        size = {"height": self.crop.height, "width": self.crop.width}
+        return _resolve(dataclasses.replace(self.recipe.data.aligned, **size), self.record_sets)
+
+    @property
+    def disturb(self) -> Augment | None:
+        """The fixed displacement of every face; None for none."""
+        return self.recipe.data.disturb if self.recipe.data.disturb.geometric else None
+
+    def augment(self, phase: Phase) -> Augment:
+        """The random changes of training images in a phase.
+
+        Raises:
+            UserError: the phase changes a field that does not exist.
+        """
+        known = [field.name for field in dataclasses.fields(Augment)]
+        for name, _ in phase.augment:
+            if name not in known:
+                raise UserError(
+                    f"phase {phase.name!r}: augment has no field {name!r}; it has: "
+                    + ", ".join(known)
+                )
+        return dataclasses.replace(self.recipe.data.augment, **dict(phase.augment))
+
+    def task_weights(self, phase: Phase) -> list[float]:
+        """Weights of the tasks' losses in a phase."""
+        replaced = dict(phase.task_weights)
+        return [replaced.get(config.name, config.weight) for config in self.task_configs]
 
     def sources(self, split: str) -> list[Source]:
         """One source of examples per record set."""
@@ -79,7 +157,7 @@ class Experiment:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the model's input."""
-        return (self.recipe.data.crop.height, self.recipe.data.crop.width, 3)
+        return (self.crop.height, self.crop.width, 3)
 
     def majority(self) -> dict[str, list[int]]:
         """Per task the classes that the training splits hold most of; the honest floor."""
@@ -130,7 +208,9 @@ class Experiment:
         """What evaluation, prediction and export have to know of the run."""
         return {
             "tasks": [task.to_dict() for task in self.tasks],
-            "crop": self.recipe.data.crop.to_dict(),
+            "crop": self.crop.to_dict(),
+            "aligned": self.aligned.to_dict() if self.aligned else None,
+            "disturb": dataclasses.asdict(self.disturb) if self.disturb else None,
             "input_shape": list(self.input_shape),
             "majority": self.majority(),
             "records": [
@@ -146,16 +226,27 @@ class Experiment:
         }
 
 
+def _resolve(crop: Crop, record_sets: Sequence[RecordSet]) -> Crop:
+    """The crop with a window of 0 replaced by the mean box of the training images, and margin."""
+    if crop.kind != "window" or crop.window:
+        return crop
+    counts = [records.splits.get("train", 0) for records in record_sets]
+    means = [records.mean_box() for records in record_sets]
+    window = float(np.average(means, weights=counts)) * (1 + 2 * crop.margin)
+    return dataclasses.replace(crop, window=round(window, 3))
+
+
 def select_tasks(recipe: Recipe, record_sets: Sequence[RecordSet]) -> tuple[Task, ...]:
-    """The tasks that the recipe names, as the record sets know them.
+    """The tasks that the recipe names, as the record sets know them, and that of a transformer.
 
     Raises:
         UserError: no record set has the task, or the task has no such label.
     """
-    if not recipe.tasks:
-        return record_sets[0].tasks
-    tasks = []
-    for config in recipe.tasks:
+    configs = [config for config in recipe.tasks if config.name != ALIGNMENT.name]
+    if len(configs) < len(recipe.tasks) and not recipe.model.transformer:
+        raise UserError(f"task {ALIGNMENT.name!r}: only a model with a transformer predicts it")
+    tasks = [] if configs else list(record_sets[0].tasks)
+    for config in configs:
         known = [task for records in record_sets for task in records.tasks]
         task = next((task for task in known if task.name == config.name), None)
         if task is None:
@@ -165,4 +256,6 @@ def select_tasks(recipe: Recipe, record_sets: Sequence[RecordSet]) -> tuple[Task
             tasks.append(task.select(config.labels) if config.labels else task)
         except ValueError as error:
             raise UserError(str(error)) from None
+    if recipe.model.transformer:
+        tasks.append(ALIGNMENT)
     return tuple(tasks)

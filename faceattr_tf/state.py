@@ -1,18 +1,21 @@
 """Every variable of a run, and what makes them."""
 
 import re
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from data_pipelines.errors import UserError
+from data_pipelines.tasks import ALIGNMENT, Task
 from faceattr_tf.configs.base import Phase
 from faceattr_tf.evaluate import forward_function
 from faceattr_tf.experiment import Experiment
-from faceattr_tf.models import build_model
-from faceattr_tf.models.heads import HEAD_PREFIX
+from faceattr_tf.models import TRANSFORMER, build_model
+from faceattr_tf.models.heads import HEAD_PREFIX, head_output
 from faceattr_tf.optimization import create_optimizer
+from faceattr_tf.pretrained import load_weights
 from faceattr_tf.workdir import Workdir
 
 
@@ -27,12 +30,13 @@ class TrainingState:
             self.model = create_model(
                 experiment, recipe.precision, synchronized=strategy.num_replicas_in_sync > 1
             )
-            weights = [config.weight for config in recipe.tasks] or [1.0] * len(experiment.tasks)
-            self.task_weights = tf.Variable(weights, trainable=False, dtype=tf.float32)
+            count = len(experiment.tasks)
+            # 1 for every task that still learns, 0 for one that was stopped.
+            self.active = tf.Variable(tf.ones(count), trainable=False)
             # Sums of each task's loss and the number of steps, since the last log row and since
             # the last validation.
-            self.logged = tf.Variable(tf.zeros(len(weights) + 1), trainable=False)
-            self.validated = tf.Variable(tf.zeros(len(weights) + 1), trainable=False)
+            self.logged = tf.Variable(tf.zeros(count + 1), trainable=False)
+            self.validated = tf.Variable(tf.zeros(count + 1), trainable=False)
             self.step = tf.Variable(0, trainable=False, dtype=tf.int64)
             self.broken_step = tf.Variable(-1, trainable=False, dtype=tf.int64)
             self.best = tf.Variable(np.inf, trainable=False, dtype=tf.float64)
@@ -57,7 +61,7 @@ class TrainingState:
             weights=[weight.value for weight in self.model.weights],
             averages=self.averages,
             optimizers=[[v.value for v in optimizer.variables] for optimizer in self.optimizers],
-            task_weights=self.task_weights,
+            active=self.active,
             logged=self.logged,
             validated=self.validated,
             step=self.step,
@@ -90,6 +94,8 @@ def create_model(experiment: Experiment, precision: str, **options) -> keras.Mod
             config.name,
             experiment.tasks,
             experiment.input_shape,
+            transformer=config.transformer,
+            transformer_options=dict(config.transformer_options),
             **options,
             **dict(config.options),
         )
@@ -100,6 +106,17 @@ def create_model(experiment: Experiment, precision: str, **options) -> keras.Mod
             # A head that begins at the mean has no long way to go.
             model.get_layer(HEAD_PREFIX + task.name).bias.assign(experiment.statistics(task)[:, 0])
     return model
+
+
+def classifier_of(model: keras.Model, tasks: Sequence[Task]) -> keras.Model:
+    """The part of a model behind its transformer, with the same variables.
+
+    Returns:
+        Model from what the transformer gives, `[B, H, W, 3]` in [-1, 1], to the outputs of all
+        tasks but `alignment`; landmarks are normalised to that crop.
+    """
+    outputs = {task.name: head_output(model, task) for task in tasks if task != ALIGNMENT}
+    return keras.Model(model.get_layer(TRANSFORMER).output, outputs)
 
 
 def freeze(model: keras.Model, phase: Phase) -> list:
@@ -117,6 +134,13 @@ def freeze(model: keras.Model, phase: Phase) -> list:
             f"phase {phase.name!r}: trainable {phase.trainable!r} matches no layer with weights"
         )
     return list(model.trainable_variables)
+
+
+def load_pretrained(state: TrainingState, path: str) -> None:
+    """Gives the model the weights of a file, where layers and shapes agree, and says which."""
+    load_weights(state.model, path)
+    for average, weight in zip(state.averages, state.model.weights, strict=False):
+        average.assign(weight.value)
 
 
 def warm_start(state: TrainingState, path: str) -> None:

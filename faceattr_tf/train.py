@@ -6,6 +6,8 @@ and its records: the batch and the dropout of a step follow from (seed, step), s
 was killed ends as the one that was not.
 """
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -13,17 +15,19 @@ from tqdm import tqdm
 
 from data_pipelines.errors import UserError
 from data_pipelines.input import explain_failure, training_batches
+from data_pipelines.tasks import ALIGNMENT
 from faceattr_tf.calibration import calibrate
-from faceattr_tf.configs.base import Recipe
+from faceattr_tf.configs.base import Phase, Recipe
 from faceattr_tf.distribution import checkpoint_folder, create_strategy, distribute, is_chief
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.model_card import model_card
-from faceattr_tf.state import TrainingState, freeze, warm_start
+from faceattr_tf.models.heads import scale_pixels
+from faceattr_tf.state import TrainingState, classifier_of, freeze, load_pretrained, warm_start
 from faceattr_tf.task_stopping import should_stop
 from faceattr_tf.validation import create_losses, validate, validation_outputs
 from faceattr_tf.workdir import Workdir
 
-LOWER_IS_BETTER = ("loss", "nme", "failure_rate", "mae", "rmse")
+LOWER_IS_BETTER = ("loss", "nme", "failure_rate", "mae", "rmse", "corner_error")
 
 
 def train_and_evaluate(recipe: Recipe, path, *, progress: bool = True) -> dict:
@@ -41,6 +45,8 @@ def train_and_evaluate(recipe: Recipe, path, *, progress: bool = True) -> dict:
     strategy = create_strategy(recipe.strategy)
     workdir = Workdir(path)
     state = TrainingState(experiment, strategy)
+    if recipe.model.weights:
+        load_pretrained(state, recipe.model.weights)
     if recipe.warm_start:
         warm_start(state, recipe.warm_start)
     # Only now, so that a recipe that cannot be built leaves no workdir behind.
@@ -104,10 +110,12 @@ def create_train_step(state: TrainingState, experiment: Experiment, phase_index:
     variables = freeze(state.model, phase)
     replicas = strategy.num_replicas_in_sync
     losses = create_losses(experiment)
+    weights = tf.constant(experiment.task_weights(phase))
+    forward = forward_of(state.model, experiment, phase)
 
     def replica_step(batch):
         with tf.GradientTape() as tape:
-            outputs = state.model(batch["image"], training=True)
+            outputs = forward(batch["image"])
             per_task = tf.stack(
                 [
                     tf.reduce_sum(loss(batch["labels"][name], outputs[name]))
@@ -115,7 +123,7 @@ def create_train_step(state: TrainingState, experiment: Experiment, phase_index:
                 ]
             )
             per_task = per_task / recipe.data.batch_size
-            loss = tf.reduce_sum(per_task * state.task_weights)
+            loss = tf.reduce_sum(per_task * weights * state.active)
             if state.model.losses:
                 loss += tf.add_n(state.model.losses) / replicas
             scaled = optimizer.scale_loss(loss)
@@ -139,7 +147,7 @@ def create_train_step(state: TrainingState, experiment: Experiment, phase_index:
             seed.assign(tf.cast(key, seed.dtype))
         per_task = strategy.run(replica_step, args=(batch,))
         per_task = strategy.reduce(tf.distribute.ReduceOp.SUM, per_task, axis=None)
-        finite = tf.math.is_finite(tf.reduce_sum(per_task * state.task_weights))
+        finite = tf.math.is_finite(tf.reduce_sum(per_task * weights * state.active))
         if tf.logical_and(tf.logical_not(finite), state.broken_step < 0):
             state.broken_step.assign(state.step)
         row = tf.concat([per_task, [1.0]], axis=0)
@@ -159,21 +167,45 @@ def create_train_step(state: TrainingState, experiment: Experiment, phase_index:
     return train_step
 
 
+def forward_of(model: keras.Model, experiment: Experiment, phase: Phase):
+    """What a phase computes: `images -> {task: outputs}`, in training mode."""
+    if phase.classifier_sees == "transformed":
+        return functools.partial(model, training=True)
+    classifier = classifier_of(model, experiment.tasks)
+    identity = tf.constant([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+
+    def forward(images):
+        outputs = classifier(scale_pixels(images), training=True)
+        return {**outputs, ALIGNMENT.name: tf.tile(identity, [tf.shape(images)[0], 1, 1])}
+
+    return forward
+
+
 def training_stream(experiment: Experiment, strategy: tf.distribute.Strategy, start_step: int):
-    """Endless batches from `start_step` on, the same ones however often the run was interrupted."""
+    """Endless batches from `start_step` on, the same ones however often the run was interrupted.
+
+    They are those of the phase that the step belongs to.
+    """
     recipe = experiment.recipe
+    phase = recipe.phases[experiment.phase_at(start_step)]
+    aligned, disturb = experiment.aligned, experiment.disturb
+    crop, augment = experiment.crop, experiment.augment(phase)
+    if phase.classifier_sees == "aligned":
+        crop, disturb = aligned, None
 
     def create(worker: int, workers: int):
         return training_batches(
             experiment.sources("train"),
             experiment.tasks,
-            recipe.data.crop,
-            recipe.data.augment,
+            crop,
+            augment,
             batch_size=recipe.data.batch_size,
             seed=recipe.seed,
             start_step=start_step,
             worker=(worker, workers),
             cache=recipe.data.cache,
+            aligned=aligned,
+            disturb=disturb,
         )
 
     return iter(distribute(strategy, create, recipe.data.batch_size))
@@ -217,7 +249,6 @@ class _Run:
         if step >= total:
             return
         every = max(1, round(recipe.evaluate_every * self.experiment.steps_per_epoch))
-        batches = training_stream(self.experiment, state.strategy, step)
         bar = tqdm(
             total=total * recipe.data.batch_size,
             initial=step * recipe.data.batch_size,
@@ -230,6 +261,7 @@ class _Run:
         with bar:
             while step < total:
                 index = self.experiment.phase_at(step)
+                batches = training_stream(self.experiment, state.strategy, step)
                 train_step = create_train_step(state, self.experiment, index)
                 bar.set_description(recipe.phases[index].name)
                 while step < ends[index]:
@@ -264,7 +296,8 @@ class _Run:
             f"train/{task.name}/loss": float(mean)
             for task, mean in zip(self.experiment.tasks, means, strict=True)
         }
-        total = float(np.sum(means * self.state.task_weights.numpy()))
+        weights = self.experiment.task_weights(self.recipe.phases[phase])
+        total = float(np.sum(means * weights * self.state.active.numpy()))
         rate = self.state.optimizers[phase].learning_rate
         row = {
             "train/loss": total,
@@ -313,14 +346,14 @@ class _Run:
 
     def _stop_tasks(self) -> None:
         validations = [row for row in self.rows if "validation/loss" in row]
-        for index, config in enumerate(self.recipe.tasks):
+        for index, config in enumerate(self.experiment.task_configs):
             training = [row[f"epoch/{config.name}/loss"] for row in validations]
             validation = [row[f"validation/{config.name}/loss"] for row in validations]
             rule = (config.stop_window, config.stop_threshold, config.stop_scale)
-            weights = self.state.task_weights.numpy()
-            if weights[index] and should_stop(training, validation, *rule):
-                weights[index] = 0.0
-                self.state.task_weights.assign(weights)
+            active = self.state.active.numpy()
+            if active[index] and should_stop(training, validation, *rule):
+                active[index] = 0.0
+                self.state.active.assign(active)
                 print(f"step {int(self.state.step.numpy())}: task {config.name} is stopped")
 
     def _stop_if_broken(self) -> None:

@@ -13,15 +13,12 @@ from faceattr_tf.metrics import evaluate_task
 
 def create_losses(experiment: Experiment) -> dict:
     """Per task `loss(labels, outputs) -> [B]`, as the recipe configures it."""
-    configs = {config.name: config for config in experiment.recipe.tasks}
     counts = experiment.label_counts()
     losses = {}
-    for task in experiment.tasks:
-        options = {}
-        if config := configs.get(task.name):
-            options = {"loss": config.loss, "label_smoothing": config.label_smoothing}
-            if config.balance_labels:
-                options["label_weights"] = label_weights(task, counts.get(task.name, ()))
+    for task, config in zip(experiment.tasks, experiment.task_configs, strict=True):
+        options = {"loss": config.loss, "label_smoothing": config.label_smoothing}
+        if config.balance_labels:
+            options["label_weights"] = label_weights(task, counts.get(task.name, ()))
         if task.kind == "regression":
             # In units of the labels' spread, so that years do not outweigh probabilities.
             options["label_weights"] = 1 / experiment.statistics(task)[:, 1] ** 2
@@ -42,13 +39,12 @@ def validate(forward, experiment: Experiment) -> dict:
     """
     outputs, labels, transforms = validation_outputs(forward, experiment)
     losses = create_losses(experiment)
-    weights = {config.name: config.weight for config in experiment.recipe.tasks}
     majority = experiment.majority()
     values = {"loss": 0.0}
-    for task in experiment.tasks:
+    for task, config in zip(experiment.tasks, experiment.task_configs, strict=True):
         loss = losses[task.name](labels[task.name], outputs[task.name])
         values[f"{task.name}/loss"] = float(np.mean(loss))
-        values["loss"] += weights.get(task.name, 1.0) * values[f"{task.name}/loss"]
+        values["loss"] += config.weight * values[f"{task.name}/loss"]
     if not np.isfinite(values["loss"]):
         return values
     for task in experiment.tasks:
@@ -72,7 +68,12 @@ def validation_outputs(forward, experiment: Experiment):
     parts = []
     for source in experiment.sources("validation"):
         batches = evaluation_batches(
-            source, experiment.tasks, data.crop, batch_size=data.batch_size
+            source,
+            experiment.tasks,
+            experiment.crop,
+            batch_size=data.batch_size,
+            aligned=experiment.aligned,
+            disturb=experiment.disturb,
         )
         parts.append(predict_outputs(forward, batches, tasks=experiment.tasks))
     outputs = {

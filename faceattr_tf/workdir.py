@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterable
 
+from data_pipelines.augment import Augment
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop
 from data_pipelines.tasks import Task
@@ -18,7 +19,7 @@ class Workdir:
     | file | holds |
     |---|---|
     | `config.json` | the recipe as resolved |
-    | `metadata.json` | tasks, crop, input shape, record sets, majority classes, best step |
+    | `metadata.json` | tasks, crops, input shape, record sets, majority classes, best step |
     | `model.keras` | the best model by the recipe's validation metric |
     | `calibration.json` | temperature and thresholds per task, chosen on validation |
     | `metrics.jsonl` | one row per logged step or validation |
@@ -68,6 +69,18 @@ class Workdir:
     def crop(self) -> Crop:
         """What the model sees of an image."""
         return Crop.from_dict(self.metadata()["crop"])
+
+    @property
+    def aligned(self) -> Crop | None:
+        """The crop that the model's transformer learned to produce, where it was told one."""
+        fields = self.metadata().get("aligned")
+        return Crop.from_dict(fields) if fields else None
+
+    @property
+    def disturb(self) -> Augment | None:
+        """The fixed displacement of every face in this run's data; None for none."""
+        fields = self.metadata().get("disturb")
+        return Augment(**fields) if fields else None
 
     def load_model(self):
         """The best model so far, a `keras.Model` in float32 (averaged weights where used).

@@ -5,13 +5,25 @@ Each docstring holds the paper, the command, and the result measured beside the 
 
 from collections.abc import Callable
 
-from faceattr_tf.configs import cascade_cnn, demo, resnet_small, smoke, tcdcn
+from faceattr_tf.configs import cascade_cnn, demo, facestn, resnet_small, smoke, tcdcn
 from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "cascade_cnn_mtfl": cascade_cnn.mtfl,
     "cascade_cnn_mtfl_best": cascade_cnn.mtfl_best,
     "demo": demo.demo,
+    "facestn_celeba": facestn.celeba,
+    "facestn_celeba_aligned": facestn.celeba_aligned,
+    "facestn_celeba_unaligned": facestn.celeba_unaligned,
+    "facestn_celeba_small": facestn.celeba_small,
+    "facestn_celeba_small_aligned": facestn.celeba_small_aligned,
+    "facestn_celeba_small_unaligned": facestn.celeba_small_unaligned,
+    "facestn_lfwa": facestn.lfwa,
+    "facestn_lfwa_aligned": facestn.lfwa_aligned,
+    "facestn_lfwa_unaligned": facestn.lfwa_unaligned,
+    "facestn_mtfl": facestn.mtfl,
+    "facestn_mtfl_aligned": facestn.mtfl_aligned,
+    "facestn_mtfl_unaligned": facestn.mtfl_unaligned,
     "resnet_small_celeba": resnet_small.celeba,
     "resnet_small_celeba_best": resnet_small.celeba_best,
     "resnet_small_mtfl": resnet_small.mtfl,

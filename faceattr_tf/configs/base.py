@@ -23,7 +23,12 @@ class Data:
         weights: sampling weight per folder; empty means in proportion to the number of examples.
         validation_share: share of the training split that is set aside for validation where the
             records have no validation split of their own.
-        crop: what the network sees of an image; stored with the model.
+        crop: what the network sees of an image; stored with the model. A `window` of 0 becomes the
+            mean size of the faces' boxes in the training images (FaceSTN, III.B).
+        aligned: the crop that a transformer learns to produce where the task `alignment` is
+            listed; its height and width are those of `crop`.
+        disturb: a fixed random displacement of every face, in training, validation and test alike
+            (rotate, scale and shift only): faces that need alignment, with the truth known.
         augment: random changes of training images.
         batch_size: examples per step over all replicas and workers.
         cache: keep the encoded examples in memory after the first epoch.
@@ -33,6 +38,8 @@ class Data:
     weights: tuple[float, ...] = ()
     validation_share: float = 0.0
     crop: Crop = dataclasses.field(default_factory=Crop)
+    aligned: Crop = dataclasses.field(default_factory=Crop)
+    disturb: Augment = dataclasses.field(default_factory=Augment)
     augment: Augment = dataclasses.field(default_factory=Augment)
     batch_size: int = 64
     cache: bool = True
@@ -43,7 +50,8 @@ class TaskConfig:
     """One task of the data set that the model learns.
 
     Attributes:
-        name: the task's name in the records.
+        name: the task's name in the records, or `alignment`: the transform from `data.crop` to
+            `data.aligned`, which supervises a transformer.
         labels: the labels to learn; empty means all.
         weight: weight of the task's loss.
         loss: name in `faceattr_tf.losses.LOSSES`; empty means the usual one of the task's kind.
@@ -75,12 +83,19 @@ class Model:
         width: multiplier of the channel numbers.
         dropout: rate ahead of the heads.
         options: further `(name, value)` pairs of the network's build function.
+        transformer: a localisation network of `faceattr_tf.models.TRANSFORMERS`, whose transform of
+            the crop is what the network sees; empty for none.
+        transformer_options: `(name, value)` pairs of that network's build function.
+        weights: file of pretrained weights, loaded where layers and shapes agree.
     """
 
     name: str = "resnet_small"
     width: float = 1.0
     dropout: float = 0.0
     options: tuple[tuple[str, typing.Any], ...] = ()
+    transformer: str = ""
+    transformer_options: tuple[tuple[str, typing.Any], ...] = ()
+    weights: str = ""
 
 
 @dataclasses.dataclass
@@ -101,7 +116,11 @@ class Phase:
         epsilon: of `rmsprop`, `adam` and `adamw`.
         weight_decay: decoupled decay of kernels; biases and normalisation are left alone.
         clip_norm: largest norm of the gradient over all variables; 0 means no limit.
-        trainable: regular expression of variable paths that train; empty means all.
+        trainable: regular expression of the names of layers that train; empty means all.
+        augment: `(field, value)` pairs that replace those of `data.augment`.
+        task_weights: `(task, weight)` pairs that replace the weights of the tasks' losses.
+        classifier_sees: what the network behind a transformer is given: `transformed`, or, passing
+            the transformer by, the `crop` or the `aligned` crop.
     """
 
     name: str = "train"
@@ -118,6 +137,9 @@ class Phase:
     weight_decay: float = 0.0
     clip_norm: float = 0.0
     trainable: str = ""
+    augment: tuple[tuple[str, typing.Any], ...] = ()
+    task_weights: tuple[tuple[str, float], ...] = ()
+    classifier_sees: str = "transformed"
 
 
 @dataclasses.dataclass
@@ -167,7 +189,8 @@ class Recipe:
         """The recipe that `to_dict` described.
 
         Raises:
-            UserError: a field is missing or unknown.
+            UserError: a field is unknown. One that is missing, since the file is older than the field,
+            has its default.
         """
         return _from_dict(cls, fields, "config")
 
@@ -175,9 +198,9 @@ class Recipe:
 def _from_dict(kind, value, where: str):
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        wrong = set(value) ^ {field.name for field in dataclasses.fields(kind)}
-        if wrong:
-            raise UserError(f"{where}: field {min(wrong)!r} is missing or unknown to this version")
+        unknown = set(value) - {field.name for field in dataclasses.fields(kind)}
+        if unknown:
+            raise UserError(f"{where}: field {min(unknown)!r} is unknown to this version")
         return kind(**{key: _from_dict(hints[key], value[key], f"{where}.{key}") for key in value})
     origin, parameters = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:

@@ -38,9 +38,16 @@ def image_input(input_shape: Sequence[int]):
     if len(input_shape) != 3 or input_shape[2] != 3 or min(input_shape[:2]) < 1:
         raise UserError(f"input shape {input_shape}: a network takes (height, width, 3)")
     image = keras.Input(input_shape, name="image", dtype="float32")
-    # Plain arithmetic stays in float32 under mixed precision, where a layer would first round the
-    # pixels; and Keras' Rescaling needs TensorFlow on every backend.
-    return image, image * (1 / 127.5) - 1.0
+    return image, scale_pixels(image)
+
+
+def scale_pixels(image):
+    """Pixels in 0..255 scaled to [-1, 1].
+
+    Plain arithmetic stays in float32 under mixed precision, where a layer would first round the
+    pixels; and Keras' Rescaling needs TensorFlow on every backend.
+    """
+    return image * (1 / 127.5) - 1.0
 
 
 def check_size(pixels, smallest: int):
@@ -76,6 +83,12 @@ def grow_heads(features, tasks: Sequence[Task]) -> dict:
         Task name -> `[B, n]`, for landmarks `[B, n, 2]`.
     """
     return {task.name: _head(features, task) for task in tasks}
+
+
+def head_output(model: keras.Model, task: Task):
+    """What a task's head gives in a model, before a transformer's geometry is taken into account."""
+    points = task.kind == "landmarks"
+    return model.get_layer(f"{task.name}_points" if points else HEAD_PREFIX + task.name).output
 
 
 def _head(features, task: Task):
