@@ -12,7 +12,7 @@ from tiny_workdir import TASKS, build_model, make_workdir
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop
 from data_pipelines.records import RecordSet
-from data_pipelines.tasks import CELEBA, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
+from data_pipelines.tasks import ALIGNMENT, CELEBA, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
 from faceattr_tf import leakage
 from faceattr_tf.bootstrap import intervals, resampled_sums
 from faceattr_tf.evaluate import evaluate, forward_function, predict_outputs, share_tasks
@@ -275,7 +275,7 @@ def test_several_records_get_a_report_each_even_under_one_name(
     assert list(rows) == list(MTFL_ATTRIBUTES.labels)
     assert "Young" in contents["not_shared"]["data_only"]["attributes"]
     assert contents["not_shared"]["model_only"]["pose"] == list(POSE.labels)
-    assert set(contents["tasks"]) == {"attributes", LANDMARKS.name}
+    assert set(contents["tasks"]) == {"attributes", LANDMARKS.name, ALIGNMENT.name}
 
 
 def _run(monkeypatch, capsys, *arguments):
