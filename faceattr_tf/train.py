@@ -341,7 +341,7 @@ class _Run:
         return values[metric] if lower else -values[metric]
 
     def _shown(self, values: dict) -> list[str]:
-        endings = ("/accuracy", "/balanced_accuracy", "/nme", "/mae")
+        endings = ("/accuracy", "/balanced_accuracy", "/nme", "/mae", "/corner_error")
         return ["loss"] + [name for name in values if name.endswith(endings)]
 
     def _stop_tasks(self) -> None:
