@@ -67,8 +67,9 @@ kinds = (
     tasks.MTFL_ATTRIBUTES, tasks.POSE, tasks.LANDMARKS,
     tasks.Task("age", "regression", ("years",)),
 )
-for name, build in faceattr_tf.MODELS.items():
-    outputs = build(kinds, (64, 64, 3), width=0.25)(np.zeros((2, 64, 64, 3), "float32"))
+for name in faceattr_tf.MODELS:
+    model = faceattr_tf.build_model(name, kinds, (64, 64, 3), width=0.25, transformer="lonet")
+    outputs = model(np.zeros((2, 64, 64, 3), "float32"))
     for task in kinds:
         labels = np.stack([task.unknown(), np.ones(task.label_shape, task.label_dtype)])
         for loss in (name for name in LOSSES if LOSSES[name].kind == task.kind):
