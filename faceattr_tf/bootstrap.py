@@ -17,12 +17,11 @@ def resampled_sums(columns: np.ndarray, samples: int, seed: int = 0) -> np.ndarr
     count = len(columns)
     random = np.random.default_rng(seed)
     sums = np.empty((samples, columns.shape[1]))
-    for start in range(0, samples, 64):  # bounds memory to 64 * N weights
-        weights = [
-            np.bincount(random.integers(count, size=count), minlength=count)
-            for _ in range(min(64, samples - start))
-        ]
-        sums[start : start + len(weights)] = np.array(weights, np.float64) @ columns
+    for start in range(0, samples, 256):  # bounds memory to 256 * N weights
+        weights = np.empty((min(256, samples - start), count))
+        for row in weights:
+            row[:] = np.bincount(random.integers(count, size=count), minlength=count)
+        sums[start : start + len(weights)] = weights @ columns
     return sums
 
 

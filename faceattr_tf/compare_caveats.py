@@ -62,12 +62,16 @@ def caveats(recipes: Mapping[str, Mapping[str, Recipe]], contents: dict) -> list
     ]
     if len(trained) > 1:
         said.append("The runs were not all trained on the same records.")
+    single = [condition for condition, of in recipes.items() if len(of) == 1]
+    if len(single) == len(recipes) and contents["bootstrap"]:
+        said.append("No condition has two runs: no interval holds what another seed changes.")
+    elif single and contents["bootstrap"]:
+        said.append(
+            f"One run only: {', '.join(single)}. What another seed changes there is taken to be "
+            "what it changes in the other conditions."
+        )
     for condition, of in recipes.items():
-        if len(of) == 1 and contents["bootstrap"]:
-            said.append(
-                f"{condition} has one run: its intervals do not hold what another seed changes."
-            )
-        if names := differing(of):
+        if names := differing(of, left_out=("name", "seed", "warm_start")):
             said.append(f"The runs of {condition} differ beyond their seed, in {', '.join(names)}.")
         if len({recipe.seed for recipe in of.values()}) < len(of):
             said.append(f"Runs of {condition} share a seed: they are not independent.")

@@ -48,10 +48,8 @@ def compare_task(
         the same for each of them, and `recovered` (figure -> condition) the recovered shares.
     """
     samples = len(next(iter(next(iter(figures.values()))[0].values()))) - 1
-    weights = {
-        condition: seed_weights(len(runs), samples, seed=(0, place))
-        for place, (condition, runs) in enumerate(figures.items())
-    }
+    counts = [len(runs) for runs in figures.values()]
+    weights = dict(zip(figures, seed_weights(counts, samples), strict=True))
     result = {"kind": task.kind, "labels": list(task.labels), "figures": {}}
     multilabel = task.kind == "multilabel"
     if multilabel:
@@ -80,7 +78,8 @@ def _part(runs, index):
 
 def _in_conditions(runs, weights, baseline) -> tuple[dict, dict]:
     """The entry of every condition, and its draws, of figures `[1 + samples]` per run."""
-    draws = {key: over_runs(group, weights[key]) for key, group in runs.items()}
+    everyone = [run for group in runs.values() for run in group]
+    draws = {key: over_runs(everyone, weights[key]) for key in runs}
     entries = {}
     for key, group in runs.items():
         measured = [float(run[0]) if np.isfinite(run[0]) else None for run in group]

@@ -18,7 +18,7 @@ from faceattr_tf.compare_tables import (
 )
 from faceattr_tf.plots import BLUE, GREY, ORANGE, svg
 from faceattr_tf.report import Plot, plain, render, write_text
-from faceattr_tf.tables import NONE, Table, percent
+from faceattr_tf.tables import NONE, Table
 
 
 def write_comparison(folder: str | os.PathLike, contents: dict) -> pathlib.Path:
@@ -83,10 +83,10 @@ def facts(contents: dict) -> dict[str, str]:
         )
     found["Flip averaging"] = "on" if contents["flip"] else "off"
     found["Intervals"] = (
-        f"95 %, {contents['bootstrap']:,} bootstrap resamples, the same images in every run. The "
-        "intervals that are called images alone tell what other test images would change; all "
-        "others hold the runs of a condition as well, drawn again where there are two or more. "
-        "With two or three seeds that part is itself uncertain, so look at the single runs, too."
+        f"95 %, {contents['bootstrap']:,} bootstrap resamples of the images, the same in every "
+        "run. These alone do not hold what another seed would change. Where a condition has two or "
+        "more runs, all intervals but those called images alone hold that as well: by Student's "
+        "distribution, with a variance pooled over the conditions"
         if contents["bootstrap"]
         else "none"
     )
@@ -100,8 +100,12 @@ def headlines(contents: dict) -> list[tuple[str, str, str]]:
         if task["kind"] == "multilabel":
             for condition, entry in task["figures"]["accuracy"].items():
                 if difference := entry["difference"]:
-                    points = f"{signed(difference)} points"
-                    beside = f"{span(difference)} points; {percent(entry['value'], 2)} %"
+                    points = signed({**difference, "clear": False}) + " points"
+                    beside = f"interval {span(difference)}"
+                    if difference["interval"]:
+                        beside += (
+                            ", excludes 0" if difference["clear"] else ", holds 0: could be noise"
+                        )
                     found.append((points, f"{condition}: mean accuracy, {name}", beside))
     return found
 

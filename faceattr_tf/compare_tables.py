@@ -105,10 +105,13 @@ def chosen_tables(name: str, contents: dict) -> list[Table]:
     guesses = [task["majority"]["labels"].get(label) for label in labels]
     rows.append(("Majority guess", *(cell for g in guesses for cell in (percent(g, 2), "", ""))))
     quoted = [row for row in contents["published"] if set(labels) & set(row["accuracy"])]
+    methods: dict[str, dict] = {}
     for row in quoted:
-        values = [row["accuracy"].get(label) for label in labels]
+        methods.setdefault(row["method"], {}).update(row["accuracy"])
+    for method, accuracy in methods.items():
+        values = [accuracy.get(label) for label in labels]
         cells = (cell for v in values for cell in (NONE if v is None else f"{v:g}", "", ""))
-        rows.append((row["method"], *cells))
+        rows.append((method, *cells))
     header = ["Method"]
     for label in labels:
         header += [label, "Difference", "95 % interval"]
@@ -145,11 +148,10 @@ def attribute_table(task: dict, baseline: str) -> Table:
 
 
 def chance_note(task: dict, mark: str) -> str:
-    expected = 0.05 * len(task["labels"])
-    return (
-        f"Accuracy at 0.5. Where nothing differs, a {mark} still falls on one attribute of 20: "
-        f"on about {expected:g} of {len(task['labels'])}."
-    )
+    """How often chance alone marks an attribute."""
+    text = f"Accuracy at 0.5. Where nothing differs, a {mark} still falls on one attribute of 20"
+    count = len(task["labels"])
+    return text + (f": on about {round(count / 20)} of these {count}." if count >= 20 else ".")
 
 
 def detail_table(task: dict) -> Table:

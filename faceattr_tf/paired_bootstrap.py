@@ -2,8 +2,12 @@
 
 Every figure is a ratio of sums over images, so that drawing images again is a product of the draws
 with a few columns per run. The same draws serve every run, hence a difference of two runs is paired
-by image. Runs of one condition that differ in their seed are drawn again as well: images and seeds
-are crossed, and resampling both is on the safe side (Owen, The pigeonhole bootstrap, 2007).
+by image.
+
+Another seed moves a figure, too. A handful of runs is too few to be drawn again: their mean is
+moved by what Student's distribution allows instead, with a variance that the conditions share, as
+in an analysis of variance. Drawing both is on the safe side: what a run makes of single images
+counts in both (Owen, The pigeonhole bootstrap, 2007).
 
 Arrays carry the draws on an axis whose first entry is the figure as measured.
 """
@@ -73,40 +77,53 @@ def mean_of_labels(values: np.ndarray) -> np.ndarray:
         return np.where(known, values, 0).sum(axis=-1) / known.sum(axis=-1)
 
 
-def seed_weights(runs: int, samples: int, seed=0) -> np.ndarray:
-    """What each run of a condition weighs in its mean, with the runs drawn again and without.
+def seed_weights(runs: Sequence[int], samples: int, seed: int = 0) -> list[np.ndarray]:
+    """What every run weighs in the mean of each condition, with the seeds drawn again and without.
 
-    Few draws with replacement vary less than the runs do: their deviations are scaled by
-    `sqrt(n / (n - 1))` (Rao and Wu, Resampling inference with complex survey data, 1988). A single
-    run says nothing about other seeds and is not drawn again.
+    A drawn mean is that of the condition's runs, plus a deviation that follows Student's t: scaled
+    by the pooled variance of the runs about the mean of their condition, over the condition's
+    number of runs. A condition of one run thus borrows from the others; where none has two runs,
+    nothing is known of other seeds and nothing is drawn. A figure is linear in the runs, so weights
+    serve all figures alike.
 
     Args:
-        runs: n, of the condition.
+        runs: number of runs per condition.
         samples: number of draws.
-        seed: of the draws, a number or a sequence of numbers.
+        seed: of the draws.
 
     Returns:
-        `[2, 1 + samples, runs]`: drawn again, and equal; rows sum to 1, the first draw is equal.
+        Per condition `[2, 1 + samples, all runs]`: seeds drawn again, and the runs weighed equally.
+        Rows sum to 1, and in the first draw only the condition's own runs count.
     """
-    equal = np.full((1 + samples, runs), 1 / runs)
-    drawn = equal.copy()
-    if runs > 1:
-        counts = np.random.default_rng(seed).multinomial(runs, equal[0], samples)
-        drawn[1:] += np.sqrt(runs / (runs - 1)) * (counts - 1) / runs
-    return np.stack([drawn, equal])
+    random = np.random.default_rng(seed)
+    runs = np.asarray(runs)
+    owner = np.repeat(np.arange(len(runs)), runs)
+    member = owner[:, None] == np.arange(len(runs))
+    freedom = len(owner) - len(runs)
+    if freedom:
+        spread = np.sqrt(1 / random.chisquare(freedom, (samples, 1)))
+    found = []
+    for place, count in enumerate(runs):
+        weights = np.tile(member[:, place] / count, (2, 1 + samples, 1))
+        if freedom:
+            noise = random.normal(size=(samples, len(owner)))
+            noise -= (noise @ (member / runs))[:, owner]
+            weights[0, 1:] += noise * spread / np.sqrt(count)
+        found.append(weights)
+    return found
 
 
 def over_runs(figures: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """The mean of a condition's runs.
+    """The mean of a condition.
 
     Args:
-        figures: one of `run_figures` per run, `[1 + samples, ...]`.
-        weights: of `seed_weights`.
+        figures: one of `run_figures` per run, of all conditions: `[1 + samples]` each.
+        weights: of `seed_weights`, for this condition.
 
     Returns:
-        `[2, 1 + samples, ...]`, the first with the runs drawn again, the second without.
+        `[2, 1 + samples]`, the first with the seeds drawn again, the second without.
     """
-    return np.einsum("vsr,rs...->vs...", weights, np.stack(figures))
+    return np.einsum("vsr,rs->vs", weights, np.stack(figures))
 
 
 def estimate(draws: np.ndarray) -> dict:
@@ -116,7 +133,7 @@ def estimate(draws: np.ndarray) -> dict:
         draws: `[2, 1 + samples]`, as `over_runs` gives them, or differences or ratios of such.
 
     Returns:
-        `value`; `interval`, of images and runs drawn again; `interval_images`, of images alone.
+        `value`; `interval`, of images and seeds drawn again; `interval_images`, of images alone.
         None where there is nothing.
     """
     spans = []

@@ -2,8 +2,8 @@
 
 Each NAME is a condition, such as "with alignment"; its workdirs are runs that differ in their seed.
 Writes compare.json (every figure), compare.md and compare.html (one file, with plots), and prints
-the main figures. Intervals are those of a bootstrap that draws the same images again in every run,
-and the runs of a condition where there are two or more.
+the main figures. Intervals are those of a bootstrap that draws the same images again in every run;
+where a condition has two or more runs, they also hold what another seed would change.
 """
 
 import argparse
