@@ -120,7 +120,62 @@ def test_a_face_in_profile_keeps_its_scale():
     assert 0.8 < profile[0, 0] / frontal[0, 0] < 1.1
 
 
-@pytest.mark.parametrize("kind", ["none", "box", "nose", "align"])
+@pytest.mark.parametrize("margin", [-0.15, 0.3])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (100, 84)])
+def test_affine_is_the_least_squares_fit_from_template_to_landmarks(margin, height, width):
+    crop = Crop("affine", height=height, width=width, margin=margin, vertical=0.1)
+    points = (np.array(TEMPLATE) - [0.5, 0.6]) / (1 + 2 * margin) * min(height, width)
+    points += [(width - 1) / 2, (height - 1) / 2]
+    expected = np.linalg.lstsq(np.c_[points, np.ones(5)], FACE[0].astype(float), rcond=None)[0].T
+    np.testing.assert_allclose(transform_of(crop, landmarks=FACE), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_affine_recovers_an_exact_affine_transform():
+    expected = np.array([[1.7, -0.3, 33.0], [0.5, 0.9, 21.0]])
+    points = np.c_[np.array(TEMPLATE) * 64 - 0.5, np.ones(5)] @ expected.T
+    np.testing.assert_allclose(
+        transform_of(Crop("affine"), landmarks=points[None]), expected, atol=1e-3
+    )
+
+
+def test_a_face_that_is_flat_or_mirrored_is_only_rotated_and_scaled():
+    mirrored = FACE * [-1, 1] + [299, 0]
+    flat = FACE * [0.02, 1] + [100, 0]
+    for points in (mirrored, flat):
+        np.testing.assert_allclose(
+            transform_of(Crop("affine"), landmarks=points),
+            transform_of(Crop("align"), landmarks=points),
+            atol=1e-4,
+        )
+
+
+def test_window_has_its_size_in_source_pixels_around_the_box_or_the_landmarks():
+    crop = Crop("window", height=40, width=20, window=50)
+    box = np.array([[100, 40, 40, 60]], np.float32)  # about (119.5, 69.5)
+    # The shorter side spans 50 pixels, whatever the box.
+    np.testing.assert_allclose(
+        corners(crop, transform_of(crop, box=box)), [[94.5, 19.5], [144.5, 119.5]], atol=1e-3
+    )
+    np.testing.assert_allclose(
+        corners(crop, transform_of(crop, landmarks=FACE)), [[71, 67], [121, 167]], atol=1e-3
+    )
+    wider = Crop("window", height=20, width=20, window=50, margin=0.5, vertical=0.2)
+    np.testing.assert_allclose(
+        corners(wider, transform_of(wider, box=box)), [[69.5, 29.5], [169.5, 129.5]], atol=1e-3
+    )
+    np.testing.assert_array_equal(
+        transform_of(crop), transform_of(Crop("none", height=40, width=20))
+    )
+
+
+def test_a_window_of_the_mean_box_has_to_be_given_its_size():
+    crop = Crop("window", window=0)
+    crop.check()
+    with pytest.raises(UserError, match="window 0 stands for the mean box"):
+        transform_of(crop)
+
+
+@pytest.mark.parametrize("kind", ["none", "box", "window", "nose", "align", "affine"])
 def test_the_crop_of_a_mirrored_picture_is_the_mirrored_crop(kind):
     crop = Crop(kind, height=40, width=30, margin=0.1, vertical=0.05)
     box = np.array([[60, 60, 80, 110]], np.float32)
@@ -134,7 +189,7 @@ def test_the_crop_of_a_mirrored_picture_is_the_mirrored_crop(kind):
     np.testing.assert_allclose(mirrored, expected[:2], atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["nose", "align"])
+@pytest.mark.parametrize("kind", ["nose", "align", "affine"])
 def test_unknown_landmarks_fall_back_to_the_box_and_then_to_the_whole_picture(kind):
     box = np.array([[100, 40, 40, 60]], np.float32)
     np.testing.assert_array_equal(
@@ -157,9 +212,10 @@ def test_fallbacks_are_taken_image_by_image():
 
 def test_landmarks_that_coincide_are_no_face():
     points = np.full((1, 5, 2), 50, np.float32)
-    np.testing.assert_array_equal(
-        transform_of(Crop("align"), landmarks=points), transform_of(Crop("none"))
-    )
+    for kind in ("align", "affine"):
+        np.testing.assert_array_equal(
+            transform_of(Crop(kind), landmarks=points), transform_of(Crop("none"))
+        )
 
 
 def test_crop_coordinates_run_from_border_to_border():
@@ -202,6 +258,7 @@ def test_a_crop_survives_its_description():
         ({"height": 0}, "height 0"),
         ({"margin": -0.5}, "margin -0.5 must be above -0.5"),
         ({"window": 0.0}, "window 0.0"),
+        ({"kind": "window", "window": -1.0}, "window -1.0"),
         ({"side": 3}, "no field 'side'; it has: kind, height"),
     ],
 )

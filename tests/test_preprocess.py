@@ -207,8 +207,9 @@ def test_damaged_images_are_an_error(damaged):
         crop_all([good, damaged], Crop("none"))
 
 
-def test_the_graph_can_be_saved_and_takes_any_number_of_images(tmp_path):
-    crop = Crop("align", height=32, width=24, margin=0.1)
+@pytest.mark.parametrize("kind", ["align", "affine", "window"])
+def test_the_graph_can_be_saved_and_takes_any_number_of_images(tmp_path, kind):
+    crop = Crop(kind, height=32, width=24, margin=0.1, window=40)
 
     class Module(tf.Module):
         @tf.function(

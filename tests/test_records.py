@@ -1,11 +1,13 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -14,6 +16,7 @@ from data_pipelines import detections, synth
 from data_pipelines.errors import UserError
 from data_pipelines.records import METADATA, RecordSet, build
 from data_pipelines.tasks import MTFL_ATTRIBUTES, POSE
+from data_pipelines.tfrecord import read_examples
 
 
 def contents(folder):
@@ -101,6 +104,78 @@ def test_a_set_is_known_without_tensorflow(celeba_records):
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.stdout.strip() == str(celeba_records.splits), ran.stderr
+
+
+def boxes_of(records, split):
+    """`[n, 4]` boxes, or the landmarks' bounding squares, and `[n, 2]` sizes, face by face."""
+    boxes, sizes = [], []
+    for _, example in read_examples(records.shards[split], range(records.splits[split])):
+        box, points = example["box"], np.reshape(example["landmarks"], (5, 2))
+        if np.isnan(box).any():
+            if np.isnan(points).any():
+                continue
+            side = np.ptp(points, axis=0).max()
+            box = [*((points.min(0) + points.max(0)) / 2 - (side - 1) / 2), side, side]
+        boxes.append(box)
+        image = cv2.imdecode(np.frombuffer(example["image"][0], np.uint8), cv2.IMREAD_COLOR)
+        sizes.append(image.shape[:2])
+    return np.array(boxes, float), np.array(sizes, float)
+
+
+@pytest.mark.parametrize("drawn", ["mtfl", "wild"])
+def test_boxes_are_measured_when_records_are_built(mtfl_records, tmp_path, drawn):
+    records = mtfl_records
+    if drawn == "wild":
+        source = synth.draw("celeba", tmp_path / "drawn", images=80, seed=1, in_the_wild=True)
+        table = source / "Anno/list_bbox_celeba.txt"
+        count, columns, first, second, third, *rest = table.read_text().splitlines()
+        # One face beyond the border by a pixel, one that just touches it, one without a box.
+        first, second, third = (line.split()[0] for line in (first, second, third))
+        changed = [f"{first} -1 0 50 60", f"{second} 0 0 50 60", f"{third} 0 0 0 0"]
+        table.write_text("\n".join([count, columns, *changed, *rest]) + "\n")
+        records = build("celeba", source, tmp_path / "records", images="wild")
+    for split in records.splits:
+        boxes, sizes = boxes_of(records, split)
+        measured = records.boxes[split]
+        assert measured["count"] == len(boxes)
+        np.testing.assert_allclose(measured["mean_width"], boxes[:, 2].mean(), rtol=1e-5)
+        np.testing.assert_allclose(measured["mean_height"], boxes[:, 3].mean(), rtol=1e-5)
+        longer = [max(width, height) for _, _, width, height in boxes]
+        np.testing.assert_allclose(records.mean_box(split), np.mean(longer), rtol=1e-5)
+        ends = boxes[:, :2] + boxes[:, 2:]
+        cut = (boxes[:, :2] < 0).any(1) | (ends > sizes[:, ::-1]).any(1)
+        assert measured["cut"] == cut.sum()
+    if drawn == "wild":
+        assert 1 <= sum(measured["cut"] for measured in records.boxes.values()) < 40
+    measured = records.boxes["train"]
+    means = f"{measured['mean_width']:.1f} x {measured['mean_height']:.1f}"
+    share = f"{measured['cut']} ({measured['cut'] / measured['count']:.1%})"
+    assert re.search(rf"mean box in pixels +{re.escape(means)} ", records.summary())
+    assert re.search(rf"boxes cut by the border +{re.escape(share)} ", records.summary())
+
+
+def test_records_without_any_face_have_no_mean_box(celeba_tree, tmp_path):
+    bare = shutil.copytree(celeba_tree, tmp_path / "bare")
+    (bare / "Anno/list_landmarks_align_celeba.txt").unlink()
+    records = build("celeba", bare, tmp_path / "records")
+    assert records.boxes["train"]["count"] == 0
+    assert "mean box" not in records.summary()
+    with pytest.raises(UserError, match="no image of 'train' has a box or landmarks"):
+        records.mean_box()
+
+
+def test_older_records_are_built_again_for_their_mean_box(mtfl_tree, mtfl_records, tmp_path):
+    target = shutil.copytree(mtfl_records.path, tmp_path / "records")
+    fields = json.loads((target / METADATA).read_text())
+    del fields["boxes"]
+    (target / METADATA).write_text(json.dumps(fields))
+    older = RecordSet.load(target)
+    assert "mean box" not in older.summary()
+    with pytest.raises(UserError, match="no mean box in these records; build them again"):
+        older.mean_box()
+    assert build("mtfl", mtfl_tree, target).mean_box() == mtfl_records.mean_box()
+    with pytest.raises(UserError, match="no split 'tset'"):
+        mtfl_records.mean_box("tset")
 
 
 def test_filenames_stand_in_stored_order(mtfl_records):
