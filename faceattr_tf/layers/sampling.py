@@ -57,7 +57,7 @@ def sample(images, affine, *, size, outside: str, kernel: str, compiled: bool = 
         compiled: whether XLA compiles the kernels; on the TensorFlow backend alone.
 
     Returns:
-        `[B, H', W', C]` in the images' dtype. Its second derivative raises `NotImplementedError`.
+        `[B, H', W', C]` in the images' dtype.
     """
     options = {"size": size, "outside": outside, "kernel": kernel}
 
@@ -68,38 +68,23 @@ def sample(images, affine, *, size, outside: str, kernel: str, compiled: bool = 
 
         return compile_kernel(function)(*arguments, **options)
 
-    # Two functions of one gradient each: where no graph is pruned, only what is asked for runs.
+    # PyTorch says so where a gradient is not wanted; graphs of the others drop what is not used.
+    learns = [getattr(value, "requires_grad", True) for value in (images, affine)]
+
     @ops.custom_gradient
     def interpolate(images, affine):
         def grad(*args, upstream=None):
             upstream = args[-1] if upstream is None else upstream
-            return _first_order(run, _image_gradient, images, affine, upstream), None
+            return tuple(
+                run(function, images, affine, upstream) if wanted else None
+                for function, wanted in zip(
+                    (_image_gradient, _affine_gradient), learns, strict=True
+                )
+            )
 
         return run(_interpolate, images, affine), grad
 
-    @ops.custom_gradient
-    def attach(outputs, images, affine):
-        def grad(*args, upstream=None):
-            upstream = args[-1] if upstream is None else upstream
-            return upstream, None, _first_order(run, _affine_gradient, images, affine, upstream)
-
-        return outputs, grad
-
-    outputs = interpolate(images, ops.stop_gradient(affine))
-    return attach(outputs, ops.stop_gradient(images), affine)
-
-
-def _first_order(run, function, *arguments):
-    """The value of a gradient, which raises where its own derivative is asked for."""
-
-    @ops.custom_gradient
-    def value(*arguments):
-        def grad(*args, upstream=None):
-            raise NotImplementedError("a spatial transformer has no second derivative")
-
-        return run(function, *arguments), grad
-
-    return value(*arguments)
+    return interpolate(images, affine)
 
 
 def _taps(position, length, outside, kernel):
@@ -111,7 +96,7 @@ def _taps(position, length, outside, kernel):
     # Beyond these nothing is read, and an integer might not hold the position.
     low, high = (0, last) if outside == "border" else (-2, last + 2)
     inside = ops.logical_and(position > low, position < high)
-    # Comparisons keep NaN; what minimum and maximum make of it depends on the backend.
+    # Comparisons keep NaN, here and below; minimum, maximum and products may not when compiled.
     position = ops.where(position < low, low, ops.where(position > high, high, position))
     if kernel == "nearest":
         first = ops.round(position)
@@ -125,8 +110,8 @@ def _taps(position, length, outside, kernel):
     found = []
     for index, weight, slope in taps:
         if outside == "zeros":
-            exists = ops.cast(ops.logical_and(index >= 0, index <= last), position.dtype)
-            weight, slope = weight * exists, slope * exists
+            missing = ops.logical_or(index < 0, index > last)
+            weight, slope = ops.where(missing, 0, weight), ops.where(missing, 0, slope)
         index = ops.minimum(ops.maximum(ops.cast(index, "int32"), 0), length - 1)
         found.append((index, weight, slope))
     return found

@@ -54,8 +54,7 @@ class SpatialTransformer(keras.layers.Layer):
     Equation 1 maps every pixel of the output to a position in the input, equation 2 reads there
     by a kernel. Gradients flow to the input and to the parameters. Equation 5 to the letter is
     not zero on a constant image at whole positions, where the identity puts every pixel; there
-    the difference to the right is taken, as PyTorch's `grid_sample` does. Second derivatives are
-    not supported: asking for them raises `NotImplementedError`.
+    the difference to the right is taken, as PyTorch's `grid_sample` does.
 
     Positions are computed in pixels, in float32 at least under every dtype policy. The identity
     with an output of the input's size returns the input bit for bit.
