@@ -227,12 +227,12 @@ class Experiment:
 
 
 def _resolve(crop: Crop, record_sets: Sequence[RecordSet]) -> Crop:
-    """The crop with a window of 0 replaced by the mean box of the training images, and margin."""
+    """The crop with a window of 0 replaced by the mean box of the training images."""
     if crop.kind != "window" or crop.window:
         return crop
     counts = [records.splits.get("train", 0) for records in record_sets]
     means = [records.mean_box() for records in record_sets]
-    window = float(np.average(means, weights=counts)) * (1 + 2 * crop.margin)
+    window = float(np.average(means, weights=counts))
     return dataclasses.replace(crop, window=round(window, 3))
 
 

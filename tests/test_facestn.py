@@ -163,14 +163,14 @@ def test_every_phase_trains_what_it_should(mtfl_records):
             assert located and moved - located
 
 
-def test_a_run_leaves_what_the_transformer_needs(finished):
+def test_a_run_leaves_what_the_transformer_needs(finished, mtfl_records):
     from faceattr_tf.workdir import Workdir
 
     path, _ = finished
     workdir = Workdir.open(path)
     assert [task.name for task in workdir.tasks] == ["attributes", "alignment"]
     assert workdir.aligned == Crop(kind="align", height=32, width=32, margin=0.15)
-    assert workdir.crop.window > 0
+    assert workdir.crop.window == pytest.approx(mtfl_records.mean_box(), abs=1e-3)
     phases = {row["phase"] for row in workdir.metrics_log()}
     assert phases == {"lonet", "clnet", "joint"}
     assert any("validation/alignment/corner_error" in row for row in workdir.metrics_log())

@@ -102,7 +102,7 @@ def mtfl() -> Recipe:
     return _small(
         crop=Crop(kind="window", height=64, width=64, window=0.0, margin=1.3),
         aligned=Crop(kind="align", margin=0.15),
-        epochs=(12.0, 8.0, 4.0),
+        epochs=(8.0, 8.0, 4.0),
     )
 
 
@@ -127,7 +127,7 @@ def celeba_small() -> Recipe:
     recipe = _small(
         crop=Crop(height=80, width=64),
         aligned=Crop(),
-        epochs=(16.0, 10.0, 6.0),
+        epochs=(12.0, 10.0, 6.0),
     )
     recipe.data.disturb = Augment(rotate=30.0, scale=math.log(1.25), shift=0.15)
     recipe.best_metric = "attributes/average_precision"
