@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from data_pipelines.tasks import CELEBA_ATTRIBUTES
 from faceattr_tf.tables import NONE, Table, percent, sources
 
 NAMES = {
@@ -47,7 +48,7 @@ def main_table(name: str, contents: dict) -> Table:
     wide = [
         row
         for row in contents["published"]
-        if row["average"] is not None and set(row["accuracy"]) == set(task["labels"])
+        if row["average"] is not None and set(task["labels"]) == set(CELEBA_ATTRIBUTES)
     ]
     rows += [(row["method"], "", f"{row['average']:g}", *[""] * 8) for row in wide]
     header = (

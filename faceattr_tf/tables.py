@@ -251,7 +251,7 @@ def _published_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
     found = numbers["metrics"]["labels"]
     published = [row for row in published if set(row["accuracy"]) & set(found)]
     tables = []
-    if wide := [row for row in published if not row["precision"] and len(row["accuracy"]) > 1]:
+    if wide := [row for row in published if len(row["accuracy"]) > len(found) / 2]:
         shared = [label for label in found if label in wide[0]["accuracy"]]
         rows = [
             (
