@@ -78,14 +78,18 @@ def measure_boxes(shards: list[str]) -> dict:
         box, known = known_box(fields["box"], fields["landmarks"])
         # Only of faces that count: a size may take decoding the picture.
         box, image = tf.boolean_mask(box, known), tf.boolean_mask(fields["image"], known)
-        return tf.concat([box, tf.cast(image_sizes(image), tf.float32)], axis=1)
+        faces = tf.concat([box, tf.cast(image_sizes(image), tf.float32)], axis=1)
+        points = tf.reduce_all(tf.math.is_finite(fields["landmarks"]), axis=[1, 2])
+        return faces, tf.math.count_nonzero(points)
 
     dataset = tf.data.TFRecordDataset(shards).batch(128).map(place, tf.data.AUTOTUNE)
-    faces = np.concatenate(list(dataset.as_numpy_iterator())).astype(np.float64)
+    faces, landmarks = zip(*dataset.as_numpy_iterator(), strict=True)
+    faces = np.concatenate(faces).astype(np.float64)
     left, top, width, height, image_height, image_width = faces.T
     outside = (left < 0) | (top < 0) | (left + width > image_width) | (top + height > image_height)
     sides = {"width": width, "height": height, "longer": np.maximum(width, height)}
     means = {
         f"mean_{name}": float(side.mean()) if side.size else 0.0 for name, side in sides.items()
     }
-    return {"count": len(faces), **means, "cut": int(outside.sum())}
+    counts = {"count": len(faces), "cut": int(outside.sum()), "landmarks": int(sum(landmarks))}
+    return {**counts, **means}

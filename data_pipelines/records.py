@@ -47,7 +47,7 @@ class RecordSet:
             examples that know it.
         boxes: split -> `count` of images with a box (or else landmarks, whose bounding square
             counts), `mean_width`, `mean_height` and `mean_longer` side in pixels of these, and how
-            many are `cut`: reach outside their image.
+            many are `cut`: reach outside their image; and `landmarks`, the images with all five.
     """
 
     path: str

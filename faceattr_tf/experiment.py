@@ -76,9 +76,20 @@ class Experiment:
         )
         crop = _resolve(data.crop, record_sets)
         experiment = cls(recipe, record_sets, tasks, configs, crop, tuple(ends), steps_per_epoch)
+        experiment._check_alignment()
         for phase in recipe.phases:
             experiment._check(phase)
         return experiment
+
+    def _check_alignment(self) -> None:
+        if not self.aligned or self.aligned.kind not in ("align", "affine"):
+            return
+        known = [records.boxes.get("train", {}).get("landmarks") for records in self.record_sets]
+        if not any(count is None or count for count in known):
+            raise UserError(
+                f"{self.record_sets[0].path}: no training image has landmarks, which the task "
+                "'alignment' is taught by; build the records with --detections"
+            )
 
     def _check(self, phase: Phase) -> None:
         self.augment(phase).check()

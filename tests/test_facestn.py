@@ -250,6 +250,17 @@ def test_lfwa_in_its_official_layout_goes_through_all_phases(tmp_path, lfwa_tree
     assert "validation/attributes/accuracy" in best
 
 
+def test_faces_without_landmarks_cannot_teach_an_alignment(tmp_path, lfwa_tree):
+    from data_pipelines.records import build
+
+    records = build("lfwa", lfwa_tree, tmp_path / "records")
+    recipe = tiny(records, "facestn_lfwa", (2, 2, 2))
+    recipe.data.crop = Crop(kind="none", height=32, width=32)
+    with pytest.raises(UserError, match="no training image has landmarks.*--detections"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

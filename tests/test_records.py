@@ -145,6 +145,7 @@ def test_boxes_are_measured_when_records_are_built(mtfl_records, tmp_path, drawn
         ends = boxes[:, :2] + boxes[:, 2:]
         cut = (boxes[:, :2] < 0).any(1) | (ends > sizes[:, ::-1]).any(1)
         assert measured["cut"] == cut.sum()
+        assert measured["landmarks"] == records.splits[split]
     if drawn == "wild":
         assert 1 <= sum(measured["cut"] for measured in records.boxes.values()) < 40
     measured = records.boxes["train"]
