@@ -102,7 +102,7 @@ def mtfl() -> Recipe:
     return _small(
         crop=Crop(kind="window", height=64, width=64, window=0.0, margin=1.3),
         aligned=Crop(kind="align", margin=0.15),
-        epochs=(8.0, 8.0, 4.0),
+        epochs=(10.0, 8.0, 4.0),
     )
 
 
@@ -127,7 +127,7 @@ def celeba_small() -> Recipe:
     recipe = _small(
         crop=Crop(height=80, width=64),
         aligned=Crop(),
-        epochs=(12.0, 10.0, 6.0),
+        epochs=(20.0, 10.0, 6.0),
     )
     recipe.data.disturb = Augment(rotate=30.0, scale=math.log(1.25), shift=0.15)
     recipe.best_metric = "attributes/average_precision"
@@ -185,7 +185,7 @@ def _small(crop: Crop, aligned: Crop, epochs: tuple[float, float, float]) -> Rec
             dropout=0.2,
             options=(("pooling", "depthwise"),),
             transformer="lonet",
-            transformer_options=(("dropout", 0.0),),
+            transformer_options=(("dropout", 0.0), ("width", 2.0), ("features", 256)),
         ),
         phases=(
             Phase(
@@ -195,7 +195,7 @@ def _small(crop: Crop, aligned: Crop, epochs: tuple[float, float, float]) -> Rec
                 decay=0.0,
                 trainable="^lonet_",
                 # The truth is known for any displacement, so that it can be shown many.
-                augment=(("rotate", 20.0), ("scale", 0.2), ("shift", 0.1)),
+                augment=(("rotate", 12.0), ("scale", 0.12), ("shift", 0.06)),
                 task_weights=(("attributes", 0.0), ("alignment", 1.0)),
                 **rate,
             ),
