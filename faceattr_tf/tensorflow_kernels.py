@@ -40,5 +40,21 @@ def fused_batch_normalization(inputs, *, scale, offset, mean, variance, epsilon,
 
 @functools.cache
 def compile_kernel(function):
-    """The function compiled by XLA, once per signature; not for graphs that are to be saved."""
-    return tf.function(function, jit_compile=True, autograph=False)
+    """The function of tensors and options, compiled by XLA; not for graphs that are to be saved.
+
+    What is returned raises `NotImplementedError` where it is differentiated: XLA has no gradient of
+    loops of unknown length, and says so in words that lead nowhere.
+    """
+    compiled = tf.function(function, jit_compile=True, autograph=False)
+
+    def kernel(*tensors, **options):
+        @tf.custom_gradient
+        def run(*tensors):
+            def grad(*upstream):
+                raise NotImplementedError(f"no derivative of the compiled {function.__name__}")
+
+            return compiled(*tensors, **options), grad
+
+        return run(*tensors)
+
+    return kernel

@@ -5,6 +5,7 @@ fuse these. The gradients are written by hand: those of composed gathers would r
 maps many times over.
 """
 
+import keras
 from keras import ops
 
 
@@ -60,31 +61,35 @@ def sample(images, affine, *, size, outside: str, kernel: str, compiled: bool = 
         `[B, H', W', C]` in the images' dtype.
     """
     options = {"size": size, "outside": outside, "kernel": kernel}
+    # PyTorch says so where a gradient is not wanted; graphs of the others drop what is not used.
+    wanted = [getattr(value, "requires_grad", True) for value in (images, affine)]
 
-    def run(function, *arguments):
+    def run(function, *tensors):
         if not compiled:
-            return function(*arguments, **options)
+            return function(*tensors, **options)
         from faceattr_tf.tensorflow_kernels import compile_kernel
 
-        return compile_kernel(function)(*arguments, **options)
-
-    # PyTorch says so where a gradient is not wanted; graphs of the others drop what is not used.
-    learns = [getattr(value, "requires_grad", True) for value in (images, affine)]
+        return compile_kernel(function)(*tensors, **options)
 
     @ops.custom_gradient
     def interpolate(images, affine):
         def grad(*args, upstream=None):
-            upstream = args[-1] if upstream is None else upstream
+            tensors = images, affine, args[-1] if upstream is None else upstream
+            functions = [_image_gradient, _affine_gradient]
+            if (compiled or keras.backend.backend() == "jax") and _on_processor():
+                functions = [_image_gradient_by_image, _affine_gradient_by_image]
             return tuple(
-                run(function, images, affine, upstream) if wanted else None
-                for function, wanted in zip(
-                    (_image_gradient, _affine_gradient), learns, strict=True
-                )
+                run(function, *tensors) if used else None
+                for function, used in zip(functions, wanted, strict=True)
             )
 
         return run(_interpolate, images, affine), grad
 
     return interpolate(images, affine)
+
+
+def _on_processor() -> bool:
+    return all(name.startswith("cpu") for name in keras.distribution.list_devices())
 
 
 def _taps(position, length, outside, kernel):
@@ -179,3 +184,20 @@ def _image_gradient(images, affine, upstream, size, outside, kernel):
         values = ops.reshape(upstream * weight[..., None], (-1, shape[3]))
         pixels = ops.scatter_update(pixels, ops.reshape(index, (-1, 1)), values, reduction="add")
     return ops.cast(ops.reshape(pixels, shape), images.dtype)
+
+
+def _image_gradient_by_image(images, affine, upstream, **options):
+    return _by_image(_image_gradient, images, affine, upstream, options)
+
+
+def _affine_gradient_by_image(images, affine, upstream, **options):
+    return _by_image(_affine_gradient, images, affine, upstream, options)
+
+
+def _by_image(function, images, affine, upstream, options):
+    """One image after the other: what XLA holds in between then fits a processor's cache."""
+
+    def apply(image):
+        return function(*(value[None] for value in image), **options)[0]
+
+    return ops.map(apply, (images, affine, upstream))

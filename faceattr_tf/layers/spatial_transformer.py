@@ -65,7 +65,8 @@ class SpatialTransformer(keras.layers.Layer):
 
     On the TensorFlow backend XLA compiles the kernels where `training` is true. In inference they
     are plain operations, so that saved graphs run and convert everywhere; a `tf.function` with
-    `jit_compile=True` around the model compiles those as well.
+    `jit_compile=True` around the model compiles those as well. Second derivatives exist for the
+    plain operations alone; of the compiled ones they raise `NotImplementedError`.
 
     Args:
         size: height and width of the output; None for those of the input.
