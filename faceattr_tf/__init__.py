@@ -10,6 +10,7 @@ _EXPORTS = {
     "Analyzer": "analyzer:Analyzer",
     "LOSSES": "losses:LOSSES",
     "MODELS": "models:MODELS",
+    "SpatialTransformer": "layers:SpatialTransformer",
     "Workdir": "workdir:Workdir",
     "build_model": "models:build_model",
     "evaluate_task": "metrics:evaluate_task",

@@ -77,7 +77,9 @@ def sample(images, affine, *, size, outside: str, kernel: str, compiled: bool = 
             tensors = images, affine, args[-1] if upstream is None else upstream
             functions = [_image_gradient, _affine_gradient]
             if (compiled or keras.backend.backend() == "jax") and _on_processor():
-                functions = [_image_gradient_by_image, _affine_gradient_by_image]
+                functions[0] = _image_gradient_by_image
+                if compiled:  # JAX, whose XLA is newer, reduces small tensors slowly.
+                    functions[1] = _affine_gradient_by_image
             return tuple(
                 run(function, *tensors) if used else None
                 for function, used in zip(functions, wanted, strict=True)
