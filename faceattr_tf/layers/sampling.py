@@ -61,6 +61,10 @@ def sample(images, affine, *, size, outside: str, kernel: str, compiled: bool = 
         `[B, H', W', C]` in the images' dtype.
     """
     options = {"size": size, "outside": outside, "kernel": kernel}
+    if keras.backend.backend() == "tensorflow" and not compiled:
+        # The same gradients, composed: those by hand would warn whoever loads a saved graph.
+        outputs = _interpolate(ops.cast(images, affine.dtype), affine, **options)
+        return ops.cast(outputs, images.dtype)
     # PyTorch says so where a gradient is not wanted; graphs of the others drop what is not used.
     wanted = [getattr(value, "requires_grad", True) for value in (images, affine)]
 
@@ -104,7 +108,7 @@ def _taps(position, length, outside, kernel):
     low, high = (0, last) if outside == "border" else (-2, last + 2)
     inside = ops.logical_and(position > low, position < high)
     # Comparisons keep NaN, here and below; minimum, maximum and products may not when compiled.
-    position = ops.where(position < low, low, ops.where(position > high, high, position))
+    position = ops.where(position <= low, low, ops.where(position >= high, high, position))
     if kernel == "nearest":
         first = ops.round(position)
         error = position - first
