@@ -13,6 +13,9 @@ def mtfl() -> Recipe:
     validation, no distortions; it does not name optimizer (Adam here) and batch size (64 here).
 
     `faceattr-train --config=tcdcn_mtfl --records=MTFL --workdir=WORKDIR`
+
+    After 31 of the 45 epochs (mixed_bfloat16), on 1,997 rows of `testing.txt`: smile 71.7 / 71.4 %
+    accuracy / balanced accuracy; published 72.5. The best model by validation was that of epoch 10.
     """
     return Recipe(
         data=Data(
