@@ -83,12 +83,12 @@ def help_text() -> str:
     """What `--help` prints: usage, recipes, flags, and the fields of a recipe."""
     lines = [__doc__.strip(), "", "recipes:"]
     for name, recipe in sorted(RECIPES.items()):
-        lines.append(f"  {name:28}{recipe.__doc__.splitlines()[0]}")
+        lines.append(f"  {name:32}{recipe.__doc__.splitlines()[0]}")
     lines += ["", "flags:"]
     values = flags.FlagValues()
     define_flags(values, [])
     for name in ("config", "records", "workdir", "dry_run", "progress"):
-        lines.append(f"  --{name:26}{values[name].help}")
+        lines.append(f"  --{name:30}{values[name].help}")
     lines += ["", "fields of --config and their defaults:"]
     lines += [f"  --config.{path}={value!r}" for path, value in fields_of(create_recipe("smoke"))]
     return "\n".join(lines)
