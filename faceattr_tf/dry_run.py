@@ -59,7 +59,7 @@ def dry_run(recipe: Recipe) -> dict:
         state.logged.assign(tf.zeros_like(state.logged))
         step(batch)
         sums = state.logged.numpy()
-        losses.append(float(np.sum(sums[:-1] * experiment.task_weights(phase))))
+        losses.append(float(np.sum(sums[0] * experiment.task_weights(phase))))
     seconds = (time.perf_counter() - begin) / (STEPS - 2)
     result |= {"seconds": seconds * total, "losses": losses}
     print(

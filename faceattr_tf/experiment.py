@@ -145,8 +145,10 @@ class Experiment:
         return dataclasses.replace(self.recipe.data.augment, **dict(phase.augment))
 
     def task_weights(self, phase: Phase) -> list[float]:
-        """Weights of the tasks' losses in a phase."""
+        """Weights of the tasks' losses in a phase; 0 for a transformer that is passed by."""
         replaced = dict(phase.task_weights)
+        if phase.classifier_sees != "transformed":
+            replaced[ALIGNMENT.name] = 0.0
         return [replaced.get(config.name, config.weight) for config in self.task_configs]
 
     def sources(self, split: str) -> list[Source]:

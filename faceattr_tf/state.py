@@ -33,10 +33,10 @@ class TrainingState:
             count = len(experiment.tasks)
             # 1 for every task that still learns, 0 for one that was stopped.
             self.active = tf.Variable(tf.ones(count), trainable=False)
-            # Sums of each task's loss and the number of steps, since the last log row and since
-            # the last validation.
-            self.logged = tf.Variable(tf.zeros(count + 1), trainable=False)
-            self.validated = tf.Variable(tf.zeros(count + 1), trainable=False)
+            # Per task the sum of its losses and the number of steps that had one, since the last
+            # log row and since the last validation.
+            self.logged = tf.Variable(tf.zeros([2, count]), trainable=False)
+            self.validated = tf.Variable(tf.zeros([2, count]), trainable=False)
             self.step = tf.Variable(0, trainable=False, dtype=tf.int64)
             self.broken_step = tf.Variable(-1, trainable=False, dtype=tf.int64)
             self.best = tf.Variable(np.inf, trainable=False, dtype=tf.float64)

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from data_pipelines.errors import UserError
 from data_pipelines.input import explain_failure, training_batches
-from data_pipelines.tasks import ALIGNMENT
 from faceattr_tf.calibration import calibrate
 from faceattr_tf.configs.base import Phase, Recipe
 from faceattr_tf.distribution import checkpoint_folder, create_strategy, distribute, is_chief
@@ -103,7 +102,10 @@ def first_difference(stored, asked, where: str = "config") -> str:
 
 
 def create_train_step(state: TrainingState, experiment: Experiment, phase_index: int):
-    """The compiled step of a phase: `batch -> None`; losses are added up in `state`."""
+    """The compiled step of a phase: `batch -> None`; losses are added up in `state`.
+
+    A task without weight in the phase is left out, and with it whatever computes only that task.
+    """
     recipe = experiment.recipe
     phase = recipe.phases[phase_index]
     strategy, optimizer = state.strategy, state.optimizers[phase_index]
@@ -111,6 +113,7 @@ def create_train_step(state: TrainingState, experiment: Experiment, phase_index:
     replicas = strategy.num_replicas_in_sync
     losses = create_losses(experiment)
     weights = tf.constant(experiment.task_weights(phase))
+    learned = [weight != 0 for weight in experiment.task_weights(phase)]
     forward = forward_of(state.model, experiment, phase)
 
     def replica_step(batch):
@@ -118,8 +121,8 @@ def create_train_step(state: TrainingState, experiment: Experiment, phase_index:
             outputs = forward(batch["image"])
             per_task = tf.stack(
                 [
-                    tf.reduce_sum(loss(batch["labels"][name], outputs[name]))
-                    for name, loss in losses.items()
+                    tf.reduce_sum(loss(batch["labels"][name], outputs[name])) if learns else 0.0
+                    for (name, loss), learns in zip(losses.items(), learned, strict=True)
                 ]
             )
             per_task = per_task / recipe.data.batch_size
@@ -150,7 +153,7 @@ def create_train_step(state: TrainingState, experiment: Experiment, phase_index:
         finite = tf.math.is_finite(tf.reduce_sum(per_task * weights * state.active))
         if tf.logical_and(tf.logical_not(finite), state.broken_step < 0):
             state.broken_step.assign(state.step)
-        row = tf.concat([per_task, [1.0]], axis=0)
+        row = tf.stack([per_task, tf.cast(learned, tf.float32)])
         state.logged.assign_add(row)
         state.validated.assign_add(row)
         state.step.assign_add(1)
@@ -168,17 +171,11 @@ def create_train_step(state: TrainingState, experiment: Experiment, phase_index:
 
 
 def forward_of(model: keras.Model, experiment: Experiment, phase: Phase):
-    """What a phase computes: `images -> {task: outputs}`, in training mode."""
+    """What a phase computes: `images -> {task: outputs}` of the tasks with weight, for training."""
     if phase.classifier_sees == "transformed":
         return functools.partial(model, training=True)
     classifier = classifier_of(model, experiment.tasks)
-    identity = tf.constant([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
-
-    def forward(images):
-        outputs = classifier(scale_pixels(images), training=True)
-        return {**outputs, ALIGNMENT.name: tf.tile(identity, [tf.shape(images)[0], 1, 1])}
-
-    return forward
+    return lambda images: classifier(scale_pixels(images), training=True)
 
 
 def training_stream(experiment: Experiment, strategy: tf.distribute.Strategy, start_step: int):
@@ -289,12 +286,13 @@ class _Run:
         self._stop_if_broken()
         sums = self.state.logged.numpy()
         self.state.logged.assign(np.zeros_like(sums))
-        if not sums[-1]:
+        if not sums[1].any():
             return
-        means = sums[:-1] / sums[-1]
+        means = sums[0] / np.maximum(sums[1], 1)
         losses = {
             f"train/{task.name}/loss": float(mean)
-            for task, mean in zip(self.experiment.tasks, means, strict=True)
+            for task, mean, steps in zip(self.experiment.tasks, means, sums[1], strict=True)
+            if steps
         }
         weights = self.experiment.task_weights(self.recipe.phases[phase])
         total = float(np.sum(means * weights * self.state.active.numpy()))
@@ -316,8 +314,9 @@ class _Run:
         if not np.isfinite(values["loss"]):
             self._stop(f"the validation loss at step {step}")
         row = {f"validation/{name}": value for name, value in values.items()}
-        for task, mean in zip(self.experiment.tasks, sums[:-1] / max(sums[-1], 1), strict=True):
-            row[f"epoch/{task.name}/loss"] = float(mean)
+        for task, total, steps in zip(self.experiment.tasks, *sums, strict=True):
+            if steps:
+                row[f"epoch/{task.name}/loss"] = float(total / steps)
         self._write(step, phase, row)
         score = self._score(values)
         if score < float(state.best.numpy()):
@@ -347,8 +346,9 @@ class _Run:
     def _stop_tasks(self) -> None:
         validations = [row for row in self.rows if "validation/loss" in row]
         for index, config in enumerate(self.experiment.task_configs):
-            training = [row[f"epoch/{config.name}/loss"] for row in validations]
-            validation = [row[f"validation/{config.name}/loss"] for row in validations]
+            rows = [row for row in validations if f"epoch/{config.name}/loss" in row]
+            training = [row[f"epoch/{config.name}/loss"] for row in rows]
+            validation = [row[f"validation/{config.name}/loss"] for row in rows]
             rule = (config.stop_window, config.stop_threshold, config.stop_scale)
             active = self.state.active.numpy()
             if active[index] and should_stop(training, validation, *rule):

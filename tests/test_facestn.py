@@ -174,6 +174,18 @@ def test_a_run_leaves_what_the_transformer_needs(finished, mtfl_records):
     phases = {row["phase"] for row in workdir.metrics_log()}
     assert phases == {"lonet", "clnet", "joint"}
     assert any("validation/alignment/corner_error" in row for row in workdir.metrics_log())
+    learned = {
+        (row["phase"], key.split("/")[1])
+        for row in workdir.metrics_log()
+        for key in row
+        if key.startswith("train/") and key.endswith("/loss") and key != "train/loss"
+    }
+    assert learned == {
+        ("lonet", "alignment"),
+        ("clnet", "attributes"),
+        ("joint", "attributes"),
+        ("joint", "alignment"),
+    }
 
 
 def test_the_report_shows_the_transformer(finished, mtfl_records):
