@@ -61,11 +61,15 @@ def _of_decisions(result, samples, thresholds, seed):
                 label: _spans(accuracy=accuracy[:, index], balanced_accuracy=balanced[:, index])
                 for index, label in enumerate(task.labels)
             },
-            "mean": _spans(accuracy=_mean(accuracy), balanced_accuracy=_mean(balanced)),
+            "mean": _spans(
+                accuracy=mean_of_labels(accuracy), balanced_accuracy=mean_of_labels(balanced)
+            ),
         }
     right = truth & (result.scores.argmax(axis=1) == result.labels)[:, None]
     total, found = np.split(resampled_sums(np.hstack([truth, right]), samples, seed), 2, axis=1)
-    return _spans(accuracy=found.sum(1) / total.sum(1), balanced_accuracy=_mean(found / total))
+    return _spans(
+        accuracy=found.sum(1) / total.sum(1), balanced_accuracy=mean_of_labels(found / total)
+    )
 
 
 def _of_errors(result, samples, seed):
@@ -82,10 +86,11 @@ def _of_errors(result, samples, seed):
     return _spans(mae=total / count)
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean of every row over what is defined in it; NaN where nothing is."""
+def mean_of_labels(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is defined there; NaN where nothing is."""
     known = ~np.isnan(values)
-    return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(axis=-1) / known.sum(axis=-1)
 
 
 def _spans(**measures: np.ndarray) -> dict[str, list[float]]:

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from data_pipelines.tasks import Task
+from faceattr_tf.bootstrap import mean_of_labels
 from faceattr_tf.paired_bootstrap import (
     estimate,
     excludes_zero,
-    mean_of_labels,
     over_runs,
     recovered_share,
     seed_weights,

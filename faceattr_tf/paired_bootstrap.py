@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from faceattr_tf.bootstrap import TAILS, resampled_sums
+from faceattr_tf.bootstrap import TAILS, mean_of_labels, resampled_sums
 from faceattr_tf.results import TaskResult, known_and_truth
 
 
@@ -68,13 +68,6 @@ def _sums(columns: Sequence[np.ndarray], samples: int, seed: int) -> list[np.nda
     drawn = resampled_sums(table, samples, seed)
     sums = np.concatenate([table.sum(axis=0, dtype=np.float64)[None], drawn])
     return np.split(sums, len(columns), axis=1)
-
-
-def mean_of_labels(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is defined there; NaN where nothing is."""
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0).sum(axis=-1) / known.sum(axis=-1)
 
 
 def seed_weights(runs: Sequence[int], samples: int, seed: int = 0) -> list[np.ndarray]:

@@ -69,6 +69,11 @@ class TrainingState:
             best_step=self.best_step,
         )
 
+    def restart_averages(self) -> None:
+        """Lets the averages, where there are any, begin at the present weights."""
+        for average, weight in zip(self.averages, self.model.weights, strict=False):
+            average.assign(weight.value)
+
     def update_evaluated_model(self) -> None:
         """Gives the model that is validated the present weights, averaged where asked for."""
         source = self.averages or self.model.weights
@@ -139,8 +144,7 @@ def freeze(model: keras.Model, phase: Phase) -> list:
 def load_pretrained(state: TrainingState, path: str) -> None:
     """Gives the model the weights of a file, where layers and shapes agree, and says which."""
     load_weights(state.model, path)
-    for average, weight in zip(state.averages, state.model.weights, strict=False):
-        average.assign(weight.value)
+    state.restart_averages()
 
 
 def warm_start(state: TrainingState, path: str) -> None:
@@ -154,6 +158,5 @@ def warm_start(state: TrainingState, path: str) -> None:
             taken += 1
     if not taken:
         raise UserError(f"warm start: no weight of {path} fits this model by name and shape")
-    for average, weight in zip(state.averages, state.model.weights, strict=False):
-        average.assign(weight.value)
+    state.restart_averages()
     print(f"warm start: {taken} of {len(state.model.weights)} weights from {path}")
