@@ -15,6 +15,25 @@ from data_pipelines.geometry import Crop
 
 
 @dataclasses.dataclass
+class Bottlenecks:
+    """What a frozen network gives for every image, computed once and kept.
+
+    With them a run trains the layers behind the network's pooled features alone; its model is the
+    whole network nevertheless.
+
+    Attributes:
+        use: train on them.
+        copies: randomly changed copies of every training image, by `data.augment`, beside the
+            image itself.
+        folder: where they are kept; empty means `bottlenecks` in the folder of the records.
+    """
+
+    use: bool = False
+    copies: int = 0
+    folder: str = ""
+
+
+@dataclasses.dataclass
 class Data:
     """Which records a run reads, and how an image becomes the network's input.
 
@@ -31,7 +50,11 @@ class Data:
             (rotate, scale and shift only): faces that need alignment, with the truth known.
         augment: random changes of training images.
         batch_size: examples per step over all replicas and workers.
+        micro_batch: examples per forward and backward pass of a replica, where its share of the
+            batch does not fit into memory: gradients are summed over the passes, statistics of
+            batch normalisation are those of each pass. 0 means the whole share at once.
         cache: keep the encoded examples in memory after the first epoch.
+        bottlenecks: what a frozen network gives, computed once.
     """
 
     records: tuple[str, ...] = ()
@@ -42,7 +65,9 @@ class Data:
     disturb: Augment = dataclasses.field(default_factory=Augment)
     augment: Augment = dataclasses.field(default_factory=Augment)
     batch_size: int = 64
+    micro_batch: int = 0
     cache: bool = True
+    bottlenecks: Bottlenecks = dataclasses.field(default_factory=Bottlenecks)
 
 
 @dataclasses.dataclass
@@ -86,7 +111,13 @@ class Model:
         transformer: a localisation network of `faceattr_tf.models.TRANSFORMERS`, whose transform of
             the crop is what the network sees; empty for none.
         transformer_options: `(name, value)` pairs of that network's build function.
-        weights: file of pretrained weights, loaded where layers and shapes agree.
+        layer: of a pretrained network, the layer whose pooled output the heads see; empty for the
+            last.
+        weights: file of pretrained weights, loaded where layers and shapes agree (a network of
+            `faceattr_tf.models.backbones` wants all of its layers), or `imagenet` for those that
+            Keras itself distributes.
+        auxiliary_weight: weight of the losses of an auxiliary classifier, which only training
+            builds; 0 for none.
     """
 
     name: str = "resnet_small"
@@ -95,7 +126,9 @@ class Model:
     options: tuple[tuple[str, typing.Any], ...] = ()
     transformer: str = ""
     transformer_options: tuple[tuple[str, typing.Any], ...] = ()
+    layer: str = ""
     weights: str = ""
+    auxiliary_weight: float = 0.0
 
 
 @dataclasses.dataclass
@@ -115,6 +148,9 @@ class Phase:
         momentum: of `sgd` and `rmsprop`.
         epsilon: of `rmsprop`, `adam` and `adamw`.
         weight_decay: decoupled decay of kernels; biases and normalisation are left alone.
+        l2: factor of half the squared norm of the same kernels in the loss: decay as TF-Slim has it.
+        layer_decay: factor by which the learning rate falls from one stage of a pretrained network
+            to the one below; its heads have the full rate.
         clip_norm: largest norm of the gradient over all variables; 0 means no limit.
         trainable: regular expression of the names of layers that train; empty means all.
         augment: `(field, value)` pairs that replace those of `data.augment`.
@@ -135,6 +171,8 @@ class Phase:
     momentum: float = 0.9
     epsilon: float = 1e-7
     weight_decay: float = 0.0
+    l2: float = 0.0
+    layer_decay: float = 1.0
     clip_norm: float = 0.0
     trainable: str = ""
     augment: tuple[tuple[str, typing.Any], ...] = ()
