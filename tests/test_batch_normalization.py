@@ -29,7 +29,7 @@ def run(layer, inputs, upstream, training):
             tape.watch(inputs)
             outputs = layer(inputs, training=training)
             loss = tf.reduce_sum(tf.cast(outputs, tf.float32) * upstream)
-        gradients = tape.gradient(loss, [inputs, layer.gamma.value, layer.beta.value])
+        gradients = tape.gradient(loss, [inputs, *[w.value for w in layer.weights[:-2]]])
         return outputs, gradients
 
     outputs, gradients = step(tf.constant(inputs))
@@ -38,9 +38,10 @@ def run(layer, inputs, upstream, training):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("trainable", [True, False])
-def test_equals_keras(training, trainable):
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"scale": False, "center": False}])
+def test_equals_keras(training, trainable, options):
     shape = (6, 5, 7, 3)
-    ours, theirs = pair(shape, momentum=0.9, epsilon=1e-3)
+    ours, theirs = pair(shape, momentum=0.9, epsilon=1e-3, **options)
     ours.trainable = theirs.trainable = trainable
     random = np.random.default_rng(0)
     inputs = (3 * random.normal(size=shape) + 2).astype(np.float32)

@@ -28,10 +28,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         from faceattr_tf.tensorflow_kernels import fused_batch_normalization
 
         learns = bool(training) and self.trainable
+        channels = inputs.shape[-1:]
         outputs, mean, variance = fused_batch_normalization(
             inputs,
-            scale=ops.convert_to_tensor(self.gamma),
-            offset=ops.convert_to_tensor(self.beta),
+            scale=ops.convert_to_tensor(self.gamma) if self.scale else ops.ones(channels),
+            offset=ops.convert_to_tensor(self.beta) if self.center else ops.zeros(channels),
             mean=ops.convert_to_tensor(self.moving_mean),
             variance=ops.convert_to_tensor(self.moving_variance),
             epsilon=self.epsilon,
@@ -48,8 +49,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
             keras.backend.backend() == "tensorflow"
             and len(inputs.shape) == 4
             and self.axis in (-1, 3)
-            and self.scale
-            and self.center
             and not self.synchronized
             and not self.renorm
             and keras.backend.standardize_dtype(inputs.dtype) in ("float32", "float16", "bfloat16")
