@@ -22,6 +22,7 @@ from data_pipelines.augment import (
 )
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop, compose, to_crop_coordinates
+from data_pipelines.labels import join_ragged, label_places, mirror_labels
 from data_pipelines.preprocess import compiled, decode_and_crop, image_sizes
 from data_pipelines.stream import (
     Source,
@@ -30,16 +31,18 @@ from data_pipelines.stream import (
     named_failures,
     stored_stream,
 )
-from data_pipelines.tasks import UNKNOWN, Task, join_labels
+from data_pipelines.tasks import Task
 
 __all__ = [
     "Source",
     "evaluation_batches",
     "explain_failure",
-    "mirror_labels",
     "named_failures",
     "training_batches",
+    "unsharded",
 ]
+
+_STORED = 2**40  # more examples than any split holds
 
 
 def training_batches(
@@ -99,21 +102,14 @@ def training_batches(
     if workers > 1:
         stream = stream.shard(workers, index)
 
-    place = compiled(adjustment, augment)
-    changes = [compiled(soften, augment)] if augment.blur else []
-    changes += [compiled(change_colours, augment)] if augment.colourful else []
+    move, recolour = _changes(augment, crop, compiled)
 
     def prepare(number, batch):
         numbers = random_numbers(seed, number * slice_size + tf.range(slice_size, dtype=tf.int64))
-        adjust = flipped = None
-        if augment.geometric:
-            adjust, flipped = place(numbers, crop.height, crop.width)
-        elements = assemble(parse(*batch), adjust, flipped)
-        for change in changes:
-            elements["image"] = change(numbers, elements["image"])
-        return elements
+        return recolour(numbers, assemble(parse(*batch), *move(numbers)))
 
-    return _finish(stream.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True))
+    stream = stream.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return unsharded(stream.prefetch(tf.data.AUTOTUNE))
 
 
 def evaluation_batches(
@@ -125,6 +121,10 @@ def evaluation_batches(
     flip: bool = False,
     aligned: Crop | None = None,
     disturb: Augment | None = None,
+    augment: Augment | None = None,
+    seed: int = 0,
+    copy: int = 0,
+    start: int = 0,
 ):
     """The examples of a source once, in stored order, the last batch as long as it is.
 
@@ -137,38 +137,77 @@ def evaluation_batches(
             training.
         aligned: as in training.
         disturb: as in training.
+        augment: random changes, which follow from `seed`, `copy` and the place of the example in
+            the stored split alone; not together with `flip`.
+        seed: of these changes.
+        copy: a number for each randomly changed copy of the same examples.
+        start: examples to leave out at the beginning, before anything is decoded.
 
     Returns:
         `tf.data.Dataset` of the same dicts as `training_batches`.
 
     Raises:
-        UserError: there is nothing to read, or a crop or displacement makes no sense.
+        UserError: there is nothing to read, or a crop, change or displacement makes no sense.
     """
     import tensorflow as tf
 
+    augment = augment or Augment()
+    augment.check()
+    if flip and augment != Augment():
+        raise ValueError("flip mirrors examples that are unchanged otherwise")
     # With fewer images, compiling for whole batches and the last one takes longer than it saves.
+    compile_ = compiled if source.count > 5_000 else functools.partial
     assemble = _assembler(tasks, crop, aligned, disturb, stream=source.count > 5_000)
+    move, recolour = _changes(augment, crop, compile_)
     parse = _parser([source], tasks)
-    batches = stored_stream(source).batch(batch_size)
+    _, mask = source.records.select(source.split, source.validation_share, source.seed)
+    stored = np.arange(source.count) if mask is None else np.flatnonzero(mask)
+    batches = stored_stream(source).skip(start).batch(batch_size).enumerate()
 
-    def prepare(*batch):
+    def prepare(number, batch):
         fields = parse(*batch)
-        adjust = flipped = None
+        count = tf.shape(fields["image"])[0]
         if flip:
-            count = tf.shape(fields["image"])[0]
-            adjust, flipped = mirror(count, crop.width), tf.fill([count], True)
-        return assemble(fields, adjust, flipped)
+            return assemble(fields, mirror(count, crop.width), tf.fill([count], True))
+        first = start + number * batch_size
+        places = tf.gather(stored, first + tf.range(count, dtype=tf.int64))
+        numbers = random_numbers(seed, places + copy * _STORED)
+        return recolour(numbers, assemble(fields, *move(numbers)))
 
-    return _finish(batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True))
+    batches = batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return unsharded(batches.prefetch(tf.data.AUTOTUNE))
 
 
-def _finish(dataset):
+def unsharded(dataset):
+    """The dataset as every worker reads it: they take their slices themselves.
+
+    Sharding by file, which TensorFlow would do, gave each worker another stream.
+    """
     import tensorflow as tf
 
     options = tf.data.Options()
-    # Workers take their slices themselves; sharding by file would give each another stream.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+    return dataset.with_options(options)
+
+
+def _changes(augment: Augment, crop: Crop, make):
+    """Two functions of random numbers: where crops lie and which are mirrored, and their colours.
+
+    `make` is `compiled`, or `functools.partial` where compiling takes longer than it saves.
+    """
+    place = make(adjustment, augment)
+    colours = [make(soften, augment)] if augment.blur else []
+    colours += [make(change_colours, augment)] if augment.colourful else []
+
+    def move(numbers):
+        return place(numbers, crop.height, crop.width) if augment.geometric else (None, None)
+
+    def recolour(numbers, elements):
+        for change in colours:
+            elements["image"] = change(numbers, elements["image"])
+        return elements
+
+    return move, recolour
 
 
 def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
@@ -177,7 +216,7 @@ def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
 
     # Transforms follow from the crops; no record holds them.
     tasks = [task for task in tasks if task.kind != "transform"]
-    joins = _joins(sources, tasks)
+    joins = label_places(sources, tasks)
     spec = {
         "image": tf.io.FixedLenFeature([], tf.string),
         "filename": tf.io.FixedLenFeature([], tf.string),
@@ -198,46 +237,10 @@ def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
                 # Points that only a detector found place the crop, but nobody labelled them.
                 fields[key] = tf.where(places[..., None] < 0, np.nan, fields["landmarks"])
             else:
-                fields[key] = _joined(task, fields[key], places)
+                fields[key] = join_ragged(task, fields[key], places)
         return fields
 
     return parse
-
-
-def _joins(sources, tasks) -> dict[str, np.ndarray]:
-    """Per task and source, where the stored labels stand: `[sources, labels]`, -1 for unknown."""
-    joins = {}
-    for task in tasks:
-        rows = []
-        for source in sources:
-            stored = {known.name: known for known in source.records.tasks}.get(task.name)
-            try:
-                row = join_labels(stored, task) if stored else [-1] * len(task.labels)
-            except ValueError as error:
-                raise UserError(f"{source.records.path}: {error}") from None
-            rows.append([min(row)] if task.kind == "multiclass" else row)
-        joins[task.name] = np.array(rows, np.int64)
-    for index, source in enumerate(sources):
-        if joins and all((rows[index] < 0).all() for rows in joins.values()):
-            raise UserError(
-                f"{source.records.path}: none of its tasks ("
-                + ", ".join(task.name for task in source.records.tasks)
-                + f") has labels of the model's ({', '.join(task.name for task in tasks)})"
-            )
-    return joins
-
-
-def _joined(task, stored, places):
-    """Labels of the model's task, `[B, n]` or `[B]`, from those stored in ragged rows."""
-    import tensorflow as tf
-
-    integer = task.label_dtype != "float32"
-    unknown = tf.constant(UNKNOWN if integer else np.nan, tf.int32 if integer else tf.float32)
-    stored = tf.cast(stored, unknown.dtype).to_tensor(unknown)
-    # A column of unknowns in front takes the labels that a source does not have.
-    stored = tf.pad(stored, [[0, 0], [1, 0]], constant_values=unknown)
-    labels = tf.gather(stored, places + 1, batch_dims=1)
-    return labels[:, 0] if task.kind == "multiclass" else labels
 
 
 def _assembler(tasks, crop, aligned, disturb, stream):
@@ -288,21 +291,3 @@ def _assembler(tasks, crop, aligned, disturb, stream):
         }
 
     return assemble
-
-
-def mirror_labels(task: Task, labels, flipped):
-    """Labels `[B, ...]` of crops of which those in `flipped`, bool `[B]`, are mirrored.
-
-    Coordinates of landmarks have followed the transform already; left and right points swap.
-    """
-    import tensorflow as tf
-
-    if not task.mirror:
-        return labels
-    if task.kind == "multiclass":
-        swapped = tf.gather(
-            tf.constant((*task.mirror, UNKNOWN)), tf.where(labels < 0, len(task.mirror), labels)
-        )
-        return tf.where(flipped, swapped, labels)
-    swapped = tf.gather(labels, np.argsort(task.mirror), axis=1)
-    return tf.where(tf.reshape(flipped, [-1] + [1] * (len(labels.shape) - 1)), swapped, labels)

@@ -97,7 +97,7 @@ def mixed_stream(sources: Sequence[Source], seed: int, start: int, cache: bool):
     if len(sources) == 1:
         stream = _shuffled(sources[0], (seed, 0), start, cache)
         return tf.data.Dataset.zip(stream, _only_source())
-    pattern = _pattern([source.weight for source in sources])
+    pattern = mixing_pattern([source.weight for source in sources])
 
     def order(block):
         key = tf.random.experimental.stateless_fold_in(tf.constant([seed, -1], tf.int64), block)
@@ -124,8 +124,12 @@ def _only_source():
     return tf.data.Dataset.from_tensors(np.int64(0)).repeat()
 
 
-def _pattern(weights: Sequence[float]) -> np.ndarray:
-    """The sources of `MIXED` successive examples, in proportion to their weights."""
+def mixing_pattern(weights: Sequence[float]) -> np.ndarray:
+    """The sources of `MIXED` successive examples, in proportion to their weights.
+
+    Raises:
+        UserError: a weight is negative or not finite, or all are zero.
+    """
     weights = np.array(weights, float)
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
         raise UserError(f"weights {weights.tolist()} of the sources must be positive numbers")

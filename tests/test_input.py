@@ -272,6 +272,55 @@ def test_flipped_evaluation_mirrors_image_landmarks_and_pose(first, tmp_path):
     np.testing.assert_allclose(flipped["labels"]["landmarks"], mirrored, atol=1e-5)
 
 
+def copy_of(source, copy=1, seed=4, start=0, batch_size=10, augment=None):
+    batches = evaluation_batches(
+        source, (POSE, LANDMARKS), CROP, batch_size=batch_size, seed=seed, copy=copy, start=start,
+        augment=augment or Augment(flip=True, rotate=20, shift=0.1, brightness=0.2),
+    )  # fmt: skip
+    batches = list(batches.as_numpy_iterator())
+    return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
+
+
+def test_a_changed_copy_follows_from_seed_copy_and_place_in_the_stored_split(first):
+    whole = copy_of(Source(first))
+    later = copy_of(Source(first), start=21, batch_size=7)
+    lent = Source(first, "validation", validation_share=0.25, seed=3)
+    lent = copy_of(lent)
+    places = [int(name[-3:]) for name in lent["filename"]]
+    assert 0 < len(places) < 37
+    for part, rows in ((later, range(21, 37)), (lent, places)):
+        expected = tf.nest.map_structure(lambda values: values[list(rows)], whole)  # noqa: B023
+        np.testing.assert_array_equal(part["filename"], expected["filename"])
+        np.testing.assert_allclose(part["image"], expected["image"], atol=0.01)
+        np.testing.assert_allclose(part["transform"], expected["transform"], atol=1e-5)
+        np.testing.assert_array_equal(part["labels"]["pose"], expected["labels"]["pose"])
+    for other in (copy_of(Source(first), copy=2), copy_of(Source(first), seed=5)):
+        assert names([other]) == names([whole])
+        assert (np.abs(other["transform"] - whole["transform"]).max(axis=(1, 2)) > 1e-3).all()
+
+
+def test_labels_of_a_changed_copy_follow_its_crop(first):
+    copy = copy_of(Source(first), augment=Augment(flip=True, rotate=20))
+    flipped = np.linalg.det(copy["transform"][:, :, :2]) < 0
+    assert 5 < flipped.sum() < 32
+    pose = np.arange(37) % 6 - 1
+    expected = np.where(flipped & (pose >= 0), 4 - pose, pose)
+    np.testing.assert_array_equal(copy["labels"]["pose"], expected)
+    # Back through the transform, the points are where they were drawn.
+    points = copy["labels"]["landmarks"]
+    points = np.where(flipped[:, None, None], points[:, [1, 0, 2, 4, 3]], points)
+    pixels = (points + 1) / 2 * 8 - 0.5
+    ones = np.ones((37, 5, 1))
+    drawn = np.einsum("nij,npj->npi", copy["transform"], np.concatenate([pixels, ones], axis=2))
+    np.testing.assert_allclose(drawn, np.broadcast_to(FACE, drawn.shape), atol=1e-3)
+
+
+def test_a_copy_without_changes_is_the_image(first):
+    plain = evaluation_batches(Source(first), (POSE, LANDMARKS), CROP, batch_size=37)
+    assert_equal(list(plain.as_numpy_iterator()),
+                 [copy_of(Source(first), augment=Augment(), batch_size=37)])  # fmt: skip
+
+
 def test_random_flips_take_their_labels_along(first):
     for batch in take(training([Source(first)], (POSE, LANDMARKS), Augment(flip=True)), 5):
         flipped = batch["transform"][:, 0, 0] < 0

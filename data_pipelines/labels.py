@@ -1,0 +1,75 @@
+"""Labels of a model's tasks from those that sources store: joined by name, the rest unknown."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines.errors import UserError
+from data_pipelines.stream import Source
+from data_pipelines.tasks import UNKNOWN, Task, join_labels
+
+
+def label_places(sources: Sequence[Source], tasks: Sequence[Task]) -> dict[str, np.ndarray]:
+    """Per task and source, where the stored labels stand: `[sources, labels]`, -1 for unknown.
+
+    Of a multiclass task, `[sources, 1]`: 0 where it is stored.
+
+    Raises:
+        UserError: a source has a task of that name with other classes, or none of the tasks.
+    """
+    joins = {}
+    for task in tasks:
+        rows = []
+        for source in sources:
+            stored = {known.name: known for known in source.records.tasks}.get(task.name)
+            try:
+                row = join_labels(stored, task) if stored else [-1] * len(task.labels)
+            except ValueError as error:
+                raise UserError(f"{source.records.path}: {error}") from None
+            rows.append([min(row)] if task.kind == "multiclass" else row)
+        joins[task.name] = np.array(rows, np.int64)
+    for index, source in enumerate(sources):
+        if joins and all((rows[index] < 0).all() for rows in joins.values()):
+            raise UserError(
+                f"{source.records.path}: none of its tasks ("
+                + ", ".join(task.name for task in source.records.tasks)
+                + f") has labels of the model's ({', '.join(task.name for task in tasks)})"
+            )
+    return joins
+
+
+def join_ragged(task: Task, stored, places):
+    """Labels of the model's task, `[B, n]` or `[B]`, from those that records store in ragged rows.
+
+    Args:
+        task: of the model; not of landmarks.
+        stored: ragged `[B, (n)]`, as parsed.
+        places: int64 `[B, n]`, for each example the row of `label_places` of its source.
+    """
+    import tensorflow as tf
+
+    integer = task.label_dtype != "float32"
+    unknown = tf.constant(UNKNOWN if integer else np.nan, tf.int32 if integer else tf.float32)
+    stored = tf.cast(stored, unknown.dtype).to_tensor(unknown)
+    # A column of unknowns in front takes the labels that a source does not have.
+    stored = tf.pad(stored, [[0, 0], [1, 0]], constant_values=unknown)
+    labels = tf.gather(stored, places + 1, batch_dims=1)
+    return labels[:, 0] if task.kind == "multiclass" else labels
+
+
+def mirror_labels(task: Task, labels, flipped):
+    """Labels `[B, ...]` of crops of which those in `flipped`, bool `[B]`, are mirrored.
+
+    Coordinates of landmarks have followed the transform already; left and right points swap.
+    """
+    import tensorflow as tf
+
+    if not task.mirror:
+        return labels
+    if task.kind == "multiclass":
+        swapped = tf.gather(
+            tf.constant((*task.mirror, UNKNOWN)), tf.where(labels < 0, len(task.mirror), labels)
+        )
+        return tf.where(flipped, swapped, labels)
+    swapped = tf.gather(labels, np.argsort(task.mirror), axis=1)
+    return tf.where(tf.reshape(flipped, [-1] + [1] * (len(labels.shape) - 1)), swapped, labels)
