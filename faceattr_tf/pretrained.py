@@ -1,23 +1,25 @@
-"""Released weights from a local file into a model, layer by layer."""
+"""Released weights, from a local file or of ImageNet by Keras, into a model, layer by layer."""
 
 import dataclasses
 import math
 import pathlib
 import re
+import socket
 from collections.abc import Collection
 
 import keras
 import numpy as np
 
 from data_pipelines.errors import UserError
-from faceattr_tf.models.heads import HEAD_PREFIX
+from faceattr_tf.models.backbones import BACKBONES, NEW_LAYERS, stable_names
 from faceattr_tf.weights_file import StoredLayer, open_weights
 
-_NEVER_LOADED = (HEAD_PREFIX, "lonet_")
+_PATIENCE = 30.0  # seconds without a byte after which a download has failed
 _AUTOMATIC = re.compile(
-    r"(?:conv2d|convolution2d|depthwise_conv2d|dense|batch_normalization|batchnormalization)"
-    r"(?:_v1)?(?:_(\d+))?"
+    r"(?:conv2d|convolution2d|depthwise_conv2d|dense|layer_normalization"
+    r"|batch_normalization|batchnormalization)(?:_v1)?(?:_(\d+))?"
 )
+_NOT_ASKED = "not asked for"
 _STATISTICS = ("gamma", "beta", "mean", "variance")
 
 
@@ -48,8 +50,61 @@ class LoadReport:
         return "\n".join(lines)
 
 
+def load_imagenet(model: keras.Model, backbone: str) -> LoadReport:
+    """Loads the ImageNet weights that Keras distributes, and prints what became of every layer.
+
+    Keras downloads them into its cache (`~/.keras`, or `KERAS_HOME`), unless they are there.
+
+    Args:
+        model: of `build_model`.
+        backbone: its name, a key of `BACKBONES`.
+
+    Returns:
+        What was loaded, and what is new.
+
+    Raises:
+        UserError: there are none for this network, or they cannot be downloaded.
+    """
+    if backbone not in BACKBONES:
+        raise UserError(
+            f"there are no ImageNet weights for model {backbone!r}; "
+            f"there are for: {', '.join(BACKBONES)}"
+        )
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_PATIENCE)
+    try:
+        source = BACKBONES[backbone].create(
+            weights="imagenet", include_top=False, input_shape=(224, 224, 3)
+        )
+    # Keras raises plain exceptions here, besides those of sockets and of files.
+    except Exception as error:  # noqa: BLE001
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"imagenet: the weights of {backbone} cannot be downloaded ({reason}); "
+            "give a file of weights with --config.model.weights=FILE"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(patience)
+    given = {name: layer for layer, name in stable_names(source).items() if layer.weights}
+    loaded, left_out = {}, {}
+    for layer in model.layers:
+        if layer.name in given:
+            layer.set_weights(given[layer.name].get_weights())
+            loaded[layer.name] = layer.name
+        elif layer.weights:
+            left_out[layer.name] = "new"
+    unused = tuple(name for name in given if name not in loaded)
+    report = LoadReport(f"{backbone} of ImageNet", loaded, left_out, unused)
+    print(report)
+    return report
+
+
 def load_weights(
-    model: keras.Model, path: str | pathlib.Path, *, layers: Collection[str] | None = None
+    model: keras.Model,
+    path: str | pathlib.Path,
+    *,
+    layers: Collection[str] | None = None,
+    strict: bool = False,
 ) -> LoadReport:
     """Loads what fits of a file of weights into a model, and prints what became of every layer.
 
@@ -59,7 +114,7 @@ def load_weights(
     on what was built before. Such layers, or all if no name agrees, are matched in their order,
     kernels in one sequence and batch normalisations in another, up to the first that does not fit.
     A fully-connected layer also takes the convolution over its whole input map as which MatConvNet
-    stores it. Heads and the layers of LoNet are never loaded.
+    stores it. `NEW_LAYERS` are never loaded: heads, auxiliary classifiers, LoNet.
 
     The weights are taken as they are: what range and order of colours they want of the pixels is
     an option of the network, as `pixel_values` of `vgg_face`.
@@ -68,19 +123,19 @@ def load_weights(
         model: a functional model without models inside.
         path: the file.
         layers: names of the layers to load; the others stay as they are. None: all that fit.
+        strict: every layer that may be loaded, or of `layers`, must find its weights.
 
     Returns:
         What was loaded, what was not and why.
 
     Raises:
         UserError: the file is missing, is no file of weights, holds values that are not finite, or
-            fits no layer; or the model has no such layer. The model is then unchanged.
+            fits no layer; or the model has no such layer; or, being strict, one differs, of which
+            the first is named. The model is then unchanged.
     """
     path = pathlib.Path(path)
     targets = [
-        layer
-        for layer in model.layers
-        if layer.weights and not layer.name.startswith(_NEVER_LOADED)
+        layer for layer in model.layers if layer.weights and not layer.name.startswith(NEW_LAYERS)
     ]
     for name in layers or ():
         if name not in [layer.name for layer in targets]:
@@ -91,21 +146,27 @@ def load_weights(
         for layer in targets:
             entry = matches.get(layer.name)
             if layers is not None and layer.name not in layers:
-                left_out[layer.name] = "not asked for"
+                left_out[layer.name] = _NOT_ASKED
             elif entry is None:
                 left_out[layer.name] = "nothing in the file matches"
             elif (arrays := _fit(layer, entry)) is None:
-                shapes = [tuple(weight.shape) for weight in layer.weights]
                 left_out[layer.name] = (
-                    f"{entry.name} has shapes {_show(entry.shapes)}, not {_show(shapes)}"
+                    f"{entry.name} has shapes {_show(entry.shapes)}, not {_show(_shapes(layer))}"
                 )
             else:
                 values += _read(path, layer, entry.name, arrays)
                 loaded[layer.name] = entry.name
         used = set(loaded.values())
         unused = tuple(entry.name for entry in stored if entry.name not in used)
+    missing = [layer for layer in targets if left_out.get(layer.name, _NOT_ASKED) != _NOT_ASKED]
+    if strict and missing:
+        first = min(missing, key=lambda layer: _number(layer.name))
+        raise UserError(
+            f"{path}: holds no weights of this network; the first layer that differs is "
+            f"{first.name!r} of shapes {_show(_shapes(first))}: {left_out[first.name]}"
+        )
     if not loaded:
-        reasons = [f"{name}: {why}" for name, why in left_out.items() if why != "not asked for"]
+        reasons = [f"{name}: {why}" for name, why in left_out.items() if why != _NOT_ASKED]
         raise UserError(f"{path}: fits no layer of the model; {[*reasons, 'none asked for'][0]}")
     for variable, value in values:
         variable.assign(value)
@@ -123,16 +184,18 @@ def _match(targets, stored: list[StoredLayer]) -> dict[str, StoredLayer]:
         """What is to be matched in order: only the unnamed, where other names did agree."""
         ordered = []
         for candidate, shapes in candidates:
-            automatic = _AUTOMATIC.fullmatch(candidate.name)
-            own = candidate.name.startswith(_NEVER_LOADED)
-            if not own and _kind(shapes) == kind and (automatic or not matches):
-                number = int(automatic[1] or 0) if automatic else 0
+            own = candidate.name.startswith(NEW_LAYERS)
+            if candidate.name in matches or own or _kind(shapes) != kind:
+                continue
+            # The last normalisation of ConvNeXt has a name only in files with the top.
+            if _AUTOMATIC.fullmatch(candidate.name) or not matches or kind == "scale and offset":
+                number = _number(candidate.name)
                 ordered.append((len(shapes[0]) == 2, number, len(ordered), candidate))
         return [candidate for *_, candidate in sorted(ordered, key=lambda item: item[:3])]
 
     in_order = {}
-    for kind in ("kernel", "normalisation"):
-        ours = rest([(layer, [w.shape for w in layer.weights]) for layer in targets], kind)
+    for kind in ("kernel", "normalisation", "scale and offset"):
+        ours = rest([(layer, _shapes(layer)) for layer in targets], kind)
         theirs = rest([(entry, entry.shapes) for entry in stored], kind)
         for layer, entry in zip(ours, theirs, strict=False):
             in_order[layer.name] = entry
@@ -145,7 +208,19 @@ def _kind(shapes) -> str:
     ranks = [len(shape) for shape in shapes]
     if ranks in ([2], [4], [2, 1], [4, 1]):
         return "kernel"
+    if ranks == [1, 1]:
+        return "scale and offset"
     return "normalisation" if ranks in ([1] * 3, [1] * 4) else ""
+
+
+def _number(name: str) -> int:
+    """Of a name that Keras gave automatically; 0 for the first, and for other names."""
+    automatic = _AUTOMATIC.fullmatch(name)
+    return int(automatic[1] or 0) if automatic else 0
+
+
+def _shapes(layer) -> list[tuple[int, ...]]:
+    return [tuple(weight.shape) for weight in layer.weights]
 
 
 def _fit(layer, entry: StoredLayer) -> list | None:

@@ -62,13 +62,15 @@ from keras import ops
 from data_pipelines import tasks
 import faceattr_tf
 from faceattr_tf.losses import LOSSES
+from faceattr_tf.models.backbones import BACKBONES
 
 kinds = (
     tasks.MTFL_ATTRIBUTES, tasks.POSE, tasks.LANDMARKS,
     tasks.Task("age", "regression", ("years",)),
 )
-for name in faceattr_tf.MODELS:
-    model = faceattr_tf.build_model(name, kinds, (64, 64, 3), width=0.25, transformer="lonet")
+for name in sorted(set(faceattr_tf.MODELS) - set(BACKBONES)) + ["mobilenet_v3_small"]:
+    width = {} if name in BACKBONES else {"width": 0.25}
+    model = faceattr_tf.build_model(name, kinds, (64, 64, 3), transformer="lonet", **width)
     outputs = model(np.zeros((2, 64, 64, 3), "float32"))
     for task in kinds:
         labels = np.stack([task.unknown(), np.ones(task.label_shape, task.label_dtype)])

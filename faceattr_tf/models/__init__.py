@@ -1,5 +1,6 @@
 """Networks that take pixels and predict tasks: one function each, listed in `MODELS`."""
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 
@@ -9,7 +10,8 @@ from keras import ops
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import ALIGNMENT, Task
 from faceattr_tf.layers.spatial_transformer import SpatialTransformer, transform_matrix
-from faceattr_tf.models import cascade_cnn, lonet, resnet_small, tcdcn, vgg_face
+from faceattr_tf.models import backbones, cascade_cnn, lonet, resnet_small, tcdcn, vgg_face
+from faceattr_tf.models.backbones import BACKBONES, auxiliary_name
 from faceattr_tf.models.heads import image_input
 
 MODELS = {
@@ -17,6 +19,7 @@ MODELS = {
     "resnet_small": resnet_small.build,
     "tcdcn": tcdcn.build,
     "vgg_face": vgg_face.build,
+    **{name: functools.partial(backbones.build, name) for name in BACKBONES},
 }
 """Name -> `build(pixels, tasks, **options) -> {task name: output}` on pixels in [-1, 1]."""
 
@@ -26,7 +29,7 @@ TRANSFORMERS = {"lonet": lonet.build}
 TRANSFORMER = "transformer"
 """Name of the layer that samples the aligned crop, in models that have one."""
 
-__all__ = ["MODELS", "TRANSFORMER", "TRANSFORMERS", "build_model"]
+__all__ = ["BACKBONES", "MODELS", "TRANSFORMER", "TRANSFORMERS", "build_model"]
 
 
 def build_model(
@@ -53,7 +56,8 @@ def build_model(
         A functional model named `name`. Input `image`: float32 `[B, H, W, 3]` in 0..255. Output: a
         dict from task name to logits `[B, n]` (multilabel, multiclass), values `[B, n]`
         (regression), normalised coordinates `[B, n, 2]` in the input (landmarks) or the affine
-        transform `[B, 2, 3]` of the transformer (`ALIGNMENT`), all float32.
+        transform `[B, 2, 3]` of the transformer (`ALIGNMENT`), all float32. An auxiliary classifier
+        adds its own under `auxiliary_name`.
 
     Raises:
         UserError: the name or an option does not exist, or the input is too small for the network.
@@ -73,10 +77,11 @@ def build_model(
     theta = transform_matrix(parameters, family, aspect=input_shape[1] / input_shape[0])
     outputs = build(sampled, predicted, **options)
     for task in predicted:
-        if task.kind == "landmarks":
-            points = outputs[task.name]
-            moved = ops.matmul(points, ops.transpose(theta[:, :, :2], (0, 2, 1)))
-            outputs[task.name] = moved + theta[:, None, :, 2]
+        for name_of_output in (task.name, auxiliary_name(task.name)):
+            if task.kind == "landmarks" and name_of_output in outputs:
+                points = outputs[name_of_output]
+                moved = ops.matmul(points, ops.transpose(theta[:, :, :2], (0, 2, 1)))
+                outputs[name_of_output] = moved + theta[:, None, :, 2]
     return keras.Model(image, {**outputs, ALIGNMENT.name: theta}, name=name)
 
 

@@ -68,7 +68,7 @@ def check_size(pixels, smallest: int):
     return pixels
 
 
-def grow_heads(features, tasks: Sequence[Task]) -> dict:
+def grow_heads(features, tasks: Sequence[Task], *, prefix: str = "") -> dict:
     """One linear layer per task on shared features.
 
     Heads compute in float32 under mixed precision as well, since the losses take logarithms. They
@@ -78,11 +78,12 @@ def grow_heads(features, tasks: Sequence[Task]) -> dict:
     Args:
         features: `[B, F]`.
         tasks: what to predict.
+        prefix: of the names of the layers, where a network has heads in several places.
 
     Returns:
         Task name -> `[B, n]`, for landmarks `[B, n, 2]`.
     """
-    return {task.name: _head(features, task) for task in tasks}
+    return {task.name: _head(features, task, prefix) for task in tasks}
 
 
 def head_output(model: keras.Model, task: Task):
@@ -91,8 +92,8 @@ def head_output(model: keras.Model, task: Task):
     return model.get_layer(f"{task.name}_points" if points else HEAD_PREFIX + task.name).output
 
 
-def _head(features, task: Task):
-    name = HEAD_PREFIX + task.name
+def _head(features, task: Task, prefix: str):
+    name = prefix + HEAD_PREFIX + task.name
     if task.kind != "landmarks":
         small = keras.initializers.RandomNormal(stddev=0.01)
         return layers.Dense(task.output_size, kernel_initializer=small, dtype="float32", name=name)(
@@ -106,6 +107,6 @@ def _head(features, task: Task):
         dtype="float32",
         name=name,
     )(features)
-    return layers.Reshape(task.label_shape, dtype="float32", name=f"{task.name}_points")(
+    return layers.Reshape(task.label_shape, dtype="float32", name=f"{prefix}{task.name}_points")(
         coordinates
     )
