@@ -17,6 +17,9 @@ from faceattr_tf.train import create_train_step, training_stream
 STEPS = 40
 """Steps on the one batch that is over-fitted."""
 
+SECONDS = 60
+"""After so many no further step begins: a large network needs minutes for all of them."""
+
 
 def dry_run(recipe: Recipe) -> dict:
     """Prints what a recipe would do, and over-fits one batch without writing anything.
@@ -36,7 +39,14 @@ def dry_run(recipe: Recipe) -> dict:
         print(f"  phase  {phase.name}: to step {end:,}, {phase.optimizer}, {phase.learning_rate:g}")
 
     # Over-fitting wants one unchanging batch and a constant rate.
-    phase = dataclasses.replace(recipe.phases[-1], schedule="constant", steps=total, trainable="")
+    frozen = recipe.data.bottlenecks.use
+    phase = dataclasses.replace(
+        recipe.phases[-1],
+        schedule="constant",
+        steps=total,
+        trainable="^head_" if frozen else "",
+        layer_decay=1.0,
+    )
     data = dataclasses.replace(recipe.data, augment=Augment(), cache=False)
     trial = dataclasses.replace(recipe, data=data, phases=(phase,), average=0.0)
     experiment = Experiment.of(trial)
@@ -46,27 +56,35 @@ def dry_run(recipe: Recipe) -> dict:
     result = {
         "parameters": model.count_params(),
         "multiply_adds": multiply_adds(model),
-        "bytes": memory(model, state.optimizers[0], recipe.data.batch_size),
+        "bytes": memory(
+            model, state.optimizers[0], recipe.data.micro_batch or recipe.data.batch_size
+        ),
     }
     print(f"  model  {recipe.model.name}: {result['parameters']:,} parameters")
     print(f"  work   {result['multiply_adds'] / 1e6:,.0f} million multiply-adds per image, forward")
     print(f"  memory {result['bytes'] / 2**20:,.0f} MiB for weights, optimizer and activations")
     step = create_train_step(state, experiment, 0)
-    losses, begin = [], 0.0
+    losses, begin = [], time.perf_counter()
     for index in range(STEPS):
+        if index > 3 and time.perf_counter() - begin > SECONDS:
+            break
         if index == 2:  # The first ones compile.
             begin = time.perf_counter()
         state.logged.assign(tf.zeros_like(state.logged))
         step(batch)
         sums = state.logged.numpy()
         losses.append(float(np.sum(sums[0] * experiment.task_weights(phase))))
-    seconds = (time.perf_counter() - begin) / (STEPS - 2)
-    result |= {"seconds": seconds * total, "losses": losses}
+    seconds = (time.perf_counter() - begin) / (len(losses) - 2)
+    # Bottlenecks are computed once per image; training on them is a matter of seconds.
+    passes = sum(s.count for s in experiment.sources("train")) / recipe.data.batch_size
+    passes *= recipe.data.bottlenecks.copies + 1
+    times, what = (passes, "bottlenecks") if frozen else (total, f"{total:,} steps")
+    result |= {"seconds": seconds * times, "losses": losses}
     print(
-        f"  time   {recipe.data.batch_size / seconds:,.0f} images/s, {seconds * total / 60:,.1f} "
-        f"minutes for {total:,} steps on this machine, without reading and validation"
+        f"  time   {recipe.data.batch_size / seconds:,.0f} images/s, {seconds * times / 60:,.1f} "
+        f"minutes for {what} on this machine, without reading and validation"
     )
-    print(f"  one batch, {STEPS} steps: loss {losses[0]:.4f} to {losses[-1]:.4f}")
+    print(f"  one batch, {len(losses)} steps: loss {losses[0]:.4f} to {losses[-1]:.4f}")
     return result
 
 

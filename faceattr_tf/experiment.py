@@ -29,6 +29,8 @@ class Experiment:
         crop: the recipe's, with a window of 0 replaced by the mean box of the training images.
         phase_ends: for each phase the step at which it ends, counted from the start of the run.
         steps_per_epoch: steps in which as many examples are seen as the training split holds.
+        bottlenecks: split -> per record set the `faceattr_tf.bottlenecks.Features` that stand in
+            for its images; empty where the network sees images.
     """
 
     recipe: Recipe
@@ -38,6 +40,7 @@ class Experiment:
     crop: Crop
     phase_ends: tuple[int, ...]
     steps_per_epoch: int
+    bottlenecks: dict[str, list] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Experiment":

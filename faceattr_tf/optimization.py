@@ -1,9 +1,15 @@
-"""Optimizers and learning-rate schedules of a phase, built from Keras' own."""
+"""Optimizers, learning-rate schedules and decay of a phase, built from Keras' own."""
+
+from collections.abc import Sequence
 
 import keras
 
 from data_pipelines.errors import UserError
 from faceattr_tf.configs.base import Phase
+from faceattr_tf.models.backbones import stages_of
+
+NOT_DECAYED = ("bias", "gamma", "beta")
+"""Names of the weights that decay leaves alone: biases and those of normalisation."""
 
 
 def create_learning_rate(phase: Phase, steps: int):
@@ -60,7 +66,33 @@ def create_optimizer(phase: Phase, steps: int, precision: str):
             f"phase {phase.name!r}: optimizer {phase.optimizer!r} is none of {', '.join(optimizers)}"
         )
     optimizer = optimizers[phase.optimizer]()
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer.exclude_from_weight_decay(var_names=list(NOT_DECAYED))
     if precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
+
+
+def decayed(variables: Sequence) -> list[bool]:
+    """Which of the variables decay: kernels, not biases and normalisation."""
+    return [variable.name not in NOT_DECAYED for variable in variables]
+
+
+def rate_factors(model: keras.Model, variables: Sequence, phase: Phase) -> list[float]:
+    """What the learning rate of every variable is multiplied by: `layer_decay` per stage.
+
+    The heads have the full rate, the topmost stage of the pretrained network that rate times the
+    decay, and so on down (Howard and Ruder, ULMFiT, ACL 2018, section 3.2, by stages).
+
+    Raises:
+        UserError: the network has no stages.
+    """
+    if phase.layer_decay == 1.0:
+        return [1.0] * len(variables)
+    stages = stages_of(model)
+    top = max(stages.values())
+    factors = {
+        weight.path: phase.layer_decay ** (top - stages[layer.name])
+        for layer in model.layers
+        for weight in layer.weights
+    }
+    return [factors[variable.path] for variable in variables]

@@ -1,5 +1,6 @@
 """Every variable of a run, and what makes them."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -9,13 +10,15 @@ import tensorflow as tf
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import ALIGNMENT, Task
-from faceattr_tf.configs.base import Phase
+from faceattr_tf.configs.base import Model as ModelConfig
+from faceattr_tf.configs.base import Phase, Recipe
 from faceattr_tf.evaluate import forward_function
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.models import TRANSFORMER, build_model
+from faceattr_tf.models.backbones import AUXILIARY, BACKBONES, build_top
 from faceattr_tf.models.heads import HEAD_PREFIX, head_output
 from faceattr_tf.optimization import create_optimizer
-from faceattr_tf.pretrained import load_weights
+from faceattr_tf.pretrained import load_imagenet, load_weights
 from faceattr_tf.workdir import Workdir
 
 
@@ -25,10 +28,14 @@ class TrainingState:
     def __init__(self, experiment: Experiment, strategy: tf.distribute.Strategy):
         recipe = experiment.recipe
         self.strategy = strategy
+        check_micro_batch(recipe, strategy.num_replicas_in_sync)
         keras.utils.set_random_seed(recipe.seed)
         with strategy.scope():
             self.model = create_model(
-                experiment, recipe.precision, synchronized=strategy.num_replicas_in_sync > 1
+                experiment,
+                recipe.precision,
+                training=True,
+                synchronized=strategy.num_replicas_in_sync > 1,
             )
             count = len(experiment.tasks)
             # 1 for every task that still learns, 0 for one that was stopped.
@@ -76,8 +83,28 @@ class TrainingState:
 
     def update_evaluated_model(self) -> None:
         """Gives the model that is validated the present weights, averaged where asked for."""
-        source = self.averages or self.model.weights
-        self.evaluated_model.set_weights([weight.numpy() for weight in source])
+        present = self.averages or self.model.weights
+        self.evaluated_model.set_weights(
+            [
+                value.numpy()
+                for weight, value in zip(self.model.weights, present, strict=True)
+                if not weight.path.startswith(AUXILIARY)
+            ]
+        )
+
+
+def check_micro_batch(recipe: Recipe, replicas: int) -> None:
+    """Makes sure that a replica's share of the batch consists of whole micro-batches.
+
+    Raises:
+        UserError: it does not.
+    """
+    share, size = recipe.data.batch_size // replicas, recipe.data.micro_batch
+    if size < 0 or (size and share % size):
+        raise UserError(
+            f"data.micro_batch {size} does not divide the {share} examples of a step"
+            + (" and replica" if replicas > 1 else "")
+        )
 
 
 def has_seed(layer: keras.Layer) -> bool:
@@ -85,9 +112,27 @@ def has_seed(layer: keras.Layer) -> bool:
     return getattr(layer, "seed_generator", None) is not None
 
 
-def create_model(experiment: Experiment, precision: str, **options) -> keras.Model:
-    """The recipe's network for its tasks and crop, under a precision policy."""
+def create_model(
+    experiment: Experiment, precision: str, *, training: bool = False, **options
+) -> keras.Model:
+    """The recipe's network for its tasks and crop, under a precision policy.
+
+    Where the experiment has bottlenecks, it is what stands behind them: no image goes in.
+
+    Args:
+        experiment: gives recipe, tasks and crop.
+        precision: name of a Keras dtype policy.
+        training: build the auxiliary classifier too, where the recipe has one.
+        **options: further arguments of the network's build function.
+    """
     config = experiment.recipe.model
+    if experiment.bottlenecks:
+        width = experiment.bottlenecks["train"][0].features.shape[-1]
+        return build_top(width, experiment.tasks, dropout=config.dropout)
+    if config.layer:
+        options["layer"] = config.layer
+    if training and config.auxiliary_weight:
+        options["auxiliary"] = True
     if config.dropout:
         options["dropout"] = config.dropout
     if config.width != 1.0:
@@ -141,10 +186,32 @@ def freeze(model: keras.Model, phase: Phase) -> list:
     return list(model.trainable_variables)
 
 
-def load_pretrained(state: TrainingState, path: str) -> None:
-    """Gives the model the weights of a file, where layers and shapes agree, and says which."""
-    load_weights(state.model, path)
-    state.restart_averages()
+def load_pretrained(model: keras.Model, config: ModelConfig) -> None:
+    """Gives a model the weights that its configuration names, and says which.
+
+    Raises:
+        UserError: they cannot be had or do not fit.
+    """
+    if config.weights != "imagenet":
+        load_weights(model, config.weights, strict=config.name in BACKBONES)
+    elif config.name in BACKBONES:
+        load_imagenet(model, config.name)
+    else:
+        raise UserError(
+            f"weights 'imagenet': Keras distributes none for {config.name!r}, only for: "
+            + ", ".join(BACKBONES)
+        )
+
+
+def whole_model(top: keras.Model, experiment: Experiment) -> keras.Model:
+    """The recipe's network from images to outputs, with heads that were trained on bottlenecks."""
+    model = create_model(dataclasses.replace(experiment, bottlenecks={}), "float32")
+    if experiment.recipe.model.weights:
+        load_pretrained(model, experiment.recipe.model)
+    for layer in top.layers:
+        if layer.weights:
+            model.get_layer(layer.name).set_weights(layer.get_weights())
+    return model
 
 
 def warm_start(state: TrainingState, path: str) -> None:

@@ -15,16 +15,26 @@ from tqdm import tqdm
 
 from data_pipelines.errors import UserError
 from data_pipelines.input import explain_failure, training_batches
+from faceattr_tf import bottlenecks
 from faceattr_tf.calibration import calibrate
 from faceattr_tf.configs.base import Phase, Recipe
 from faceattr_tf.distribution import checkpoint_folder, create_strategy, distribute, is_chief
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.model_card import model_card
+from faceattr_tf.models.backbones import auxiliary_name
 from faceattr_tf.models.heads import scale_pixels
-from faceattr_tf.state import TrainingState, classifier_of, freeze, load_pretrained, warm_start
+from faceattr_tf.optimization import decayed, rate_factors
+from faceattr_tf.state import (
+    TrainingState,
+    classifier_of,
+    freeze,
+    load_pretrained,
+    warm_start,
+    whole_model,
+)
 from faceattr_tf.task_stopping import should_stop
 from faceattr_tf.validation import create_losses, validate, validation_outputs
-from faceattr_tf.workdir import Workdir
+from faceattr_tf.workdir import MODEL, TOP, Workdir
 
 LOWER_IS_BETTER = ("loss", "nme", "failure_rate", "mae", "rmse", "corner_error")
 
@@ -43,9 +53,12 @@ def train_and_evaluate(recipe: Recipe, path, *, progress: bool = True) -> dict:
     experiment = Experiment.of(recipe)
     strategy = create_strategy(recipe.strategy)
     workdir = Workdir(path)
+    if recipe.data.bottlenecks.use:
+        experiment = bottlenecks.attach(experiment, progress=progress)
     state = TrainingState(experiment, strategy)
-    if recipe.model.weights:
-        load_pretrained(state, recipe.model.weights)
+    if recipe.model.weights and not experiment.bottlenecks:
+        load_pretrained(state.model, recipe.model)
+        state.restart_averages()
     if recipe.warm_start:
         warm_start(state, recipe.warm_start)
     # Only now, so that a recipe that cannot be built leaves no workdir behind.
@@ -110,27 +123,50 @@ def create_train_step(state: TrainingState, experiment: Experiment, phase_index:
     phase = recipe.phases[phase_index]
     strategy, optimizer = state.strategy, state.optimizers[phase_index]
     variables = freeze(state.model, phase)
+    values = [variable.value for variable in variables]
+    factors = rate_factors(state.model, variables, phase)
     replicas = strategy.num_replicas_in_sync
     losses = create_losses(experiment)
     weights = tf.constant(experiment.task_weights(phase))
     learned = [weight != 0 for weight in experiment.task_weights(phase)]
     forward = forward_of(state.model, experiment, phase)
 
-    def replica_step(batch):
+    def task_losses(labels, outputs, name_of=lambda name: name):
+        found = [
+            tf.reduce_sum(loss(labels[name], outputs[name_of(name)])) if learns else 0.0
+            for (name, loss), learns in zip(losses.items(), learned, strict=True)
+        ]
+        return tf.stack(found) / recipe.data.batch_size
+
+    def forward_and_backward(batch, parts):
         with tf.GradientTape() as tape:
             outputs = forward(batch["image"])
-            per_task = tf.stack(
-                [
-                    tf.reduce_sum(loss(batch["labels"][name], outputs[name])) if learns else 0.0
-                    for (name, loss), learns in zip(losses.items(), learned, strict=True)
-                ]
-            )
-            per_task = per_task / recipe.data.batch_size
-            loss = tf.reduce_sum(per_task * weights * state.active)
+            per_task = total = task_losses(batch["labels"], outputs)
+            if recipe.model.auxiliary_weight:
+                auxiliary = task_losses(batch["labels"], outputs, auxiliary_name)
+                total = per_task + recipe.model.auxiliary_weight * auxiliary
+            loss = tf.reduce_sum(total * weights * state.active)
             if state.model.losses:
-                loss += tf.add_n(state.model.losses) / replicas
+                loss += tf.add_n(state.model.losses) / tf.cast(replicas * parts, tf.float32)
             scaled = optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        return [per_task, *tape.gradient(scaled, values)]
+
+    def replica_step(batch):
+        batch = {"image": batch["image"], "labels": batch["labels"]}
+        zeros = [tf.zeros(len(losses)), *map(tf.zeros_like, values)]
+        per_task, *gradients = sum_over_parts(
+            forward_and_backward, batch, recipe.data.micro_batch, zeros
+        )
+        learning = [v for v, g in zip(variables, gradients, strict=True) if g is not None]
+        gradients = [gradient for gradient in gradients if gradient is not None]
+        if phase.l2:
+            factor = optimizer.scale_loss(tf.constant(phase.l2 / replicas))
+            gradients = [
+                gradient + factor * variable.value if decays else gradient
+                for gradient, variable, decays in zip(
+                    gradients, learning, decayed(learning), strict=True
+                )
+            ]
         if phase.clip_norm:
             # The norm is that of the whole batch's gradient. The optimizer adds the replicas'
             # gradients up once more, hence the division.
@@ -140,7 +176,7 @@ def create_train_step(state: TrainingState, experiment: Experiment, phase_index:
             limit = optimizer.scale_loss(tf.constant(phase.clip_norm))
             gradients, _ = tf.clip_by_global_norm(gradients, limit)
             gradients = [gradient / replicas for gradient in gradients]
-        optimizer.apply(gradients, variables)
+        optimizer.apply(gradients, learning)
         return per_task
 
     @tf.function
@@ -148,7 +184,13 @@ def create_train_step(state: TrainingState, experiment: Experiment, phase_index:
         for index, seed in enumerate(state.seeds):
             key = tf.stack([tf.cast(state.step, seed.dtype), recipe.seed * 1000 + index])
             seed.assign(tf.cast(key, seed.dtype))
+        slowed = [(value, f) for value, f in zip(values, factors, strict=True) if f != 1.0]
+        before = [tf.identity(value) for value, _ in slowed]
         per_task = strategy.run(replica_step, args=(batch,))
+        # Every optimizer's change is proportional to its rate: a part of the change is that of a
+        # lower rate.
+        for (value, factor), old in zip(slowed, before, strict=True):
+            value.assign(old + factor * (value - old))
         per_task = strategy.reduce(tf.distribute.ReduceOp.SUM, per_task, axis=None)
         finite = tf.math.is_finite(tf.reduce_sum(per_task * weights * state.active))
         if tf.logical_and(tf.logical_not(finite), state.broken_step < 0):
@@ -168,6 +210,45 @@ def create_train_step(state: TrainingState, experiment: Experiment, phase_index:
                     average.assign(weight.value)
 
     return train_step
+
+
+def sum_over_parts(compute, batch, size: int, zeros: list) -> list:
+    """Sums what `compute` gives for the parts of a batch, one part after the other.
+
+    Args:
+        compute: `(part, number of parts) -> list of tensors`, each a sum over the part's examples,
+            or None for what the part has no influence on.
+        batch: structure of tensors `[B, ...]`.
+        size: examples of a part, by which B can be divided; 0 for the whole batch at once.
+        zeros: tensors of the shapes of the sums.
+
+    Returns:
+        The sums; None where there is none.
+    """
+    first = keras.tree.flatten(batch)[0]
+    if not size or first.shape[0] == size:
+        return compute(batch, 1)
+    parts = (first.shape[0] or tf.shape(first)[0]) // size
+    absent = []
+
+    def part(tensor, index):
+        rest = tensor.shape[1:]
+        return tf.slice(tensor, [index * size] + [0] * len(rest), [size, *rest])
+
+    def add(index, sums):
+        one = keras.tree.map_structure(lambda tensor: part(tensor, index), batch)
+        found = compute(one, parts)
+        absent[:] = [value is None for value in found]
+        added = [
+            total if value is None else total + value
+            for total, value in zip(sums, found, strict=True)
+        ]
+        return index + 1, added
+
+    _, sums = tf.while_loop(
+        lambda index, sums: index < parts, add, (0, zeros), parallel_iterations=1
+    )
+    return [None if none else total for none, total in zip(absent, sums, strict=True)]
 
 
 def forward_of(model: keras.Model, experiment: Experiment, phase: Phase):
@@ -191,6 +272,15 @@ def training_stream(experiment: Experiment, strategy: tf.distribute.Strategy, st
         crop, disturb = aligned, None
 
     def create(worker: int, workers: int):
+        if experiment.bottlenecks:
+            return bottlenecks.training_batches(
+                experiment.bottlenecks["train"],
+                [source.weight for source in experiment.sources("train")],
+                batch_size=recipe.data.batch_size,
+                seed=recipe.seed,
+                start_step=start_step,
+                worker=(worker, workers),
+            )
         return training_batches(
             experiment.sources("train"),
             experiment.tasks,
@@ -208,6 +298,20 @@ def training_stream(experiment: Experiment, strategy: tf.distribute.Strategy, st
     return iter(distribute(strategy, create, recipe.data.batch_size))
 
 
+def score_of(values: dict[str, float], metric: str) -> float:
+    """A metric of validation, turned so that less is better.
+
+    Raises:
+        UserError: it was not measured.
+    """
+    if metric not in values:
+        raise UserError(
+            f"best_metric {metric!r} is not measured; there are: {', '.join(sorted(values))}"
+        )
+    lower = metric.rsplit("/", 1)[-1] in LOWER_IS_BETTER
+    return values[metric] if lower else -values[metric]
+
+
 class _Run:
     """The loop over the steps of an experiment."""
 
@@ -215,6 +319,7 @@ class _Run:
         self.experiment, self.state, self.workdir = experiment, state, workdir
         self.recipe = experiment.recipe
         self.chief = is_chief(state.strategy)
+        self.best_name = TOP if experiment.bottlenecks else MODEL
         checkpoints = str(workdir.path / "checkpoints")
         self.chief_checkpoints = checkpoints
         folder = checkpoint_folder(state.strategy, checkpoints)
@@ -245,7 +350,9 @@ class _Run:
         total = ends[-1]
         if step >= total:
             return
-        every = max(1, round(recipe.evaluate_every * self.experiment.steps_per_epoch))
+        every = recipe.evaluate_steps or max(
+            1, round(recipe.evaluate_every * self.experiment.steps_per_epoch)
+        )
         bar = tqdm(
             total=total * recipe.data.batch_size,
             initial=step * recipe.data.batch_size,
@@ -265,13 +372,14 @@ class _Run:
                     train_step(self._next(batches))
                     step += 1
                     bar.update(recipe.data.batch_size)
-                    validating = step % every == 0 or step == total
                     phase_ends = step == ends[index]
-                    if validating or phase_ends or step % recipe.log_every == 0:
+                    validating = step % every == 0 or phase_ends
+                    if validating or step % recipe.log_every == 0:
                         self._log(step, index, bar)
                     if validating:
                         self._validate(step, index, bar)
-                    if validating or phase_ends or step % recipe.checkpoint_every == 0:
+                    keeping = validating and not recipe.evaluate_steps
+                    if keeping or phase_ends or step % recipe.checkpoint_every == 0:
                         # What follows a loss that is not finite must not become the last good one.
                         self._stop_if_broken()
                         self.manager.save(checkpoint_number=step)
@@ -318,26 +426,16 @@ class _Run:
             if steps:
                 row[f"epoch/{task.name}/loss"] = float(total / steps)
         self._write(step, phase, row)
-        score = self._score(values)
+        score = score_of(values, self.recipe.best_metric)
         if score < float(state.best.numpy()):
             state.best.assign(score)
             state.best_step.assign(step)
             if self.chief:
-                self.workdir.save_model(state.evaluated_model)
+                self.workdir.save_model(state.evaluated_model, self.best_name)
         best = abs(float(state.best.numpy()))
         shown = ", ".join(f"{key} {values[key]:.4f}" for key in self._shown(values))
         bar.write(f"step {step}: {shown}; best {self.recipe.best_metric} {best:.4f}")
         self._stop_tasks()
-
-    def _score(self, values: dict) -> float:
-        """The recipe's best metric, turned so that less is better."""
-        metric = self.recipe.best_metric
-        if metric not in values:
-            raise UserError(
-                f"best_metric {metric!r} is not measured; there are: {', '.join(sorted(values))}"
-            )
-        lower = metric.rsplit("/", 1)[-1] in LOWER_IS_BETTER
-        return values[metric] if lower else -values[metric]
 
     def _shown(self, values: dict) -> list[str]:
         endings = ("/accuracy", "/balanced_accuracy", "/nme", "/mae", "/corner_error")
@@ -380,8 +478,11 @@ class _Run:
         best = next(r for r in self.rows if r["step"] == best_step and "validation/loss" in r)
         if not self.chief:
             return best
-        model = self.workdir.load_model()
+        model = self.workdir.load_model(self.best_name)
         outputs, labels, _ = validation_outputs(model, self.experiment)
+        if self.experiment.bottlenecks:
+            model = whole_model(model, self.experiment)
+            self.workdir.save_model(model)
         chosen = {
             task.name: calibrate(task, labels[task.name], outputs[task.name])
             for task in self.experiment.tasks

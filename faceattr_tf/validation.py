@@ -1,10 +1,12 @@
 """Losses and metrics of a run's model on its validation examples."""
 
 import functools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from data_pipelines.input import evaluation_batches
+from faceattr_tf import bottlenecks
 from faceattr_tf.evaluate import predict_outputs
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.losses import label_weights, task_loss
@@ -64,20 +66,30 @@ def validate(forward, experiment: Experiment) -> dict:
 
 def validation_outputs(forward, experiment: Experiment):
     """Outputs, labels and crop transforms of all validation examples, joined over record sets."""
-    data = experiment.recipe.data
-    parts = []
-    for source in experiment.sources("validation"):
-        batches = evaluation_batches(
-            source,
-            experiment.tasks,
-            experiment.crop,
-            batch_size=data.batch_size,
-            aligned=experiment.aligned,
-            disturb=experiment.disturb,
-        )
-        parts.append(predict_outputs(forward, batches, tasks=experiment.tasks))
+    parts = [
+        predict_outputs(forward, batches, tasks=experiment.tasks)
+        for batches in _validation_batches(experiment)
+    ]
     outputs = {
         t.name: np.concatenate([part[0][t.name] for part in parts]) for t in experiment.tasks
     }
     labels = {t.name: np.concatenate([part[1][t.name] for part in parts]) for t in experiment.tasks}
     return outputs, labels, np.concatenate([part[2] for part in parts])
+
+
+def _validation_batches(experiment: Experiment) -> Iterator[Iterable[dict]]:
+    """The batches of every record set in turn."""
+    size = experiment.recipe.data.batch_size
+    if experiment.bottlenecks:
+        for part in experiment.bottlenecks["validation"]:
+            yield bottlenecks.evaluation_batches(part, size)
+        return
+    for source in experiment.sources("validation"):
+        yield evaluation_batches(
+            source,
+            experiment.tasks,
+            experiment.crop,
+            batch_size=size,
+            aligned=experiment.aligned,
+            disturb=experiment.disturb,
+        )

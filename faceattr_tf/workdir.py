@@ -13,6 +13,10 @@ from data_pipelines.tasks import Task
 from faceattr_tf.configs.base import Recipe
 
 
+MODEL = "model.keras"
+TOP = "top.keras"
+
+
 class Workdir:
     """Reads and writes the files of one run.
 
@@ -21,6 +25,7 @@ class Workdir:
     | `config.json` | the recipe as resolved |
     | `metadata.json` | tasks, crops, input shape, record sets, majority classes, best step |
     | `model.keras` | the best model by the recipe's validation metric |
+    | `top.keras` | of a run on bottlenecks: the best layers behind them, until the run ends |
     | `calibration.json` | temperature and thresholds per task, chosen on validation |
     | `metrics.jsonl` | one row per logged step or validation |
     | `checkpoints/` | model, optimizer, step: what an interrupted run continues from |
@@ -82,7 +87,7 @@ class Workdir:
         fields = self.metadata().get("disturb")
         return Augment(**fields) if fields else None
 
-    def load_model(self):
+    def load_model(self, name: str = MODEL):
         """The best model so far, a `keras.Model` in float32 (averaged weights where used).
 
         Raises:
@@ -92,7 +97,7 @@ class Workdir:
 
         import faceattr_tf.layers  # noqa: F401 - registers what the file may hold
 
-        file = self.path / "model.keras"
+        file = self.path / name
         if not file.is_file():
             raise UserError(f"{file} does not exist: the run has not validated a model yet")
         try:
@@ -100,9 +105,9 @@ class Workdir:
         except Exception as error:  # Keras raises whatever the damaged part happens to cause.
             raise UserError(f"{file} is no readable Keras model: {_first_line(error)}") from error
 
-    def save_model(self, model) -> None:
+    def save_model(self, model, name: str = MODEL) -> None:
         """Makes `model` the best one."""
-        self._replace("model.keras", model.save)
+        self._replace(name, model.save)
 
     def calibration(self) -> dict:
         """Per task its `temperature` and, for yes/no attributes, one threshold per label."""

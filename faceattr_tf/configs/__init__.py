@@ -5,7 +5,7 @@ Each docstring holds the paper, the command, and the result measured beside the 
 
 from collections.abc import Callable
 
-from faceattr_tf.configs import cascade_cnn, demo, facestn, resnet_small, smoke, tcdcn
+from faceattr_tf.configs import cascade_cnn, demo, facestn, inception, resnet_small, smoke, tcdcn
 from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -24,6 +24,18 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "facestn_mtfl": facestn.mtfl,
     "facestn_mtfl_aligned": facestn.mtfl_aligned,
     "facestn_mtfl_unaligned": facestn.mtfl_unaligned,
+    "inception_bottleneck_celeba": inception.bottleneck_celeba,
+    "inception_bottleneck_celeba_best": inception.bottleneck_celeba_best,
+    "inception_bottleneck_mtfl": inception.bottleneck_mtfl,
+    "inception_bottleneck_mtfl_best": inception.bottleneck_mtfl_best,
+    "inception_bottleneck_mtfl_joint": inception.bottleneck_mtfl_joint,
+    "inception_bottleneck_mtfl_nose": inception.bottleneck_mtfl_nose,
+    "inception_full_celeba": inception.full_celeba,
+    "inception_full_celeba_best": inception.full_celeba_best,
+    "inception_full_mtfl": inception.full_mtfl,
+    "inception_full_mtfl_best": inception.full_mtfl_best,
+    "inception_full_mtfl_joint": inception.full_mtfl_joint,
+    "inception_full_mtfl_nose": inception.full_mtfl_nose,
     "resnet_small_celeba": resnet_small.celeba,
     "resnet_small_celeba_best": resnet_small.celeba_best,
     "resnet_small_mtfl": resnet_small.mtfl,

@@ -198,6 +198,8 @@ class Recipe:
             `TF_CONFIG`) or `tpu`.
         warm_start: workdir whose model gives the initial weights where name and shape agree.
         evaluate_every: epochs between validations.
+        evaluate_steps: steps between validations, in place of `evaluate_every` where not 0; they
+            then write no checkpoints.
         checkpoint_every: steps between checkpoints; there is one after every validation, too.
         log_every: steps between rows of `metrics.jsonl`.
         best_metric: `task/metric` on validation by which the best model is kept, or `loss`.
@@ -214,6 +216,7 @@ class Recipe:
     strategy: str = "default"
     warm_start: str = ""
     evaluate_every: float = 1.0
+    evaluate_steps: int = 0
     checkpoint_every: int = 500
     log_every: int = 20
     best_metric: str = "loss"

@@ -1,0 +1,202 @@
+"""What training a pretrained network asks of the step: freezing, decay, micro-batches, more."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from data_pipelines.errors import UserError
+from data_pipelines.geometry import Crop
+from faceattr_tf.configs import TaskConfig, create_recipe
+from faceattr_tf.configs.base import Data, Model, Phase, Recipe
+
+TASKS = (TaskConfig("attributes"), TaskConfig("pose", weight=0.5))
+
+
+def plain(records, **phase) -> Recipe:
+    """A network without batch normalisation and dropout under plain gradient descent."""
+    phase = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 0.1, **phase}
+    return Recipe(
+        data=Data(
+            records=(records.path,),
+            crop=Crop(kind="box", height=48, width=48, margin=0.3),
+            batch_size=12,
+            validation_share=0.2,
+        ),
+        tasks=TASKS,
+        model=Model("tcdcn", width=0.5),
+        phases=(Phase(steps=4, **phase),),
+    )
+
+
+def pretrained(records, **phase) -> Recipe:
+    """A small pretrained network, its weights random."""
+    recipe = plain(records, **phase)
+    recipe.model = Model("mobilenet_v3_small")
+    return recipe
+
+
+def run_steps(recipe: Recipe, steps: int = 1):
+    """The state before and after some steps of the first phase: the model, and path -> values."""
+    import tensorflow as tf
+
+    from faceattr_tf.experiment import Experiment
+    from faceattr_tf.state import TrainingState
+    from faceattr_tf.train import create_train_step, training_stream
+
+    experiment = Experiment.of(recipe)
+    strategy = tf.distribute.get_strategy()
+    state = TrainingState(experiment, strategy)
+    before = {weight.path: weight.numpy() for weight in state.model.weights}
+    step = create_train_step(state, experiment, 0)
+    batches = training_stream(experiment, strategy, 0)
+    for _ in range(steps):
+        step(next(batches))
+    return state, before, {weight.path: weight.numpy() for weight in state.model.weights}
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.05])
+def test_micro_batches_equal_the_whole_batch(mtfl_records, clip_norm):
+    recipe = plain(mtfl_records, momentum=0.9, l2=0.01, clip_norm=clip_norm)
+    state, before, whole = run_steps(recipe, steps=3)
+    recipe.data.micro_batch = 4
+    parts_state, _, parts = run_steps(recipe, steps=3)
+    for path, value in whole.items():
+        assert not np.array_equal(value, before[path]), path
+        np.testing.assert_allclose(parts[path], value, rtol=1e-4, atol=1e-6, err_msg=path)
+    np.testing.assert_allclose(parts_state.logged.numpy(), state.logged.numpy(), rtol=1e-5)
+
+
+def test_micro_batches_leave_alone_what_a_phase_does_not_learn(mtfl_records):
+    recipe = plain(mtfl_records, optimizer="adamw", weight_decay=0.5)
+    recipe.phases[0].task_weights = (("pose", 0.0),)
+    recipe.data.micro_batch = 6
+    _, before, after = run_steps(recipe)
+    for path, value in after.items():
+        assert np.array_equal(value, before[path]) == path.startswith("head_pose"), path
+
+
+def test_micro_batches_have_to_divide_the_batch(mtfl_records):
+    recipe = plain(mtfl_records)
+    recipe.data.micro_batch = 5
+    with pytest.raises(UserError, match="micro_batch 5 does not divide the 12 examples"):
+        run_steps(recipe)
+
+
+def test_l2_adds_its_share_of_every_kernel_to_the_gradient(mtfl_records):
+    _, before, without = run_steps(plain(mtfl_records))
+    _, _, with_decay = run_steps(plain(mtfl_records, l2=0.5))
+    for path, value in without.items():
+        expected = value - (0.1 * 0.5 * before[path] if path.endswith("kernel") else 0)
+        np.testing.assert_allclose(with_decay[path], expected, rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+def test_the_rate_falls_from_stage_to_stage(mtfl_records):
+    from faceattr_tf.models.backbones import stages_of
+
+    state, before, full = run_steps(pretrained(mtfl_records))
+    _, _, slowed = run_steps(pretrained(mtfl_records, layer_decay=0.5))
+    stages = stages_of(state.model)
+    top = max(stages.values())
+    seen = set()
+    for layer in state.model.layers:
+        for weight in layer.trainable_weights:
+            stage = stages[layer.name]
+            change = (full[weight.path] - before[weight.path]) * 0.5 ** (top - stage)
+            limit = 1e-5 * np.abs(before[weight.path]).max() + 1e-7
+            np.testing.assert_allclose(
+                slowed[weight.path] - before[weight.path], change, rtol=1e-3, atol=limit
+            )
+            seen.add(stage)
+    assert seen == set(range(top + 1)) and top >= 4
+
+
+def test_only_pretrained_networks_have_stages(mtfl_records):
+    with pytest.raises(UserError, match="tcdcn"):
+        run_steps(plain(mtfl_records, layer_decay=0.5))
+
+
+def test_frozen_normalisation_moves_no_statistics(mtfl_records):
+    _, before, after = run_steps(pretrained(mtfl_records, trainable="^head_"), steps=2)
+    moved = {path for path in after if not np.array_equal(after[path], before[path])}
+    assert moved and all(path.startswith("head_") for path in moved)
+
+    _, before, after = run_steps(pretrained(mtfl_records))
+    statistics = [path for path in after if "moving_" in path]
+    assert statistics
+    assert all(not np.array_equal(after[path], before[path]) for path in statistics)
+
+
+@pytest.mark.slow
+def test_the_auxiliary_classifier_trains_and_is_gone_afterwards(tmp_path, mtfl_records):
+    from faceattr_tf.train import train_and_evaluate
+    from faceattr_tf.workdir import Workdir
+
+    recipe = pretrained(mtfl_records, trainable="^(head|aux)_")
+    recipe.data.crop = Crop(kind="box", height=75, width=75, margin=0.3)
+    recipe.model = Model("inception_v3", auxiliary_weight=0.4)
+    state, before, after = run_steps(recipe)
+    moved = {path for path in after if not np.array_equal(after[path], before[path])}
+    auxiliary = {path for path in after if path.startswith("aux_")}
+    assert auxiliary and auxiliary < moved
+    assert all(path.startswith(("aux_", "head_")) for path in moved)
+    assert set(state.model.output_names) > set(state.evaluated_model.output_names)
+
+    recipe.phases = (dataclasses.replace(recipe.phases[0], steps=1),)
+    train_and_evaluate(recipe, tmp_path / "w", progress=False)
+    model = Workdir.open(tmp_path / "w").load_model()
+    assert sorted(model.output) == ["attributes", "pose"]
+    assert not [layer.name for layer in model.layers if layer.name.startswith("aux_")]
+
+
+def test_bottlenecks_train_the_top_of_the_whole_network(tmp_path, mtfl_records, capsys):
+    from data_pipelines.input import Source, evaluation_batches
+    from faceattr_tf import bottlenecks
+    from faceattr_tf.evaluate import predict_outputs
+    from faceattr_tf.experiment import Experiment
+    from faceattr_tf.train import train_and_evaluate
+    from faceattr_tf.workdir import TOP, Workdir
+
+    recipe = pretrained(mtfl_records, optimizer="adamw", learning_rate=1e-2)
+    recipe.data.bottlenecks.use = True
+    recipe.data.bottlenecks.folder = str(tmp_path / "kept")
+    recipe.evaluate_steps = 2
+    best = train_and_evaluate(recipe, tmp_path / "w", progress=False)
+    workdir = Workdir.open(tmp_path / "w")
+    model = workdir.load_model()
+    assert model.input_shape == (None, 48, 48, 3)
+    experiment = Experiment.of(recipe)
+    source = Source(mtfl_records, "validation", 0.2)
+    images = evaluation_batches(source, experiment.tasks, experiment.crop, batch_size=16)
+    by_images = predict_outputs(model, images, tasks=experiment.tasks)
+    kept = bottlenecks.attach(experiment).bottlenecks["validation"][0]
+    by_features = predict_outputs(
+        workdir.load_model(TOP),
+        bottlenecks.evaluation_batches(kept, 16),
+        tasks=experiment.tasks,
+    )
+    assert by_images[3] == by_features[3]
+    for name, labels in by_images[1].items():
+        np.testing.assert_array_equal(by_features[1][name], labels)
+        np.testing.assert_allclose(by_features[0][name], by_images[0][name], atol=1e-4)
+    steps = [row["step"] for row in workdir.metrics_log() if "validation/loss" in row]
+    assert steps == [2, 4] and best["step"] in steps
+
+    capsys.readouterr()
+    again = train_and_evaluate(recipe, tmp_path / "v", progress=False)
+    assert again == pytest.approx(best)
+
+
+def test_recipes_of_inception_follow_the_paper():
+    recipe = create_recipe("inception_full_mtfl")
+    new, every = recipe.phases
+    assert (new.steps, every.steps, new.learning_rate, every.learning_rate) == (
+        1000,
+        500,
+        0.01,
+        1e-3,
+    )
+    assert recipe.data.batch_size % recipe.data.micro_batch == 0
+    recipe = create_recipe("inception_bottleneck_mtfl_nose")
+    assert (recipe.phases[0].steps, recipe.evaluate_steps) == (4000, 10)
+    assert (recipe.data.crop.kind, recipe.data.crop.window) == ("nose", 150.0)
