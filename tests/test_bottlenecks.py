@@ -34,11 +34,12 @@ def small_shards(monkeypatch):
 
 def recipe_for(folder, *record_sets):
     recipe = create_recipe("smoke")
-    recipe.model.name = "mobilenet_v3_small"
+    recipe.model.name, recipe.model.width = "mobilenet_v3_small", 1.0
     recipe.data.records = tuple(records.path for records in record_sets)
     recipe.data.crop = Crop(kind="box", height=32, width=32, margin=0.3)
     recipe.data.augment = Augment(flip=True, rotate=15, brightness=0.2)
     recipe.data.bottlenecks.folder = str(folder)
+    recipe.data.validation_share = 0.0
     recipe.tasks = ()
     return recipe
 
@@ -46,7 +47,7 @@ def recipe_for(folder, *record_sets):
 class Network:
     """Stands in for the network: of each image its mean colour and two pixels, for every layer."""
 
-    def __init__(self, fails_after=None):
+    def __init__(self):
         self.asked, self.images = [], 0
 
     def __call__(self, layers):
@@ -84,9 +85,7 @@ def images_of(recipe, split="train", index=0, **options):
     batches = evaluation_batches(
         source, experiment.tasks, experiment.crop, batch_size=16, **options
     )
-    return tf.nest.map_structure(
-        lambda *parts: np.concatenate(parts), *batches.as_numpy_iterator()
-    )
+    return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches.as_numpy_iterator())
 
 
 def assert_same(one, other):
@@ -192,3 +191,379 @@ def test_what_changes_the_features_changes_the_key(tmp_path, mtfl_records, name)
     assert folder() == before and len(set(before)) == 2
     changes(tmp_path)[name](recipe)
     assert not set(before) & set(folder())
+
+
+def test_other_records_have_another_key(tmp_path, mtfl_records):
+    recipe = recipe_for(tmp_path, mtfl_records)
+    extract(recipe, "test", create=Network())
+    rebuilt = tmp_path / "rebuilt"
+    shutil.copytree(mtfl_records.path, rebuilt)
+    metadata = json.loads((rebuilt / "metadata.json").read_text())
+    recipe.data.records = (str(rebuilt),)
+    extract(recipe, "test", create=never)  # the same faces in another place
+    metadata["description"]["fingerprint"] = "another"
+    (rebuilt / "metadata.json").write_text(json.dumps(metadata))
+    network = Network()
+    extract(recipe, "test", create=network)
+    assert network.images == mtfl_records.splits["test"]
+
+
+def test_what_only_chooses_among_features_finds_them(tmp_path, mtfl_records):
+    recipe = recipe_for(tmp_path, mtfl_records)
+    recipe.model.weights = weights_file(tmp_path)
+    whole = extract(recipe, create=Network())[""][0]
+    recipe.tasks = (TaskConfig("attributes", labels=("Smiling",)),)
+    recipe.model.dropout = 0.5
+    recipe.data.batch_size = 7
+    recipe.phases = (dataclasses.replace(recipe.phases[0], steps=3, learning_rate=0.5),)
+    recipe.data.validation_share = 0.3
+    recipe.seed = 9
+    recipe.data.augment = Augment(shift=0.1)
+    parts = {}
+    for split in ("train", "validation"):
+        (parts[split],) = extract(recipe, split, create=never)[""]
+        assert list(parts[split].labels) == ["attributes"]
+        rows = [whole.filenames.tolist().index(name) for name in parts[split].filenames]
+        assert rows == sorted(rows)
+        np.testing.assert_array_equal(parts[split].features, whole.features[rows])
+        np.testing.assert_array_equal(
+            parts[split].labels["attributes"], whole.labels["attributes"][rows][..., 1:2]
+        )
+    names = [name for part in parts.values() for name in part.filenames]
+    assert sorted(names) == sorted(whole.filenames) and len(parts["validation"].filenames) > 10
+
+
+def test_copies_are_changed_images_with_their_labels(tmp_path, mtfl_records):
+    recipe = recipe_for(tmp_path, mtfl_records)
+    recipe.model.weights = weights_file(tmp_path)
+    plain = extract(recipe, create=Network())[""][0]
+    recipe.data.bottlenecks.copies = 2
+    network = Network()
+    (part,) = extract(recipe, create=network)[""]
+    count = mtfl_records.splits["train"]
+    assert network.images == 2 * count and part.features.shape[:2] == (count, 3)
+    np.testing.assert_array_equal(part.features[:, :1], plain.features)
+    for copy in (1, 2):
+        images = images_of(recipe, augment=recipe.data.augment, seed=recipe.seed, copy=copy)
+        expected = len(LAST) * described(images["image"])
+        np.testing.assert_allclose(part.features[:, copy], expected, rtol=1e-4, atol=0.1)
+        np.testing.assert_allclose(part.transforms[:, copy], images["transform"], atol=1e-4)
+        for name, values in images["labels"].items():
+            np.testing.assert_allclose(part.labels[name][:, copy], values, atol=1e-4)
+    assert (part.labels["pose"][:, 1] != part.labels["pose"][:, 2]).any()
+    recipe.data.bottlenecks.copies = 1
+    one = extract(recipe, create=never)[""][0]
+    np.testing.assert_array_equal(one.features, part.features[:, :2])
+    assert extract(recipe, "test", create=Network())[""][0].features.shape[1] == 1
+    for change in (
+        {"seed": 8},
+        {"data": dataclasses.replace(recipe.data, augment=Augment(flip=True))},
+    ):
+        network = Network()
+        extract(dataclasses.replace(recipe, **change), create=network)
+        assert network.images == count  # of copy 1 alone
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "empty", "absent"])
+def test_a_damaged_shard_is_computed_again(tmp_path, mtfl_records, damage, capsys):
+    recipe = recipe_for(tmp_path, mtfl_records)
+    whole = extract(recipe, create=Network())[""][0]
+    shards = sorted(tmp_path.glob("*/*.npz"))
+    assert len(shards) == -(-mtfl_records.splits["train"] // 16) > 2
+    data = bytearray(shards[1].read_bytes())
+    if damage == "flipped":
+        data[len(data) // 3] ^= 0xFF
+    shards[1].write_bytes({"short": data[:-100], "empty": b""}.get(damage, data))
+    if damage == "absent":
+        shards[1].unlink()
+    capsys.readouterr()
+    network = Network()
+    assert_same(extract(recipe, create=network)[""][0], whole)
+    assert network.images == 16
+    said = capsys.readouterr().out
+    assert (f"{shards[1]} is damaged" in said) == (damage != "absent")
+    extract(recipe, create=never)
+
+
+def test_only_whole_batches_are_computed_of_several_gaps(tmp_path, mtfl_records):
+    recipe = recipe_for(tmp_path, mtfl_records)
+    first = extract(recipe, layers=(LAST, EARLIER), create=Network())
+    for layer, index in ((LAST, 0), (EARLIER, 2), (LAST, 2)):
+        next(tmp_path.glob(f"*{layer}*/{index:05}-*.npz")).unlink()
+    network = Network()
+    again = extract(recipe, layers=(LAST, EARLIER), create=network)
+    assert network.images == 32
+    for layer in (LAST, EARLIER):
+        assert_same(again[layer][0], first[layer][0])
+
+
+SLOW = """
+import sys, time
+from data_pipelines.records import RecordSet
+from faceattr_tf import bottleneck_cache, bottlenecks
+from tests.test_bottlenecks import Network, extract, recipe_for
+
+bottleneck_cache.SHARD, bottlenecks.BATCH = 16, 8
+
+def create(layers):
+    features = Network()(layers)
+    def slow(images):
+        time.sleep(0.3)
+        print("batch", flush=True)
+        return features(images)
+    return slow
+
+extract(recipe_for(sys.argv[2], RecordSet.load(sys.argv[1])), create=create)
+"""
+
+
+def test_a_kill_during_extraction_loses_at_most_one_shard(tmp_path, mtfl_records):
+    killed = tmp_path / "killed"
+    run = subprocess.Popen(
+        [sys.executable, "-c", SLOW, mtfl_records.path, str(killed)],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    lines = itertools.islice((line for line in run.stdout if line == "batch\n"), 5)
+    assert len(list(lines)) == 5
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    kept = len(list(killed.glob("*/[0-9]*.npz")))
+    assert kept == 2  # of two batches each; the fifth belonged to the third
+    network = Network()
+    (end,) = extract(recipe_for(killed, mtfl_records), create=network)[""]
+    assert network.images == mtfl_records.splits["train"] - 16 * kept
+    whole = extract(recipe_for(tmp_path / "whole", mtfl_records), create=Network())[""][0]
+    assert_same(end, whole)
+
+
+def test_two_processes_share_the_work(tmp_path, mtfl_records):
+    """The second waits for the first and finds what that one computed."""
+    import threading
+
+    recipe = recipe_for(tmp_path, mtfl_records)
+    begun, networks, results = threading.Event(), (Network(), Network()), [None, None]
+
+    def create(layers):
+        begun.set()
+        time.sleep(1)
+        return networks[0](layers)
+
+    def run(index, create):
+        results[index] = extract(recipe, create=create)[""][0]
+
+    first = threading.Thread(target=run, args=(0, create))
+    first.start()
+    assert begun.wait(60)
+    run(1, networks[1])
+    first.join()
+    assert networks[0].images == mtfl_records.splits["train"] and networks[1].images == 0
+    assert_same(*results)
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(
+    tmp_path, mtfl_records, monkeypatch
+):
+    (tmp_path / "file").write_text("no folder")
+    recipe = recipe_for(tmp_path / "file", mtfl_records)
+    with pytest.raises(UserError, match=r"file: .*--config.data.bottlenecks.folder=DIR$") as caught:
+        extract(recipe, create=never)
+    assert "\n" not in str(caught.value)
+    recipe = recipe_for(tmp_path / "good", mtfl_records)
+    extract(recipe, create=Network())
+    # What is complete is only read.
+    monkeypatch.setattr("faceattr_tf.bottleneck_cache.Cache.exclusive", never)
+    extract(recipe, create=never)
+
+
+def test_features_lie_with_the_records_unless_told_otherwise(tmp_path, mtfl_records):
+    copied = tmp_path / "records"
+    shutil.copytree(mtfl_records.path, copied)
+    recipe = recipe_for("", mtfl_records)
+    recipe.data.records = (str(copied),)
+    extract(recipe, "test", create=Network())
+    assert list((copied / "bottlenecks").glob("*/key.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: setattr(r.model, "name", "resnet_small"), "'resnet_small' is no pretrained"),
+        (lambda r: setattr(r.model, "layer", "mixed3"), "'mixed3' ends no stage of mobilenet_v3"),
+        (lambda r: setattr(r.model, "weights", "none.h5"), "none.h5: these weights cannot be read"),
+        (lambda r: setattr(r.model, "transformer", "tiny"), "transformer 'tiny' needs images"),
+        (lambda r: setattr(r.data, "augment", Augment()), "copies 1: .* changes nothing"),
+        (lambda r: setattr(r.data.bottlenecks, "copies", -1), "copies -1 must be 0 or more"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, mtfl_records, change, message):
+    recipe = recipe_for(tmp_path, mtfl_records)
+    recipe.data.bottlenecks.copies = 1
+    change(recipe)
+    with pytest.raises(UserError, match=message):
+        extract(recipe, create=never)
+
+
+def features(count, copies=0, source=0, width=3):
+    """Features that say source, example and copy, and labels that say the same."""
+    from faceattr_tf.bottlenecks import Features
+
+    example, copy = np.indices((count, copies + 1))
+    said = np.stack([np.full_like(copy, source), example, copy], axis=2)
+    assert width >= 3
+    return Features(
+        features=np.pad(said, ((0, 0), (0, 0), (0, width - 3))).astype(np.float32),
+        labels={
+            "attributes": said.astype(np.int32),
+            "pose": (example * 10 + copy).astype(np.int32),
+        },
+        filenames=np.array([f"{source}-{index:0{source + 2}}".encode() for index in range(count)]),
+        transforms=np.broadcast_to(said[..., None, :], (*copy.shape, 2, 3)).astype(np.float32),
+    )
+
+
+def stream(parts, weights=None, **options):
+    from faceattr_tf.bottlenecks import training_batches
+
+    options = {"batch_size": 8, "seed": 5} | options
+    return training_batches(parts, weights or [1.0] * len(parts), **options)
+
+
+def take(batches, count):
+    return list(batches.take(count).as_numpy_iterator())
+
+
+def seen(batches):
+    """Source, example and copy of every place, after checking that all fields agree."""
+    image = np.concatenate([batch["image"] for batch in batches])[:, :3].astype(int)
+    for batch in batches:
+        said = batch["image"][:, :3].astype(int)
+        np.testing.assert_array_equal(batch["labels"]["attributes"], said)
+        np.testing.assert_array_equal(batch["labels"]["pose"], said[:, 1] * 10 + said[:, 2])
+        np.testing.assert_array_equal(batch["source"], said[:, 0])
+        np.testing.assert_array_equal(batch["transform"][:, 1], said)
+        names = [f"{source}-{example:0{source + 2}}".encode() for source, example, _ in said]
+        np.testing.assert_array_equal(batch["filename"], names)
+        assert batch["source"].dtype == np.int32 and batch["image"].dtype == np.float32
+    return image
+
+
+def test_every_epoch_holds_each_example_once_in_another_order():
+    order = seen(take(stream([features(37)]), 14))[:, 1]
+    epochs = [order[:37].tolist(), order[37:74].tolist(), order[74:111].tolist()]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(37))
+    assert epochs[0] != epochs[1] != epochs[2] and epochs[0] != list(range(37))
+    assert seen(take(stream([features(37)], seed=6), 5))[:37, 1].tolist() != epochs[0]
+
+
+def test_an_example_passes_through_its_copies():
+    _, example, copy = seen(take(stream([features(16, copies=2)]), 2 * 6)).T
+    assert len(set(copy[:16])) == 3  # not all begin with the same
+    for epochs in (slice(0, 48), slice(48, 96)):
+        pairs = set(zip(example[epochs], copy[epochs], strict=True))
+        assert pairs == set(itertools.product(range(16), range(3)))
+
+
+def test_a_batch_may_span_many_epochs():
+    order = seen(take(stream([features(3)]), 6))[:, 1].reshape(-1, 3)
+    np.testing.assert_array_equal(np.sort(order), np.tile(range(3), (16, 1)))
+
+
+@pytest.mark.parametrize("start", [1, 9, 130, 260])
+def test_a_later_start_gives_the_same_batches(start):
+    parts = [features(37, copies=1), features(11, copies=1, source=1)]
+    whole = seen(take(stream(parts, [0.7, 0.3]), start + 4))
+    later = seen(take(stream(parts, [0.7, 0.3], start_step=start), 4))
+    np.testing.assert_array_equal(later, whole[8 * start :])
+
+
+def test_workers_take_contiguous_slices_of_the_global_batches():
+    parts = [features(37), features(11, source=1)]
+    whole = seen(take(stream(parts, start_step=3), 4)).reshape(4, 8, 3)
+    slices = [seen(take(stream(parts, start_step=3, worker=(i, 4)), 4)) for i in range(4)]
+    joined = np.concatenate([part.reshape(4, 2, 3) for part in slices], axis=1)
+    np.testing.assert_array_equal(joined, whole)
+
+
+def test_sources_are_mixed_exactly_by_weight():
+    parts = [features(37), features(11, source=1), features(5, source=2)]
+    found = seen(take(stream(parts, [3, 1, 0], batch_size=50), 40))
+    for block in (found[:1000], found[1000:]):
+        np.testing.assert_array_equal(np.bincount(block[:, 0], minlength=3), [750, 250, 0])
+    assert len(set(found[:8, 0])) == 2  # mixed, not one after the other
+    for source, count in ((0, 37), (1, 11)):
+        examples = found[found[:, 0] == source][:, 1]
+        whole = len(examples) // count * count
+        epochs = np.sort(examples[:whole].reshape(-1, count))
+        np.testing.assert_array_equal(epochs, np.tile(range(count), (len(epochs), 1)))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: stream([features(9)], batch_size=6, worker=(0, 4)), "batch_size 6 .* 4 workers"),
+        (lambda: stream([features(9), features(0)]), "holds no examples"),
+        (lambda: stream([features(9)], [-1.0]), "weights .* positive"),
+    ],
+)
+def test_streams_that_cannot_be_are_refused(build, message):
+    with pytest.raises(UserError, match=message):
+        build()
+
+
+def test_evaluation_is_in_stored_order_and_complete():
+    from faceattr_tf.bottlenecks import evaluation_batches
+
+    batches = evaluation_batches(features(37, copies=2), 10)
+    assert [len(batch["image"]) for batch in batches] == [10, 10, 10, 7]
+    np.testing.assert_array_equal(
+        seen(batches), np.stack([np.zeros(37), np.arange(37), np.zeros(37)], axis=1)
+    )
+
+
+def test_labels_of_several_sources_are_joined_by_name(tmp_path, mtfl_records, celeba_records):
+    recipe = recipe_for(tmp_path, celeba_records, mtfl_records)
+    recipe.tasks = (
+        TaskConfig("attributes", labels=("Bald", "Smiling", "Male")),
+        TaskConfig("pose"),
+        TaskConfig("landmarks"),
+    )
+    parts = extract(recipe, create=Network())[""]
+    assert [len(part.features) for part in parts] == [
+        celeba_records.splits["train"], mtfl_records.splits["train"]
+    ]  # fmt: skip
+    for index, part in enumerate(parts):
+        images = images_of(recipe, index=index)
+        assert part.labels.keys() == images["labels"].keys()
+        for name, values in images["labels"].items():
+            assert part.labels[name].dtype == values.dtype
+            np.testing.assert_allclose(part.labels[name][:, 0], values, atol=1e-5)
+    assert (parts[0].labels["attributes"] >= 0).all() and (parts[0].labels["pose"] == -1).all()
+    assert (parts[1].labels["attributes"][..., 0] == -1).all()
+    assert np.isfinite(parts[1].labels["landmarks"]).all()
+
+
+def test_features_are_what_the_heads_of_the_whole_network_see(tmp_path, mtfl_records):
+    """The network itself, of random weights: the top on features answers as the whole on images."""
+    import keras
+
+    from faceattr_tf.bottlenecks import attach
+    from faceattr_tf.experiment import Experiment
+    from faceattr_tf.models.backbones import BOTTLENECK
+    from faceattr_tf.state import create_model
+
+    recipe = recipe_for(tmp_path, mtfl_records)
+    recipe.data.validation_share = 0.2
+    recipe.model.layer = EARLIER
+    keras.utils.set_random_seed(recipe.seed)
+    whole = create_model(Experiment.of(recipe), "float32")
+    seen_by_heads = keras.Model(whole.input, whole.get_layer(BOTTLENECK).output)
+    both = extract(recipe, layers=(EARLIER, LAST))
+    for split in ("train", "validation"):
+        expected = seen_by_heads.predict(images_of(recipe, split)["image"], verbose=0)
+        (part,) = attach(Experiment.of(recipe), progress=False).bottlenecks[split]
+        np.testing.assert_allclose(part.features[:, 0], expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(
+        both[EARLIER][0].features, extract(recipe, create=never)[EARLIER][0].features
+    )
+    assert both[LAST][0].features.shape[-1] == 576 != both[EARLIER][0].features.shape[-1]
