@@ -12,7 +12,6 @@ from data_pipelines.geometry import Crop
 from data_pipelines.tasks import Task
 from faceattr_tf.configs.base import Recipe
 
-
 MODEL = "model.keras"
 TOP = "top.keras"
 
