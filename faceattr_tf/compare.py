@@ -1,57 +1,36 @@
 """Comparison of conditions, each a few runs that differ in their seed, on the same images.
 
-The experiment of FaceSTN, section III.D: mean accuracy per condition and the difference of every
-attribute to a baseline, here with intervals that say which differences are noise.
+Of FaceSTN, section III.D: mean accuracy per condition and the difference of every attribute to a
+baseline, here with intervals that say which differences are noise. Of KTH-MTFL, Tables 3 to 5:
+accuracy, precision and recall of both classes for every approach and crop, beside theirs.
 """
 
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.records import RecordSet
-from data_pipelines.tasks import Task
-from faceattr_tf.evaluate import measure_split, share_tasks, split_batches, validation_part
-from faceattr_tf.results import TaskResult
+from faceattr_tf.compare_runs import Run, evaluate_runs, shared_tasks
+from faceattr_tf.evaluate import validation_part
 from faceattr_tf.workdir import Workdir
 
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One run of a condition over the whole split.
-
-    Attributes:
-        workdir: of the run.
-        tasks: what it shares with the records.
-        figures: task -> what `paired_bootstrap.run_figures` gives.
-        majority: task -> accuracy of the majority guess, `mean` and per label.
-        filenames: of the images.
-        parameters: of its model.
-        overlap: what `leakage.training_overlap` gives.
-    """
-
-    workdir: Workdir
-    tasks: dict[str, Task]
-    figures: dict[str, dict[str, np.ndarray]]
-    majority: dict[str, dict]
-    filenames: list[str]
-    parameters: int
-    overlap: dict
+Place = str | os.PathLike
 
 
 def compare(
-    conditions: Mapping[str, Sequence[str | os.PathLike]],
-    records: str | os.PathLike,
+    conditions: Mapping[str, Sequence[Place | Sequence[Place]]],
+    records: Place,
     split: str = "test",
     *,
     baseline: str = "",
     reference: str = "",
     attributes: Sequence[str] = (),
     published: str = "",
-    output: str | os.PathLike | None = None,
+    output: Place | None = None,
     flip: bool = False,
     bootstrap: int = 2000,
     batch_size: int = 128,
@@ -59,12 +38,14 @@ def compare(
     """Evaluates every run and writes `compare.json`, `compare.md` and `compare.html`.
 
     Args:
-        conditions: name -> workdirs of its runs.
+        conditions: name -> its runs, each a workdir or several whose labels complement each other. A
+            condition may have fewer attributes than others.
         records: folder of the records that all are evaluated on.
         split: which part of the records.
         baseline: the condition that the others are compared with; default the first.
         reference: the condition that others would reach at best, for the share that they recover.
-        attributes: those shown side by side; default those that differ most.
+        attributes: those shown side by side and one by one; default those that differ most side by
+            side, and one by one all of a task with few of them.
         published: data set whose published figures stand beside, or `none`; default the records'.
         output: folder; default `comparison-<records>-<split>[-flip]` beside the first workdir.
         flip: average every output with that of the mirrored image.
@@ -78,31 +59,46 @@ def compare(
         UserError: a name, a workdir or the records are not there or cannot be compared.
     """
     from faceattr_tf.compare_caveats import caveats, differing
+    from faceattr_tf.compare_decisions import detailed_labels
     from faceattr_tf.compare_numbers import chosen_attributes
     from faceattr_tf.compare_report import write_comparison
 
     baseline = baseline or next(iter(conditions), "")
-    _check(conditions, baseline, reference, bootstrap, batch_size)
-    workdirs = {name: [Workdir.open(path) for path in paths] for name, paths in conditions.items()}
+    places = {name: [_places(run) for run in runs] for name, runs in conditions.items()}
+    _check(places, baseline, reference, bootstrap, batch_size)
+    workdirs = {
+        name: [[Workdir.open(place) for place in run] for run in runs]
+        for name, runs in places.items()
+    }
     record_set = RecordSet.load(records)
     # Everything that can be wrong is found before TensorFlow is loaded and time is spent.
-    shared = _shared_attributes(workdirs, record_set)
+    shared = shared_tasks(workdirs, record_set, baseline).values()
+    labels = [label for task in shared if task.kind == "multilabel" for label in task.labels]
     for name in attributes:
-        if name not in shared:
-            known = ", ".join(shared) or "none"
-            raise UserError(f"attribute {name!r} is not shared by all; those that are: {known}")
-    for workdir in (workdir for group in workdirs.values() for workdir in group):
-        if not record_set.count(split, *validation_part(workdir, record_set)):
-            raise UserError(f"{record_set.path}: split {split!r} holds no examples")
+        if name not in labels:
+            known = ", ".join(labels) or "none"
+            raise UserError(f"attribute {name!r} is in no condition; those that are: {known}")
+    everyone = [workdir for runs in workdirs.values() for run in runs for workdir in run]
+    _check_images(everyone, record_set, split)
     name = f"comparison-{record_set.name}-{split}" + ("-flip" if flip else "")
-    folder = pathlib.Path(output) if output else next(iter(workdirs.values()))[0].path.parent / name
+    folder = pathlib.Path(output) if output else everyone[0].path.parent / name
     folder.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
-    runs = _evaluate(workdirs, record_set, split, flip, bootstrap, batch_size)
-    first = runs[baseline][0]
-    recipes = {
-        name: {str(workdir.path): workdir.recipe() for workdir in group}
-        for name, group in workdirs.items()
+    detailed = {
+        task.name: detailed_labels(task.labels, attributes)
+        for task in shared
+        if task.kind == "multilabel"
     }
+    runs = evaluate_runs(
+        workdirs,
+        record_set,
+        split,
+        shown=[label for found in detailed.values() for label in found],
+        flip=flip,
+        bootstrap=bootstrap,
+        batch_size=batch_size,
+    )
+    filenames = runs[baseline][0].parts[0].filenames
+    recipes = {name: _recipes(group) for name, group in workdirs.items()}
     contents = {
         "folder": str(folder),
         "data": {
@@ -111,25 +107,34 @@ def compare(
             "path": str(record_set.path),
             "fingerprint": record_set.description.get("fingerprint"),
             "split": split,
-            "examples": len(first.filenames),
+            "examples": len(filenames),
         },
         "flip": flip,
         "bootstrap": bootstrap,
         "baseline": baseline,
         "reference": reference,
-        "conditions": {name: [_describe(run) for run in group] for name, group in runs.items()},
-        "recipes": differing({name: next(iter(of.values())) for name, of in recipes.items()}),
-        "tasks": _tasks(runs, baseline, reference),
-        "published": _published(record_set.name, published, split, len(first.filenames)),
+        "conditions": {name: _describe(group) for name, group in runs.items()},
+        "recipes": differing({name: next(iter(of[0].values())) for name, of in recipes.items()}),
+        "tasks": {
+            task.name: _compare_task(task, runs, baseline, reference, detailed.get(task.name, ()))
+            for task in shared
+        },
+        "published": _published(record_set.name, published, split, len(filenames)),
     }
+    contents["tasks"] = {name: task for name, task in contents["tasks"].items() if task}
     contents["chosen"] = {
         name: [label for label in attributes if label in task["labels"]] or chosen_attributes(task)
         for name, task in contents["tasks"].items()
         if task["kind"] == "multilabel"
     }
     contents["warnings"] = caveats(recipes, contents)
-    write_comparison(folder, contents)
+    galleries = {name: group[0].galleries() for name, group in runs.items()}
+    write_comparison(folder, contents, galleries)
     return contents
+
+
+def _places(run: Place | Sequence[Place]) -> list[Place]:
+    return [run] if isinstance(run, str | os.PathLike) else list(run)
 
 
 def _check(conditions, baseline, reference, bootstrap, batch_size) -> None:
@@ -144,12 +149,13 @@ def _check(conditions, baseline, reference, bootstrap, batch_size) -> None:
             f"reference {reference!r}: expected a third condition beside it and the baseline "
             f"{baseline!r}; there are: {names}"
         )
-    for name, paths in conditions.items():
-        if not paths:
+    for name, runs in conditions.items():
+        if not all(runs) or not runs:
             raise UserError(f"condition {name!r} has no workdir")
-        places = [pathlib.Path(path).resolve() for path in paths]
-        for place, path in zip(places, paths, strict=True):
-            if places.count(place) > 1:
+        paths = [path for run in runs for path in run]
+        resolved = [pathlib.Path(path).resolve() for path in paths]
+        for place, path in zip(resolved, paths, strict=True):
+            if resolved.count(place) > 1:
                 raise UserError(f"condition {name!r}: workdir {path} is given twice")
     if bootstrap < 0:
         raise UserError(f"bootstrap {bootstrap}: expected 0 or more resamples")
@@ -157,121 +163,94 @@ def _check(conditions, baseline, reference, bootstrap, batch_size) -> None:
         raise UserError(f"batch size {batch_size}: expected at least 1")
 
 
-def _shared_attributes(workdirs, records: RecordSet) -> list[str]:
-    """The yes/no attributes of all runs; a task that two of them have must have equal labels."""
-    seen: dict[str, tuple[Task, Workdir]] = {}
-    common: set[str] | None = None
-    for workdir in (workdir for group in workdirs.values() for workdir in group):
-        tasks, _ = share_tasks(workdir.tasks, records)
-        for task in tasks:
-            other, owner = seen.setdefault(task.name, (task, workdir))
-            if (task.kind, task.labels) != (other.kind, other.labels):
-                raise UserError(
-                    f"workdir {workdir.path}: task {task.name} is {', '.join(task.labels)}, but "
-                    f"{', '.join(other.labels)} in {owner.path}; expected the same labels"
-                )
-        names = {task.name for task in tasks}
-        common = names if common is None else common & names
-    if not common:
-        raise UserError(f"{records.path}: no task of these records is shared by all workdirs")
-    tasks = (task for task, _ in seen.values() if task.name in common)
-    return [label for task in tasks if task.kind == "multilabel" for label in task.labels]
+def _check_images(workdirs: Sequence[Workdir], records: RecordSet, split: str) -> None:
+    """All must see the same images, and some; of their training records each parts a share."""
+    parts = [records.select(split, *validation_part(workdir, records)) for workdir in workdirs]
+    for workdir, (stored, mask) in zip(workdirs, parts, strict=True):
+        if stored != parts[0][0] or not np.array_equal(mask, parts[0][1]):
+            raise UserError(
+                f"workdir {workdir.path} parts split {split!r} of {records.path} in another way "
+                f"than {workdirs[0].path}: expected the same images"
+            )
+    if not records.count(split, *validation_part(workdirs[0], records)):
+        raise UserError(f"{records.path}: split {split!r} holds no examples")
 
 
-def _evaluate(workdirs, records, split, flip, bootstrap, batch_size) -> dict[str, list[Run]]:
-    import keras
-    from tqdm import tqdm
-
-    runs: dict[str, list[Run]] = {name: [] for name in workdirs}
-    first = None
-    total = sum(
-        records.count(split, *validation_part(workdir, records))
-        for group in workdirs.values()
-        for workdir in group
-    )
-    with tqdm(total=total, unit="image", disable=None) as progress:
-        for condition, group in workdirs.items():
-            for workdir in group:
-                progress.set_description(f"{condition}, {workdir.path.name}")
-                batches = _watched(split_batches(workdir, records, split, batch_size), progress)
-                run = _run(workdir, records, batches, flip, bootstrap)
-                first = first or run
-                if run.filenames != first.filenames:
-                    raise UserError(
-                        f"workdir {workdir.path} parts split {split!r} of {records.path} in "
-                        f"another way than {first.workdir.path}: expected the same images"
-                    )
-                runs[condition].append(run)
-                keras.utils.clear_session()  # frees the model
-    return runs
+def _recipes(runs: Sequence[Sequence[Workdir]]) -> list[dict]:
+    """Workdir -> recipe of the workdirs that learned the same, once for every part of a run."""
+    parts: dict[tuple, dict] = {}
+    for run in runs:
+        for workdir in run:
+            labels = tuple((task.name, task.labels) for task in workdir.tasks)
+            parts.setdefault(labels, {})[str(workdir.path)] = workdir.recipe()
+    return list(parts.values())
 
 
-def _watched(batches: Iterable[dict], progress) -> Iterable[dict]:
-    for batch in batches:
-        yield batch
-        progress.update(len(batch["filename"]))
-
-
-def _run(workdir, records, batches, flip, bootstrap) -> Run:
-    from faceattr_tf.leakage import training_overlap
-    from faceattr_tf.paired_bootstrap import run_figures
-
-    model = workdir.load_model()
-    results, filenames = measure_split(workdir, model, records, batches, flip)
-    return Run(
-        workdir,
-        {result.task.name: result.task for result in results},
-        {result.task.name: run_figures(result, bootstrap) for result in results},
-        {result.task.name: _majority(result) for result in results},
-        filenames,
-        model.count_params(),
-        training_overlap(workdir, records, filenames),
-    )
-
-
-def _majority(result: TaskResult) -> dict:
-    found = result.numbers["metrics"]
-    if result.task.kind == "multilabel":
-        rows = {label: row["majority_accuracy"] for label, row in found["labels"].items()}
-        return {"mean": found["mean"]["majority_accuracy"], "labels": rows}
-    return {"mean": found.get("majority_accuracy"), "labels": {}}
-
-
-def _tasks(runs: dict[str, list[Run]], baseline: str, reference: str) -> dict[str, dict]:
-    """Every task that all runs of at least one condition have, with its figures."""
+def _compare_task(task, runs: dict[str, list[Run]], baseline, reference, detailed) -> dict:
+    """One task in the conditions all runs of which have it; empty where there is none."""
+    from faceattr_tf.compare_decisions import compare_decisions
     from faceattr_tf.compare_numbers import compare_task
 
-    tasks = {
-        name: task for group in runs.values() for run in group for name, task in run.tasks.items()
+    runs = {
+        condition: group
+        for condition, group in runs.items()
+        if all(task.name in run.tasks for run in group)
     }
-    found = {}
-    for name, task in tasks.items():
-        figures = {
-            condition: [run.figures[name] for run in group]
+    if not runs:
+        return {}
+    figures = {
+        condition: [run.figures(task.name) for run in group] for condition, group in runs.items()
+    }
+    labels = {condition: group[0].tasks[task.name].labels for condition, group in runs.items()}
+    found = compare_task(task, figures, baseline, reference, labels)
+    first = [baseline, *runs] if baseline in runs else list(runs)
+    if task.kind != "multilabel":
+        numbers = runs[first[0]][0].owner(task.name).metrics[task.name]
+        guess = numbers["metrics"].get("majority_accuracy")
+        return found | {"majority": {"mean": guess, "labels": {}}}
+    guesses = {}
+    for label in task.labels:
+        owner = next(condition for condition in first if label in labels[condition])
+        row = runs[owner][0].rows(task.name, label)["metrics"]
+        guesses[label] = row["majority_accuracy"]
+    known = [guesses[label] for label in found["shared"] if guesses[label] is not None]
+    mean = sum(known) / len(known) if known else None
+    found["majority"] = {"mean": mean, "labels": guesses}
+    found["decisions"] = {
+        label: {
+            condition: compare_decisions([run.rows(task.name, label) for run in group])
+            | {"mistakes": group[0].owner(task.name, label).mistakes[label]}
             for condition, group in runs.items()
-            if all(name in run.figures for run in group)
+            if label in labels[condition]
         }
-        if figures:
-            owner = runs[baseline if baseline in figures else next(iter(figures))][0]
-            majority = {"majority": owner.majority[name]}
-            found[name] = compare_task(task, figures, baseline, reference) | majority
+        for label in detailed
+    }
     return found
 
 
-def _describe(run: Run) -> dict:
-    recipe, metadata = run.workdir.recipe(), run.workdir.metadata()
-    return {
-        "workdir": str(run.workdir.path),
-        "recipe": recipe.name,
-        "seed": recipe.seed,
-        "network": recipe.model.name,
-        "parameters": run.parameters,
-        "best": metadata.get("best"),
-        "steps": metadata.get("steps"),
-        "crop": run.workdir.crop.to_dict(),
-        "trained_on": metadata.get("records", []),
-        "overlap": run.overlap,
-    }
+def _describe(runs: Sequence[Run]) -> list[dict]:
+    """One entry per workdir."""
+    entries = []
+    for number, run in enumerate(runs):
+        for part in run.parts:
+            recipe, metadata = part.workdir.recipe(), part.workdir.metadata()
+            entries.append(
+                {
+                    "run": number,
+                    "workdir": str(part.workdir.path),
+                    "recipe": recipe.name,
+                    "seed": recipe.seed,
+                    "network": recipe.model.name,
+                    "parameters": part.parameters,
+                    "best": metadata.get("best"),
+                    "steps": metadata.get("steps"),
+                    "crop": part.workdir.crop.to_dict(),
+                    "labels": {name: task.labels for name, task in part.tasks.items()},
+                    "trained_on": metadata.get("records", []),
+                    "overlap": part.overlap,
+                }
+            )
+    return entries
 
 
 def _published(data: str, name: str, split: str, count: int) -> list[dict]:

@@ -39,11 +39,12 @@ def _flat(value, where: str = "") -> dict:
     return {name: leaf for key, item in parts for name, leaf in _flat(item, key).items()}
 
 
-def caveats(recipes: Mapping[str, Mapping[str, Recipe]], contents: dict) -> list[str]:
+def caveats(recipes: Mapping[str, Sequence[Mapping[str, Recipe]]], contents: dict) -> list[str]:
     """What a reader must know before believing the differences.
 
     Args:
-        recipes: condition -> workdir -> recipe.
+        recipes: condition -> workdir -> recipe, once for the workdirs of every part of a run: those
+            that differ in their seed only.
         contents: what `faceattr_tf.compare.compare` returns, but for the warnings.
     """
     from faceattr_tf.report import warnings
@@ -62,7 +63,7 @@ def caveats(recipes: Mapping[str, Mapping[str, Recipe]], contents: dict) -> list
     ]
     if len(trained) > 1:
         said.append("The runs were not all trained on the same records.")
-    single = [condition for condition, of in recipes.items() if len(of) == 1]
+    single = [condition for condition, of in recipes.items() if len(of[0]) == 1]
     if len(single) == len(recipes) and contents["bootstrap"]:
         said.append("No condition has two runs: no interval holds what another seed changes.")
     elif single and contents["bootstrap"]:
@@ -70,9 +71,10 @@ def caveats(recipes: Mapping[str, Mapping[str, Recipe]], contents: dict) -> list
             f"One run only: {', '.join(single)}. What another seed changes there is taken to be "
             "what it changes in the other conditions."
         )
-    for condition, of in recipes.items():
-        if names := differing(of, left_out=("name", "seed", "warm_start")):
+    for condition, parts in recipes.items():
+        names = (differing(of, left_out=("name", "seed", "warm_start")) for of in parts)
+        if names := list(dict.fromkeys(name for found in names for name in found)):
             said.append(f"The runs of {condition} differ beyond their seed, in {', '.join(names)}.")
-        if len({recipe.seed for recipe in of.values()}) < len(of):
+        if any(len({recipe.seed for recipe in of.values()}) < len(of) for of in parts):
             said.append(f"Runs of {condition} share a seed: they are not independent.")
     return said

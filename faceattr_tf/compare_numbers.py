@@ -3,6 +3,7 @@
 Source of the layout: FaceSTN (Tan et al.), section III.D; the intervals are this project's.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,12 +24,23 @@ FEW = 3
 RECOVERABLE = ("accuracy", "balanced_accuracy_at_thresholds")
 """Figures of which a recovered share is given: means over yes/no attributes."""
 
+LACKING = {
+    "value": None,
+    "interval": None,
+    "interval_images": None,
+    "runs": [],
+    "deviation": None,
+    "difference": None,
+}
+"""The entry of a condition that lacks an attribute."""
+
 
 def compare_task(
     task: Task,
     figures: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
     baseline: str,
     reference: str = "",
+    labels: Mapping[str, Sequence[str]] | None = None,
 ) -> dict:
     """One task in all conditions that have it.
 
@@ -38,31 +50,47 @@ def compare_task(
             images and draws.
         baseline: the condition that the others are compared with.
         reference: the condition that others would reach at best; empty for none.
+        labels: condition -> the yes/no attributes that it has, as in its figures; default the
+            task's. All are the task's.
 
     Returns:
-        `kind`, `labels`, and `figures`: figure -> condition -> `value` (the mean over the runs),
+        `kind`, `labels`, `shared` (the labels that all these conditions have), and `figures`: figure -> condition -> `value` (the mean over the runs),
         `interval` and `interval_images` (see `paired_bootstrap.estimate`), `runs` (of each),
         `deviation` (between the runs; None for one) and `difference` to the baseline (an estimate,
         and `clear`: whether its interval excludes 0; None for the baseline itself). For multilabel
-        these are means over the attributes; `attributes` (figure -> attribute -> condition) holds
-        the same for each of them, and `recovered` (figure -> condition) the recovered shares.
+        these are means over the shared attributes; `attributes` (figure -> attribute -> condition)
+        holds the same for each of them, without figures where a condition lacks it, and `recovered`
+        (figure -> condition) the recovered shares.
     """
     samples = len(next(iter(next(iter(figures.values()))[0].values()))) - 1
-    counts = [len(runs) for runs in figures.values()]
-    weights = dict(zip(figures, seed_weights(counts, samples), strict=True))
-    result = {"kind": task.kind, "labels": list(task.labels), "figures": {}}
+
+    @functools.cache
+    def weights(conditions: tuple[str, ...]) -> dict[str, np.ndarray]:
+        counts = [len(figures[condition]) for condition in conditions]
+        return dict(zip(conditions, seed_weights(counts, samples), strict=True))
+
+    has = {condition: tuple((labels or {}).get(condition, task.labels)) for condition in figures}
+    shared = [label for label in task.labels if all(label in found for found in has.values())]
+    result = {"kind": task.kind, "labels": list(task.labels), "shared": shared, "figures": {}}
     multilabel = task.kind == "multilabel"
     if multilabel:
         result |= {"attributes": {}, "recovered": {}}
     for name in next(iter(figures.values()))[0]:
         runs = {condition: [run[name] for run in group] for condition, group in figures.items()}
         if multilabel:
-            result["attributes"][name] = {
-                label: _in_conditions(_part(runs, index), weights, baseline)[0]
-                for index, label in enumerate(task.labels)
-            }
-            runs = {key: [mean_of_labels(run) for run in group] for key, group in runs.items()}
-        result["figures"][name], draws = _in_conditions(runs, weights, baseline)
+            rows = result["attributes"][name] = {}
+            for label in task.labels:
+                parts = {
+                    condition: [run[:, has[condition].index(label)] for run in group]
+                    for condition, group in runs.items()
+                    if label in has[condition]
+                }
+                found, _ = _in_conditions(parts, weights(tuple(parts)), baseline)
+                rows[label] = {condition: found.get(condition, LACKING) for condition in figures}
+            for condition, group in runs.items():
+                places = [has[condition].index(label) for label in shared]
+                runs[condition] = [mean_of_labels(run[:, places]) for run in group]
+        result["figures"][name], draws = _in_conditions(runs, weights(tuple(runs)), baseline)
         if multilabel and name in RECOVERABLE and {baseline, reference} <= set(draws):
             result["recovered"][name] = {
                 condition: recovered_share(draws[condition], draws[baseline], draws[reference])
@@ -70,10 +98,6 @@ def compare_task(
                 if condition not in (baseline, reference)
             }
     return result
-
-
-def _part(runs, index):
-    return {key: [run[:, index] for run in group] for key, group in runs.items()}
 
 
 def _in_conditions(runs, weights, baseline) -> tuple[dict, dict]:

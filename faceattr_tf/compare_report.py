@@ -1,10 +1,14 @@
 """The report of a comparison: `compare.json`, `compare.md` and a self-contained `compare.html`."""
 
+import dataclasses
+import itertools
 import json
 import os
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 
+from faceattr_tf.compare_decisions import POINTS, decision_table, decision_tables
 from faceattr_tf.compare_tables import (
     attribute_table,
     chance_note,
@@ -16,17 +20,23 @@ from faceattr_tf.compare_tables import (
     signed,
     span,
 )
-from faceattr_tf.plots import BLUE, GREY, ORANGE, svg
+from faceattr_tf.examples import Gallery
+from faceattr_tf.plots import BLUE, GREY, ORANGE, draw_confusion, svg
 from faceattr_tf.report import Plot, plain, render, write_text
 from faceattr_tf.tables import NONE, Table
 
 
-def write_comparison(folder: str | os.PathLike, contents: dict) -> pathlib.Path:
+def write_comparison(
+    folder: str | os.PathLike,
+    contents: dict,
+    galleries: Mapping[str, Mapping[str, Gallery]] | None = None,
+) -> pathlib.Path:
     """Writes the three files; each replaces an older one at once.
 
     Args:
         folder: where to; it exists.
         contents: what `faceattr_tf.compare.compare` returns.
+        galleries: condition -> attribute -> pictures of its surest mistakes.
 
     Returns:
         The HTML file.
@@ -41,7 +51,7 @@ def write_comparison(folder: str | os.PathLike, contents: dict) -> pathlib.Path:
         facts=facts(contents),
         warnings=contents["warnings"],
         headlines=headlines(contents),
-        sections=sections(contents),
+        sections=sections(contents, galleries or {}),
     )
     write_text(folder / "compare.html", page)
     return folder / "compare.html"
@@ -74,13 +84,12 @@ def facts(contents: dict) -> dict[str, str]:
     }
     if contents["reference"]:
         found["Reference"] = contents["reference"]
-    for condition, runs in contents["conditions"].items():
-        first, places = runs[0], ", ".join(run["workdir"] for run in runs)
-        steps = f", {first['steps']:,} steps" if first["steps"] else ""
-        found[condition] = (
-            f"{first['network']}, {first['parameters']:,} parameters{steps}; seeds "
-            f"{', '.join(str(run['seed']) for run in runs)} ({places})"
-        )
+    for condition, entries in contents["conditions"].items():
+        runs = [list(run) for _, run in itertools.groupby(entries, key=lambda entry: entry["run"])]
+        networks = " + ".join(_network(entry, len(runs[0]) > 1) for entry in runs[0])
+        seeds = ", ".join("+".join(str(entry["seed"]) for entry in run) for run in runs)
+        places = ", ".join("+".join(entry["workdir"] for entry in run) for run in runs)
+        found[condition] = f"{networks}; seeds {seeds} ({places})"
     found["Flip averaging"] = "on" if contents["flip"] else "off"
     found["Intervals"] = (
         f"95 %, {contents['bootstrap']:,} bootstrap resamples of the images, the same in every "
@@ -93,24 +102,36 @@ def facts(contents: dict) -> dict[str, str]:
     return found
 
 
+def _network(entry: dict, labelled: bool) -> str:
+    crop, steps = entry["crop"], f", {entry['steps']:,} steps" if entry["steps"] else ""
+    text = f"{entry['network']}, {entry['parameters']:,} parameters, crop {crop['kind']} "
+    text += f"{crop['height']}×{crop['width']}{steps}"
+    names = [label for labels in entry["labels"].values() for label in labels]
+    return f"{text} ({', '.join(names)})" if labelled else text
+
+
 def headlines(contents: dict) -> list[tuple[str, str, str]]:
     """Per condition the difference of mean accuracy: the large numbers on top."""
     found = []
     for name, task in contents["tasks"].items():
         if task["kind"] == "multilabel":
             for condition, entry in task["figures"]["accuracy"].items():
-                if difference := entry["difference"]:
+                difference = entry["difference"]
+                if difference and difference["value"] is not None:
                     points = signed({**difference, "clear": False}) + " points"
                     beside = f"interval {span(difference)}"
                     if difference["interval"]:
                         beside += (
                             ", excludes 0" if difference["clear"] else ", holds 0: could be noise"
                         )
-                    found.append((points, f"{condition}: mean accuracy, {name}", beside))
+                    of = name if task["shared"] == task["labels"] else ", ".join(task["shared"])
+                    found.append((points, f"{condition}: mean accuracy, {of}", beside))
     return found
 
 
-def sections(contents: dict) -> dict[str, list[Table | Plot]]:
+def sections(
+    contents: dict, galleries: Mapping[str, Mapping[str, Gallery]] | None = None
+) -> dict[str, list[Table | Plot | Gallery]]:
     """Heading -> what stands under it."""
     found, rest = {}, {}
     for name, task in contents["tasks"].items():
@@ -118,13 +139,23 @@ def sections(contents: dict) -> dict[str, list[Table | Plot]]:
             rest[name] = task
             continue
         found[name] = [
-            main_table(name, contents),
+            *([main_table(name, contents)] if task["shared"] else []),
             *recovered_tables(task),
             *difference_plots(task, contents["baseline"]),
             *chosen_tables(name, contents),
             *([attribute_table(task, contents["baseline"])] if len(task["labels"]) > 1 else []),
-            detail_table(task),
+            *([detail_table(task)] if task["shared"] else []),
         ]
+        for label, conditions in task["decisions"].items():
+            found[f"{name}: {label}"] = [
+                *decision_tables(name, label, contents),
+                confusion_plot(conditions),
+                *(
+                    dataclasses.replace(of[label], title=f"Surest mistakes of {condition}")
+                    for condition, of in (galleries or {}).items()
+                    if label in of
+                ),
+            ]
     if rest:
         found["Other tasks"] = [other_table(rest)]
     if contents["recipes"]:
@@ -133,7 +164,7 @@ def sections(contents: dict) -> dict[str, list[Table | Plot]]:
             (field, *(NONE if value is None else str(value) for value in values.values()))
             for field, values in contents["recipes"].items()
         ]
-        note = "Of the first run of each condition."
+        note = "Of the first workdir of each condition."
         found["What differs between the recipes"] = [Table(header, tuple(rows), "", note)]
     return found
 
@@ -143,7 +174,11 @@ def printed(contents: dict) -> list[Table]:
     found = []
     for name, task in contents["tasks"].items():
         if task["kind"] == "multilabel":
-            found += [main_table(name, contents), *recovered_tables(task)]
+            found += [main_table(name, contents)] if task["shared"] else []
+            found += recovered_tables(task)
+            found += [
+                decision_table(name, label, contents, short=True) for label in task["decisions"]
+            ]
     return found or [
         part for part in sections(contents).get("Other tasks", ()) if isinstance(part, Table)
     ]
@@ -152,25 +187,17 @@ def printed(contents: dict) -> list[Table]:
 def difference_plots(task: dict, baseline: str) -> list[Plot]:
     """The difference of every attribute to the baseline (FaceSTN, figures 4 and 5)."""
     found = task["attributes"]["accuracy"]
-    others = [
-        condition
-        for condition, entry in task["figures"]["accuracy"].items()
-        if entry["difference"] and entry["difference"]["value"] is not None
-    ]
-    if not others:
+    differences: dict[str, dict[str, dict]] = {}
+    for label, entries in found.items():
+        for condition, entry in entries.items():
+            if entry["difference"] and entry["difference"]["value"] is not None:
+                differences.setdefault(condition, {})[label] = entry["difference"]
+    if not differences:
         return []
     note = (
         f"Points of accuracy above or below {baseline}; the lines are 95 % intervals. Blue and "
         "orange: the interval excludes 0; grey: it does not. " + chance_note(task, "coloured bar")
     )
-    differences = {
-        condition: {
-            label: entries[condition]["difference"]
-            for label, entries in found.items()
-            if entries[condition]["difference"]["value"] is not None
-        }
-        for condition in others
-    }
     text = f"Difference to {baseline} by attribute"
     return [Plot(text, attribute_differences(differences, tuple(found)), note)]
 
@@ -211,3 +238,27 @@ def attribute_differences(
             axes.grid(axis="y", visible=False)
 
     return svg(draw, 1.7 + 3.2 * len(differences), 0.9 + 0.19 * max(len(labels), 4))
+
+
+def confusion_plot(conditions: Mapping[str, dict]) -> Plot:
+    """The confusion matrices of one attribute (KTH-MTFL, Tables 3 and 4).
+
+    Args:
+        conditions: name -> what `compare_decisions.compare_decisions` gives.
+    """
+
+    def draw(figure):
+        grid = figure.subplots(2, len(conditions), sharex=True, sharey=True, squeeze=False)
+        for column, (condition, entry) in zip(grid.T, conditions.items(), strict=True):
+            column[0].set_title(textwrap.fill(condition, 20))
+            for axes, point in zip(column, POINTS, strict=True):
+                draw_confusion(axes, entry[point]["confusion"], 8)
+        names = ("no", "yes")
+        grid[0, 0].set(xticks=(0, 1), xticklabels=names, yticks=(0, 1), yticklabels=names)
+        for axes, text in zip(grid[:, 0], ("at 0.5", "at the thresholds"), strict=True):
+            axes.set_ylabel(f"{text}\nlabelled")
+        for axes in grid[1]:
+            axes.set_xlabel("predicted")
+
+    note = "Rows are the labelled class and add up to 100 %; below the share the number of images."
+    return Plot("Confusion matrices", svg(draw, 0.9 + 1.5 * len(conditions), 3.6), note)

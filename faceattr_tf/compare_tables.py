@@ -48,20 +48,23 @@ def main_table(name: str, contents: dict) -> Table:
     wide = [
         row
         for row in contents["published"]
-        if row["average"] is not None and set(task["labels"]) == set(CELEBA_ATTRIBUTES)
+        if row["average"] is not None and set(task["shared"]) == set(CELEBA_ATTRIBUTES)
     ]
     rows += [(row["method"], "", f"{row['average']:g}", *[""] * 8) for row in wide]
     header = (
         "Method", "Runs", "Accuracy", "95 % interval", "Between runs", "Difference",
         "95 % interval", "Balanced, 0.5", "Balanced, tuned", "Difference", "95 % interval",
     )  # fmt: skip
+    partial = task["shared"] != task["labels"]
+    title = f"{', '.join(task['shared'])}: what all conditions have" if partial else ""
+    count = len(task["shared"])
     note = (
-        f"In per cent, means over {len(task['labels'])} attributes and over the runs; differences "
+        f"In per cent, means over {count} attribute{'s' * (count > 1)} and over the runs; differences "
         f"to {contents['baseline']} in points. A star marks a difference whose interval excludes "
         "0. Accuracy is at the threshold 0.5; the thresholds were chosen on validation. Between "
         "runs: their standard deviation. " + (sources(wide) if wide else "")
     )
-    return Table(header, tuple(rows), "", note.strip())
+    return Table(header, tuple(rows), title, note.strip())
 
 
 def recovered_tables(task: dict) -> list[Table]:

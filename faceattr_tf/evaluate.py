@@ -7,7 +7,7 @@ them on validation data.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -202,9 +202,27 @@ def _describe(tasks: Sequence[Task]) -> str:
     return "; ".join(parts)
 
 
+@dataclasses.dataclass(frozen=True)
+class SplitBatches:
+    """What `split_batches` gives: the batches, as often as they are asked for.
+
+    Attributes:
+        dataset: of `data_pipelines.input.evaluation_batches`.
+        source: what it reads, for the name of a file that fails.
+    """
+
+    dataset: Iterable[dict]
+    source: object
+
+    def __iter__(self) -> Iterator[dict]:
+        from data_pipelines.input import named_failures
+
+        return named_failures(self.dataset, [self.source])
+
+
 def split_batches(
     workdir, records: RecordSet, split: str = "test", batch_size: int = 128
-) -> Iterable[dict]:
+) -> SplitBatches:
     """A split as a run's model sees it, with the labels of the tasks that both share.
 
     Args:
@@ -216,7 +234,7 @@ def split_batches(
     Returns:
         The elements of `data_pipelines.input.evaluation_batches`.
     """
-    from data_pipelines.input import Source, evaluation_batches, named_failures
+    from data_pipelines.input import Source, evaluation_batches
 
     source = Source(records, split, *validation_part(workdir, records))
     tasks = [task for task, _ in _shared_pairs(workdir, records)]
@@ -228,7 +246,7 @@ def split_batches(
         aligned=workdir.aligned,
         disturb=workdir.disturb,
     )
-    return named_failures(dataset, [source])
+    return SplitBatches(dataset, source)
 
 
 def measure_split(
@@ -292,10 +310,8 @@ def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, b
     folder.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     recipe, metadata = workdir.recipe(), workdir.metadata()
 
-    def batches():
-        return split_batches(workdir, records, split, batch_size)
-
-    results, filenames = measure_split(workdir, model, records, batches(), flip)
+    batches = split_batches(workdir, records, split, batch_size)
+    results, filenames = measure_split(workdir, model, records, batches, flip)
     if bootstrap:
         for result in results:
             result.numbers["intervals"] = intervals(result, bootstrap)
@@ -331,6 +347,6 @@ def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, b
             dataclasses.asdict(row) for row in published_rows(records.name, split, len(filenames))
         ],
     }
-    examples = collect_examples(results, batches(), filenames)
+    examples = collect_examples(results, batches, filenames)
     report.write_report(folder, contents, results, examples, workdir.metrics_log())
     return contents

@@ -1,7 +1,7 @@
 """The images that a model gets most right and most wrong, as small pictures with captions."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -52,7 +52,10 @@ class Gallery:
 
 
 def collect_examples(
-    results: Sequence[TaskResult], batches: Iterable[dict], filenames: Sequence[str]
+    results: Sequence[TaskResult],
+    batches: Iterable[dict],
+    filenames: Sequence[str],
+    choose: Callable | None = None,
 ) -> dict[str, list[Gallery]]:
     """Galleries for every task: best, worst, and the surest mistakes of each attribute.
 
@@ -60,8 +63,9 @@ def collect_examples(
         results: the tasks over the whole split.
         batches: the same batches again, from which the chosen images are taken.
         filenames: N names.
+        choose: gives of a result what else is shown, in the form of `surest_mistakes`.
     """
-    choices = {result.task.name: _choose(result) for result in results}
+    choices = {result.task.name: (choose or _choose)(result) for result in results}
     wanted = {
         int(index) for chosen in choices.values() for _, found, _ in chosen for index in found
     }
@@ -102,11 +106,29 @@ def _choose(result: TaskResult) -> list[tuple[str, np.ndarray, int | None]]:
         chosen.append(("From good to bad, evenly", ranked[middle.astype(int)], None))
     chosen.append(("Worst", ranked[::-1][: max(shown, 1)], None))
     if result.task.kind == "multilabel":
-        for index, label in enumerate(result.task.labels):
-            truth, score = result.labels[:, index], result.scores[:, index]
-            wrong = np.flatnonzero((truth >= 0) & ((score >= 0.5) != (truth == 1)))
-            surest = wrong[np.argsort(-np.abs(score[wrong] - 0.5), kind="stable")]
-            chosen.append((f"Surest mistakes: {label}", surest[:MISTAKES], index))
+        chosen += surest_mistakes(result, result.task.labels)
+    return chosen
+
+
+def surest_mistakes(
+    result: TaskResult, labels: Sequence[str]
+) -> list[tuple[str, np.ndarray, int | None]]:
+    """Where a model was most convinced of a yes/no attribute and is wrong, at the threshold 0.5.
+
+    Args:
+        result: a multilabel task over the whole split.
+        labels: some of its labels.
+
+    Returns:
+        For each label a title, the indices of at most `MISTAKES` images, and the label's index.
+    """
+    chosen = []
+    for label in labels:
+        index = result.task.labels.index(label)
+        truth, score = result.labels[:, index], result.scores[:, index]
+        wrong = np.flatnonzero((truth >= 0) & ((score >= 0.5) != (truth == 1)))
+        surest = wrong[np.argsort(-np.abs(score[wrong] - 0.5), kind="stable")]
+        chosen.append((f"Surest mistakes: {label}", surest[:MISTAKES], index))
     return chosen
 
 

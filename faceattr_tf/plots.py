@@ -144,7 +144,7 @@ def confusions(result: TaskResult) -> str:
         size = 8 if len(labels) <= 5 else 6.5
 
         def draw_label(axes, index):
-            _confusion(axes, numbers["labels"][labels[index]]["confusion"], size)
+            draw_confusion(axes, numbers["labels"][labels[index]]["confusion"], size)
 
         names = {"xticklabels": ("no", "yes"), "yticklabels": ("no", "yes")}
         places = {"xticks": (0, 1), "yticks": (0, 1)}
@@ -152,7 +152,7 @@ def confusions(result: TaskResult) -> str:
 
     def draw(figure):
         axes, places = figure.subplots(), range(len(labels))
-        _confusion(axes, numbers["confusion"], 8)
+        draw_confusion(axes, numbers["confusion"], 8)
         axes.set(xticks=places, xticklabels=labels, xlabel="predicted")
         axes.set(yticks=places, yticklabels=labels, ylabel="labelled")
         axes.tick_params(axis="x", rotation=30)
@@ -161,13 +161,14 @@ def confusions(result: TaskResult) -> str:
     return svg(draw, side, side - 0.5)
 
 
-def _confusion(axes, matrix, size):
+def draw_confusion(axes, matrix, size) -> None:
+    """A matrix of counts, `size` in points: shares of its rows, with the counts below."""
     matrix = np.array(matrix, float)
     total = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, total, out=np.zeros_like(matrix), where=total > 0)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
-        text = f"{share:.0%}\n{int(matrix[row, column]):,}"
+        text = f"{share:.0%}\n{matrix[row, column]:,.0f}"
         colour = "white" if share > 0.55 else "#1A1D21"
         axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
     axes.grid(visible=False)

@@ -55,7 +55,8 @@ def number(value: float | None, digits: int = 3) -> str:
     return NONE if value is None else f"{value:.{digits}f}"
 
 
-def _gain(value: float | None, guess: float | None) -> str:
+def gain(value: float | None, guess: float | None = 0.0) -> str:
+    """What a share has beyond another one, in points, as `+1.2`; a dash where one is None."""
     if value is None or guess is None:
         return NONE
     points = round(100 * (value - guess), 1)
@@ -180,7 +181,7 @@ def _attribute_table(numbers: dict) -> Table:
             percent(found["accuracy"]),
             _span(span.get("accuracy")),
             percent(found["majority_accuracy"]),
-            _gain(found["accuracy"], found["majority_accuracy"]),
+            gain(found["accuracy"], found["majority_accuracy"]),
             percent(found["balanced_accuracy"]),
             percent(tuned["balanced_accuracy"]),
             threshold,
@@ -258,7 +259,7 @@ def _published_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
                 label,
                 percent(found[label]["accuracy"]),
                 percent(found[label]["majority_accuracy"]),
-                *(_printed(row["accuracy"].get(label)) for row in wide),
+                *(printed(row["accuracy"].get(label)) for row in wide),
             )
             for label in shared
         ]
@@ -267,7 +268,7 @@ def _published_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
                 "Mean",
                 percent(_mean(found[label]["accuracy"] for label in shared)),
                 percent(_mean(found[label]["majority_accuracy"] for label in shared)),
-                *(_printed(_average(row, shared)) for row in wide),
+                *(printed(_average(row, shared)) for row in wide),
             )
         )
         header = ("Attribute", "This model", "Majority guess", *(row["method"] for row in wide))
@@ -284,7 +285,7 @@ def _published_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
             pairs = (row[key].get(label, (None, None)) for key in ("precision", "recall"))
             (precision, precision_no), (recall, recall_no) = pairs
             cells = (row["accuracy"][label], precision, recall, precision_no, recall_no)
-            rows.append((row["method"], *map(_printed, cells)))
+            rows.append((row["method"], *map(printed, cells)))
         header = ("Method", "Accuracy", "Precision, yes", "Recall, yes", "Precision, no",
                   "Recall, no")  # fmt: skip
         tables.append(
@@ -293,7 +294,8 @@ def _published_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
     return tables
 
 
-def _printed(value: float | None) -> str:
+def printed(value: float | None) -> str:
+    """A published figure as its source prints it; a dash for None."""
     return NONE if value is None else f"{value:g}"
 
 
@@ -315,5 +317,5 @@ def sources(rows: Sequence[dict]) -> str:
     texts = [f"{', '.join(methods)}: {source}." for source, methods in by_source.items()]
     if len(rows) > 6:
         texts = [f"Sources: {'; '.join(by_source)}."]
-    caveats = dict.fromkeys(row["caveat"] for row in rows if row["caveat"])
+    caveats = dict.fromkeys(text for row in rows for text in row["caveat"].split("; ") if text)
     return " ".join(["Quoted as printed.", *texts, *(f"Caution: {text}." for text in caveats)])

@@ -10,20 +10,27 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
-from tiny_workdir import TASKS, make_workdir
 
 from data_pipelines.geometry import Crop
-from data_pipelines.tasks import CELEBA, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
-from faceattr_tf import compare_caveats, compare_report, compare_tables
+from data_pipelines.tasks import ALIGNMENT, CELEBA, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
+from faceattr_tf import (
+    compare_caveats,
+    compare_decisions,
+    compare_report,
+    compare_runs,
+    compare_tables,
+)
 from faceattr_tf.commands.compare import parse_conditions
 from faceattr_tf.compare import compare
 from faceattr_tf.compare_numbers import chosen_attributes, compare_task
 from faceattr_tf.configs.base import Data, Phase, Recipe
 from faceattr_tf.paired_bootstrap import recovered_share, run_figures, seed_weights
 from faceattr_tf.results import TaskResult, measure
+from faceattr_tf.workdir import Workdir
 
 CROP = Crop(kind="box", height=24, width=20, margin=0.2)
 AB = Task("attributes", "multilabel", ("a", "b"))
+TASKS = (MTFL_ATTRIBUTES, POSE, LANDMARKS, ALIGNMENT)
 TUNED = "balanced_accuracy_at_thresholds"
 
 
@@ -125,7 +132,7 @@ def test_intervals_hold_the_true_difference_as_often_as_they_say():
         labels = _labels(AB, 400, seed=trial, unknown=0)
         rates = 0.8 + random.normal(0, 0.03, (3, 3))
         figures = {
-            name: [_figures(AB, labels, rate, int(random.integers(1 << 30)), 300) for rate in group]
+            name: [_figures(AB, labels, rate, int(random.integers(1 << 30)), 100) for rate in group]
             for name, group in zip(("base", "new", "other"), rates, strict=True)
         }
         found = compare_task(AB, figures, "base")["figures"]["accuracy"]["new"]["difference"]
@@ -176,6 +183,151 @@ def test_what_no_draw_defines_has_no_figure():
     assert task["attributes"]["accuracy"]["b"]["new"]["value"] > 0.8
     assert task["figures"]["balanced_accuracy"]["new"]["value"] is None
     json.dumps(task, allow_nan=False)
+
+
+def test_a_condition_may_lack_attributes_and_means_are_over_those_that_all_have():
+    labels = _labels(AB, 200)
+    both = [_figures(AB, labels, 0.8, seed) for seed in range(2)]
+    only_b = [{name: draws[:, 1:] for name, draws in both[1].items()}]
+    figures, has = {"both": both, "b": only_b}, {"b": ("b",)}
+    task = compare_task(AB, figures, "both", labels=has)
+    alone = compare_task(AB.select(["b"]), {"both": [_only(run, 1) for run in both], "b": only_b},
+                         "both")  # fmt: skip
+    assert task["shared"] == ["b"] and task["labels"] == ["a", "b"]
+    for name in ("accuracy", TUNED):
+        assert task["attributes"][name]["b"] == alone["attributes"][name]["b"]
+        assert task["figures"][name] == alone["figures"][name]
+        lacking = task["attributes"][name]["a"]["b"]
+        assert lacking["value"] is None and not lacking["runs"] and not lacking["difference"]
+    # The spread of the seeds is that of the conditions which have the attribute.
+    pair = compare_task(AB.select(["a"]), {"both": [_only(run, 0) for run in both]}, "both")
+    assert (
+        task["attributes"]["accuracy"]["a"]["both"] == pair["attributes"]["accuracy"]["a"]["both"]
+    )
+    nothing = compare_task(AB, {"both": [_only(both[0], 0)], "b": only_b}, "both",
+                           labels={"both": ("a",), "b": ("b",)})  # fmt: skip
+    assert not nothing["shared"] and nothing["figures"]["accuracy"]["both"]["value"] is None
+
+
+def _only(run, index):
+    return {name: draws[:, [index]] for name, draws in run.items()}
+
+
+def _rows(labels, outputs, thresholds, label="a"):
+    numbers = measure(AB, labels, outputs, thresholds=thresholds).numbers
+    keys = ("metrics", "metrics_at_thresholds")
+    return {key: numbers[key]["labels"][label] for key in keys}
+
+
+def test_decisions_are_those_of_sklearn_and_means_over_the_runs():
+    labels = _labels(AB, 200)
+    random = np.random.default_rng(3)
+    runs = [(labels + random.normal(0, 1, labels.shape) - 0.5, limit) for limit in (0.3, 0.7)]
+    found = compare_decisions.compare_decisions(
+        [_rows(labels, outputs, (limit, 0.5)) for outputs, limit in runs]
+    )
+    known = labels[:, 0] >= 0
+    truth = labels[known, 0]
+    expected = {"at_half": [], "at_thresholds": []}
+    for outputs, limit in runs:
+        score = 1 / (1 + np.exp(-outputs[known, 0]))
+        for point, threshold in (("at_half", 0.5), ("at_thresholds", limit)):
+            pair = {"y_true": truth, "y_pred": score >= threshold}
+            expected[point].append(
+                [
+                    sklearn_metrics.precision_score(**pair),
+                    sklearn_metrics.precision_score(**pair, pos_label=0),
+                    sklearn_metrics.recall_score(**pair),
+                    sklearn_metrics.recall_score(**pair, pos_label=0),
+                    sklearn_metrics.accuracy_score(**pair),
+                    *sklearn_metrics.confusion_matrix(**pair).ravel(),
+                    *sklearn_metrics.confusion_matrix(**pair, normalize="true").ravel(),
+                ]
+            )
+    names = ("precision", "precision_no", "recall", "recall_no", "accuracy")
+    means = {point: np.mean(values, axis=0) for point, values in expected.items()}
+    for point, values in means.items():
+        of = found[point]
+        assert [of[name] for name in names] == pytest.approx(values[:5])
+        assert np.ravel(of["confusion"]) == pytest.approx(values[5:9])
+        assert np.ravel(of["confusion_shares"]) == pytest.approx(values[9:])
+    change = means["at_thresholds"] - means["at_half"]
+    assert [found["change"][name] for name in names] == pytest.approx(change[:5])
+    assert found["thresholds"] == [0.3, 0.7] and len(found["runs"]) == 2
+
+
+def test_a_run_that_never_says_yes_has_no_precision_and_one_class_no_shares():
+    labels = np.array([[1, 1], [1, 0], [1, 1]])
+    found = compare_decisions.compare_decisions([_rows(labels, labels - 9.0, (0.5, 0.5))])
+    assert found["at_half"]["precision"] is None and found["change"]["precision"] is None
+    assert found["at_half"]["recall"] == 0 and found["at_half"]["confusion_shares"] is None
+    assert found["at_half"]["confusion"] == [[0, 0], [3, 0]]
+
+
+def test_attributes_one_by_one_stand_beside_the_published_tables():
+    labels = _labels(MTFL_ATTRIBUTES, 1997, unknown=0)
+    random = np.random.default_rng(0)
+    results = {
+        name: measure(MTFL_ATTRIBUTES, labels, labels + noise, thresholds=(0.6,) * 3)
+        for name, noise in zip("xy", random.normal(-0.5, 1, (2, 1997, 3)), strict=True)
+    }
+    figures = {name: [run_figures(result, 20)] for name, result in results.items()}
+    task = compare_task(MTFL_ATTRIBUTES, figures, "x")
+    task["majority"] = {"mean": 0.5, "labels": dict.fromkeys(MTFL_ATTRIBUTES.labels, 0.5)}
+    task["decisions"] = {
+        label: {
+            name: compare_decisions.compare_decisions(
+                [
+                    {
+                        key: result.numbers[key]["labels"][label]
+                        for key in ("metrics", "metrics_at_thresholds")
+                    }
+                ]
+            )
+            for name, result in results.items()
+        }
+        for label in ("Male", "Smiling")
+    }
+    from faceattr_tf.compare import _published
+
+    contents = {"tasks": {"it": task}, "published": _published("mtfl", "", "test", 1997)}
+    table, confusion = compare_decisions.decision_tables("it", "Smiling", contents)
+    own = [row for row in table.rows if row[0] == "x"]
+    assert [row[1] for row in own] == ["0.5", "0.60", "change"]
+    shown = results["x"].numbers["metrics"]["labels"]["Smiling"]
+    assert own[0][6] == f"{100 * shown['precision']:.1f}" and " to " in own[0][3]
+    assert own[2][8].startswith("−") and own[2][9].startswith("+")  # recall of yes falls
+    rows = {row[0]: row for row in table.rows}
+    assert rows["InceptionV3 fine-tuned"][2::2] == ("87.5", "89.45", "97.6", "82.6")
+    assert rows["InceptionV3 fine-tuned"][7::2] == ("75.4", "96.3")
+    assert rows["Cascade CNN, 1e-4, 125 epochs"][6:] == ("71.4", "–", "75.1", "–")
+    assert rows["TCDCN, 1e-4, 45 epochs"][2] == "72.5"
+    assert rows["TCDCN, 1e-4, 45 epochs, validation"][2] == "86"
+    assert "not strictly comparable" in table.note and "for these 1,997" in table.note
+    assert table.note.count("not strictly comparable") == 1
+    printed = {row[0]: row for row in confusion.rows if row[1] == "printed"}
+    assert printed["InceptionV3 bottlenecks"][6:] == ("74", "26", "36", "64")
+    for row in confusion.rows[:4]:
+        shares = [float(cell.split("(")[1].split()[0]) for cell in row[2:6]]
+        assert shares[0] + shares[1] == pytest.approx(100, abs=0.11)
+        assert float(row[6]) + float(row[7]) == pytest.approx(100, abs=0.11)
+    short = compare_decisions.decision_table("it", "Smiling", contents, short=True)
+    assert {len(row) for row in short.rows} == {8} and "95 % interval" not in short.header
+    (male,) = [row for row in confusion_rows("Male", contents) if row[0].endswith("tuned")]
+    assert male[6:] == ("77", "23", "6", "94")
+    plot = compare_report.confusion_plot(task["decisions"]["Male"])
+    xml.dom.minidom.parseString(plot.svg)
+
+
+def confusion_rows(label, contents):
+    return compare_decisions.confusion_table("it", label, contents).rows
+
+
+def test_attributes_are_shown_one_by_one_where_they_are_few_or_named():
+    assert compare_decisions.detailed_labels(AB.labels) == ["a", "b"]
+    assert compare_decisions.detailed_labels(AB.labels, ["b", "Smiling"]) == ["b"]
+    assert compare_decisions.detailed_labels(CELEBA.labels) == []
+    assert compare_decisions.detailed_labels(CELEBA.labels, ["Smiling"]) == ["Smiling"]
 
 
 def test_without_resamples_there_are_figures_but_no_intervals():
@@ -250,43 +402,80 @@ def test_recipes_are_compared_field_by_field_and_phases_by_their_name():
 
 
 def test_conditions_are_read_from_the_command_line():
-    assert parse_conditions(["with alignment=w/a,w/b", "w/c/", "out/lr=0.1"]) == {
-        "with alignment": ["w/a", "w/b"],
-        "c": ["w/c/"],
-        "lr=0.1": ["out/lr=0.1"],
+    given = ["with alignment + stn=w/a,w/b", "w/c/", "out/lr=0.1", "tops, nose=w/x+w/y,w/z+w/q"]
+    assert parse_conditions(given) == {
+        "with alignment + stn": [["w/a"], ["w/b"]],
+        "c": [["w/c/"]],
+        "lr=0.1": [["out/lr=0.1"]],
+        "tops, nose": [["w/x", "w/y"], ["w/z", "w/q"]],
     }
+
+
+def _workdir(path, records, tasks=TASKS, seed=0, model=True, **data):
+    """The workdir of a finished run with a network of one layer."""
+    import keras
+
+    path.mkdir(parents=True)
+    workdir = Workdir(path)
+    own = {"path": str(records.path), "name": "mtfl",
+           "fingerprint": records.description["fingerprint"]}  # fmt: skip
+    majority = {name: guess.tolist() for name, guess in records.majority().items()}
+    places = [MTFL_ATTRIBUTES.labels.index(label) for label in tasks[0].labels]
+    majority["attributes"] = [majority["attributes"][place] for place in places]
+    recipe = Recipe(name="tiny", seed=seed, data=Data(crop=CROP, **data))
+    metadata = {
+        "tasks": [task.to_dict() for task in tasks],
+        "crop": CROP.to_dict(),
+        "input_shape": [CROP.height, CROP.width, 3],
+        "majority": majority,
+        "records": [own],
+    }
+    thresholds = [0.45 + 0.1 * place for place in places]
+    workdir.write_json("config.json", recipe.to_dict())
+    workdir.write_json("metadata.json", metadata)
+    workdir.write_json(
+        "calibration.json", {"attributes": {"temperature": 2.0, "thresholds": thresholds}}
+    )
+    if model:
+        keras.utils.set_random_seed(ord(path.name[0]) + seed)
+        inputs = keras.Input((CROP.height, CROP.width, 3), name="image")
+        features = keras.layers.Rescaling(1 / 64, offset=-2)(inputs)
+        features = keras.layers.Flatten()(keras.layers.AveragePooling2D(4)(features))
+        outputs = {}
+        for task in tasks:
+            output = keras.layers.Dense(task.output_size)(features)
+            if task.kind in ("landmarks", "transform"):
+                output = keras.layers.Reshape(task.label_shape)(output)
+            outputs[task.name] = output
+        workdir.save_model(keras.Model(inputs, outputs))
+    return workdir
 
 
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory, mtfl_records):
-    """Two conditions of two runs and a third of one; their models differ in their last layer."""
+    """Two runs, a run of two networks, and one of a network that was trained on other records."""
     folder = tmp_path_factory.mktemp("compare")
-    own = {"path": mtfl_records.path, "name": "mtfl",
-           "fingerprint": mtfl_records.description["fingerprint"]}  # fmt: skip
-    majority = {name: guess.tolist() for name, guess in mtfl_records.majority().items()}
-    conditions = {"plain": ["a0", "a1"], "with & alignment": ["b0", "b1"], "stn": ["c0"]}
-    found = {}
-    for condition, names in conditions.items():
-        for seed, name in enumerate(names):
-            workdir = make_workdir(folder / name, CROP)
-            recipe = Recipe(name="tiny", seed=seed, data=Data(crop=CROP))
-            metadata = {**workdir.metadata(), "records": [own], "majority": majority}
-            if condition == "stn":
-                recipe.model.transformer = "lonet"
-                metadata["records"] = [{**own, "fingerprint": "another"}]
-            workdir.write_json("config.json", recipe.to_dict())
-            workdir.write_json("metadata.json", metadata)
-            model = workdir.load_model()
-            random = np.random.default_rng(ord(name[0]) + seed)
-            model.set_weights([w + random.normal(0, 0.02, w.shape) for w in model.get_weights()])
-            workdir.save_model(model)
-            found.setdefault(condition, []).append(str(workdir.path))
-    return found
+    smile, male = (
+        str(_workdir(folder / f"b_{label}", mtfl_records, (task, ALIGNMENT)).path)
+        for label in ("Smiling", "Male")
+        for task in [MTFL_ATTRIBUTES.select([label])]
+    )
+    found = {
+        "plain": [str(_workdir(folder / f"a{n}", mtfl_records, seed=n).path) for n in range(2)],
+        "with & alignment": [[smile, male]],
+    }
+    other = _workdir(folder / "c0", mtfl_records)
+    recipe, metadata = other.recipe(), other.metadata()
+    recipe.model.transformer = "lonet"
+    metadata["records"][0]["fingerprint"] = "another"
+    other.write_json("config.json", recipe.to_dict())
+    other.write_json("metadata.json", metadata)
+    return {**found, "stn": [str(other.path)]}
 
 
 @pytest.fixture(scope="module")
 def compared(workdirs, mtfl_records, tmp_path_factory):
-    contents = compare(
+    return compare(
         workdirs,
         mtfl_records.path,
         reference="with & alignment",
@@ -294,33 +483,83 @@ def compared(workdirs, mtfl_records, tmp_path_factory):
         bootstrap=60,
         batch_size=16,
     )
-    return contents
 
 
-def test_every_run_is_evaluated_as_the_report_does(compared, workdirs, mtfl_records, tmp_path):
+def test_every_run_is_evaluated_as_the_report_does(
+    compared, workdirs, mtfl_records, tmp_path, monkeypatch
+):
     from faceattr_tf.evaluate import evaluate
 
-    reports = [
-        evaluate(path, mtfl_records.path, bootstrap=0, output=tmp_path / str(place))["mtfl-test"]
-        for place, path in enumerate(workdirs["plain"])
-    ]
-    task = compared["tasks"]["attributes"]
-    means = [report["tasks"]["attributes"]["metrics"]["mean"] for report in reports]
-    tuned = [report["tasks"]["attributes"]["metrics_at_thresholds"]["mean"] for report in reports]
-    for name, expected in (
-        ("accuracy", [mean["accuracy"] for mean in means]),
-        ("balanced_accuracy", [mean["balanced_accuracy"] for mean in means]),
-        (TUNED, [mean["balanced_accuracy"] for mean in tuned]),
-    ):
-        assert task["figures"][name]["plain"]["runs"] == pytest.approx(expected)
-    assert task["majority"]["mean"] == pytest.approx(means[0]["majority_accuracy"])
-    pose = [report["tasks"]["pose"]["metrics"]["accuracy"] for report in reports]
-    assert compared["tasks"]["pose"]["figures"]["accuracy"]["plain"]["runs"] == pytest.approx(pose)
-    nme = [report["tasks"]["landmarks"]["metrics"]["nme"] for report in reports]
-    found = compared["tasks"]["landmarks"]["figures"]["error"]["plain"]["runs"]
-    assert found == pytest.approx(nme)
-    assert {task.name for task in TASKS[:3]} <= set(compared["tasks"])
+    monkeypatch.setattr("faceattr_tf.report.write_report", lambda *given: None)
+    monkeypatch.setattr("faceattr_tf.examples.collect_examples", lambda *given: {})
+
+    task, figures = compared["tasks"]["attributes"], compared["tasks"]["attributes"]["attributes"]
+    assert task["labels"] == list(MTFL_ATTRIBUTES.labels)
+    assert task["shared"] == ["Male", "Smiling"]
+    path = workdirs["plain"][1]
+    found = evaluate(path, mtfl_records.path, bootstrap=0, output=tmp_path)
+    second = found["mtfl-test"]["tasks"]
+    rows, tuned = (
+        second["attributes"][key]["labels"] for key in ("metrics", "metrics_at_thresholds")
+    )
+    mean = np.mean([rows[label]["accuracy"] for label in task["shared"]])
+    assert task["figures"]["accuracy"]["plain"]["runs"][1] == pytest.approx(mean)
+    guesses = {label: row["majority_accuracy"] for label, row in rows.items()}
+    assert task["majority"]["labels"] == guesses
+    assert task["majority"]["mean"] == pytest.approx((guesses["Male"] + guesses["Smiling"]) / 2)
+    for label, row in rows.items():
+        for name, expected in (
+            ("accuracy", row["accuracy"]),
+            ("balanced_accuracy", row["balanced_accuracy"]),
+            (TUNED, tuned[label]["balanced_accuracy"]),
+        ):
+            assert figures[name][label]["plain"]["runs"][1] == pytest.approx(expected)
+        own = task["decisions"][label]["plain"]["runs"][1]
+        assert own == {"metrics": row, "metrics_at_thresholds": tuned[label]}
+    others = compared["tasks"]
+    found = others["pose"]["figures"]["accuracy"]["plain"]["runs"]
+    assert found[1] == pytest.approx(second["pose"]["metrics"]["accuracy"])
+    found = others["landmarks"]["figures"]["error"]["plain"]["runs"]
+    assert found[1] == pytest.approx(second["landmarks"]["metrics"]["nme"])
+    assert {task.name for task in TASKS} == set(others)
+    assert list(others["alignment"]["figures"]["error"]) == ["plain", "stn"]
     assert list(task["recovered"]["accuracy"]) == ["stn"]
+    assert figures["accuracy"]["Eyeglasses"]["with & alignment"]["value"] is None
+    assert set(task["decisions"]["Eyeglasses"]) == {"plain", "stn"}
+
+
+def test_a_run_of_several_networks_has_the_labels_of_each():
+    labels = _labels(AB, 60)
+    b, a = (measure(AB.select([name]), labels[:, [i]], labels[:, [i]] + 0.4 - i)
+            for name, i in (("b", 1), ("a", 0)))  # fmt: skip
+    b, a = (
+        compare_runs.Part(
+            None, {"attributes": of.task}, {"attributes": run_figures(of, 3)},
+            {"attributes": of.numbers}, {}, {}, [], 0, {},
+        )
+        for of in (b, a)
+    )  # fmt: skip
+    run = compare_runs.Run((b, a), {"attributes": AB})
+    whole = measure(AB, labels, labels + [0.4, -0.6])
+    for name, draws in run_figures(whole, 3).items():
+        np.testing.assert_array_equal(run.figures("attributes")[name], draws)
+    for key in ("metrics", "metrics_at_thresholds"):
+        expected = {label: whole.numbers[key]["labels"][label] for label in AB.labels}
+        assert {label: run.rows("attributes", label)[key] for label in AB.labels} == expected
+
+
+def test_mistakes_are_those_of_the_first_run_the_surest_first(compared, mtfl_records):
+    names = mtfl_records.filenames("test")
+    for conditions in compared["tasks"]["attributes"]["decisions"].values():
+        for entry in conditions.values():
+            wrong = entry["mistakes"]
+            confusion = np.array(entry["runs"][0]["metrics"]["confusion"])
+            assert len(wrong) == min(6, confusion.sum() - confusion.trace())
+            sure = [abs(found["probability"] - 0.5) for found in wrong]
+            assert sure == sorted(sure, reverse=True)
+            for found in wrong:
+                assert found["filename"] in names
+                assert found["labelled"] == (found["probability"] < 0.5)
 
 
 def test_the_page_is_complete_in_itself_and_nothing_becomes_markup(compared):
@@ -335,27 +574,43 @@ def test_the_page_is_complete_in_itself_and_nothing_becomes_markup(compared):
     assert "with &amp; alignment" in page and "with & alignment" not in page
     for part in ("Majority guess", "Every attribute", "Other tasks", "What differs between"):
         assert part in page
+    assert "Male, Smiling: what all conditions have" in page
+    decisions = compared["tasks"]["attributes"]["decisions"]
+    mistakes = [
+        found
+        for label, conditions in decisions.items()
+        for condition, entry in conditions.items()
+        for found in entry["mistakes"]
+    ]
+    assert len(mistakes) == len(re.findall('<image href="data:image/jpeg', page)) > 0
+    assert all(found["filename"] in page for found in mistakes)
     text = (folder / "compare.md").read_text()
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block
+    assert "## attributes: Smiling" in text and "Conditions without it: with & alignment." in text
     stored = json.loads((folder / "compare.json").read_text())
     assert stored["tasks"]["pose"] == compared["tasks"]["pose"]
+    assert stored["tasks"]["attributes"]["decisions"] == decisions
     assert compared["chosen"] == {"attributes": list(MTFL_ATTRIBUTES.labels)}
 
 
 def test_what_stands_against_a_difference_is_said(compared):
     said = "\n".join(compared["warnings"])
-    assert "One run only: stn." in said
+    assert "One run only: with & alignment, stn." in said
     assert "not all trained on the same records" in said
     assert "share a seed" not in said and "differ beyond" not in said
     assert compared["recipes"]["model.transformer"]["stn"] == "lonet"
+    runs = [entry["run"] for entry in compared["conditions"]["with & alignment"]]
+    assert runs == [0, 0]
     other = {"a": Recipe(), "b": Recipe(data=Data(batch_size=8))}
     contents = {**compared, "conditions": {}}
-    assert compare_caveats.caveats({"x": {"a": Recipe()}}, contents) == [
+    assert compare_caveats.caveats({"x": [{"a": Recipe()}]}, contents) == [
         "No condition has two runs: no interval holds what another seed changes."
     ]
-    assert compare_caveats.caveats({"x": other}, contents) == [
+    assert compare_caveats.caveats(
+        {"x": [{"c": Recipe(), "d": Recipe(seed=1)}, other]}, contents
+    ) == [
         "The runs of x differ beyond their seed, in data.batch_size.",
         "Runs of x share a seed: they are not independent.",
     ]
@@ -409,48 +664,53 @@ def _run(monkeypatch, capsys, *arguments):
     return ended.value.code, capsys.readouterr()
 
 
-def test_the_command_prints_the_main_table_and_the_reports_place(
+def test_the_command_prints_the_main_tables_and_the_reports_place(
     workdirs, mtfl_records, tmp_path, monkeypatch, capsys
 ):
-    arguments = [f"{name}={','.join(paths)}" for name, paths in workdirs.items()]
     status, printed = _run(
-        monkeypatch, capsys, *arguments, f"--records={mtfl_records.path}", f"--output={tmp_path}",
-        "--bootstrap=20", "--flip", "--baseline=stn", "--attributes=Smiling",
+        monkeypatch, capsys, workdirs["plain"][0], f"stn={workdirs['stn'][0]}", "--flip",
+        f"--records={mtfl_records.path}", f"--output={tmp_path}", "--bootstrap=0",
+        "--baseline=stn", "--attributes=Smiling",
     )  # fmt: skip
     assert status == 0
-    (row,) = [line for line in printed.out.splitlines() if line.startswith("stn ")]
-    assert row.split()[1] == "1" and "–" in row
+    rows = [line.split() for line in printed.out.splitlines() if line.startswith("stn ")]
+    assert rows[0][1] == "1" and "–" in rows[0]
+    assert [row[1] for row in rows[1:]] == ["0.5", "0.55", "change"]
     assert "Majority guess" in printed.out and "warning: " in printed.err
     assert printed.out.endswith(f"report: {tmp_path}/compare.html\n")
     stored = json.loads((tmp_path / "compare.json").read_text())
     assert stored["chosen"] == {"attributes": ["Smiling"]} and stored["flip"] is True
+    assert list(stored["tasks"]["attributes"]["decisions"]) == ["Smiling"]
 
 
 def test_wrong_input_is_one_line_and_status_1(
     workdirs, mtfl_records, tmp_path, monkeypatch, capsys
 ):
     first, second = workdirs["plain"]
-    third = workdirs["stn"][0]
+    third, (smile, male) = workdirs["stn"][0], workdirs["with & alignment"][0]
     records = f"--records={mtfl_records.path}"
-    fewer = make_workdir(tmp_path / "fewer", CROP)
-    tasks = [MTFL_ATTRIBUTES.select(["Male"]).to_dict()]
-    fewer.write_json("metadata.json", {**fewer.metadata(), "tasks": tasks})
+    parted = _workdir(tmp_path / "parted", mtfl_records, model=False, validation_share=0.3).path
     cases = {
         (first, records): "a0: expected at least two to compare",
         (f"x={first}", f"x={second}", records): "condition 'x' is given twice",
         (f"x={first},{first}", f"y={second}", records): "is given twice",
+        (f"x={male}+{male}", f"y={second}", records): "is given twice",
         ("x=", f"y={second}", records): "names no workdir",
+        (f"x={first}+", f"y={second}", records): "names no workdir",
         (f"={first}", f"y={second}", records): "has no name",
         (first, f"{tmp_path}/absent", records): "does not exist",
         (first, second, f"--records={tmp_path}/absent"): "no such folder of records",
         (first, second, records, "--split=tset"): "no split 'tset'",
+        (first, parted, records, "--split=train"): "parts split 'train' of",
         (first, second, records, "--bootstrap=-1"): "expected 0 or more",
         (first, second, records, "--batch_size=0"): "expected at least 1",
         (first, second, records, "--baseline=x"): "baseline 'x' is no condition; there are: a0, a1",
         (first, second, records, "--reference=a1"): "expected a third condition",
         (first, second, third, records, "--reference=a0"): "expected a third condition",
-        (first, second, records, "--attributes=Smile"): "'Smile' is not shared by all",
-        (first, fewer.path, records): "task attributes is Male, but",
+        (first, second, records, "--attributes=Smile"): "attribute 'Smile' is in no condition",
+        (f"x={first}+{male}", second, records): "of one run both learned attributes Male; expected",
+        (f"x={first},{male}", second, records): "task attributes is Male, but Male, Smiling",
+        (f"x={smile}", f"y={male}", records): "Male) shares no label with the baseline 'x'",
     }  # fmt: skip
     for arguments, text in cases.items():
         status, printed = _run(monkeypatch, capsys, *arguments)

@@ -52,12 +52,37 @@ def test_the_rivals_averages_that_facestn_quotes_in_table_2_match_the_rows_taken
 
 def test_mtfl_rows_are_all_there_and_marked():
     rows = published_rows("mtfl")
-    assert len(rows) == 4 + 4 + 8 + 1
+    assert len(rows) == 4 + 4 + 8 + 2
     assert all("not strictly comparable" in row.caveat for row in rows)
     best = {label: max(r.accuracy.get(label, 0) for r in rows) for label in ("Male", "Smiling")}
     assert best == {"Male": 86.3, "Smiling": 87.5}
-    tcdcn = [row for row in rows if row.method.startswith("TCDCN")]
-    assert [row.accuracy for row in tcdcn] == [{"Smiling": 72.5}]
+    tcdcn = {row.split: row for row in rows if row.method.startswith("TCDCN")}
+    assert {split: row.accuracy for split, row in tcdcn.items()} == {
+        "test": {"Smiling": 72.5},
+        "validation": {"Smiling": 86},
+    }
+
+
+def test_figures_of_another_part_are_marked_as_such():
+    by_split = {
+        split: {row.split: row.caveat for row in published_rows("mtfl", split, 1997)}
+        for split in ("test", "validation")
+    }
+    assert "published for the validation part, not for test" in by_split["test"]["validation"]
+    assert "2,995" in by_split["test"]["test"] and "2,995" not in by_split["test"]["validation"]
+    assert "part" not in by_split["validation"]["validation"]
+    assert "published for the test part, not for validation" in by_split["validation"]["test"]
+
+
+def test_printed_confusion_matrices_repeat_the_precisions():
+    rows = [row for row in published_rows("mtfl") if row.confusion]
+    assert len(rows) == 8
+    for row in rows:
+        ((label, ((no, no_yes), (yes_no, yes))),) = row.confusion.items()
+        precision, precision_no = row.precision[label]
+        # Whole per cent, sometimes cut rather than rounded: 80.8 is printed as 80.
+        assert abs(no - precision_no) < 1 and abs(yes - precision) < 1, row.method
+        assert 99 <= no + no_yes <= 100 and yes_no + yes == 100, row.method
 
 
 def test_two_class_precision_and_recall_are_those_of_the_labels_two_classes():
@@ -83,4 +108,5 @@ def test_unknown_data_sets_have_no_rows():
 
 def test_a_handful_of_images_is_not_put_beside_published_figures():
     assert published_rows("celeba", "test", 100) == []
-    assert all("2,995" in row.caveat for row in published_rows("mtfl", "test", 1997))
+    rows = [row for row in published_rows("mtfl", "test", 1997) if row.split == "test"]
+    assert rows and all("2,995" in row.caveat for row in rows)

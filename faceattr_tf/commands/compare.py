@@ -1,9 +1,14 @@
 """faceattr-compare: which of several conditions is better on the same images, and which is noise.
 
-Each NAME is a condition, such as "with alignment"; its workdirs are runs that differ in their seed.
+Each NAME is a condition, such as "with alignment"; its runs differ in their seed. A run is one
+workdir, or several joined by + that learned other attributes of the same faces. A condition may
+have fewer attributes than others.
+
 Writes compare.json (every figure), compare.md and compare.html (one file, with plots), and prints
-the main figures. Intervals are those of a bootstrap that draws the same images again in every run;
-where a condition has two or more runs, they also hold what another seed would change.
+the main figures. Where attributes are few, or named, they also show accuracy, precision and recall
+of both classes, confusion matrices and the surest mistakes of each, at 0.5 and at the thresholds
+that were chosen on validation. Intervals are those of a bootstrap that draws the same images again
+in every run; where a condition has two or more runs, they also hold what another seed would change.
 """
 
 import argparse
@@ -18,6 +23,8 @@ examples:
   faceattr-compare --records=records/celeba --reference="with alignment" --attributes=Smiling \\
     "without alignment=work/a0,work/a1,work/a2" "with alignment=work/b0,work/b1,work/b2" \\
     "without alignment + stn=work/c0,work/c1,work/c2"
+  faceattr-compare --records=records/mtfl "bottlenecks, original=work/gender+work/smile" \\
+    "bottlenecks, cropped=work/gender_cropped+work/smile_cropped"
 """
 
 
@@ -34,8 +41,9 @@ def parser() -> argparse.ArgumentParser:
     add(
         "conditions",
         nargs="+",
-        metavar="[NAME=]WORKDIR[,WORKDIR...]",
-        help="a condition and its runs; without NAME it is called as its first folder",
+        metavar="[NAME=]WORKDIR[+WORKDIR...][,...]",
+        help="a condition and its runs, each a workdir or several joined by +; without NAME it is "
+        "called as its first folder",
     )
     add("--records", required=True, metavar="DIR", help="records that `faceattr-data build` made")
     add("--split", default="test", metavar="NAME", help="part of the records (default: test)")
@@ -56,7 +64,8 @@ def parser() -> argparse.ArgumentParser:
         "--attributes",
         default="",
         metavar="A[,B...]",
-        help="shown side by side (default: largest clear gain and loss, and Smiling)",
+        help="shown side by side and one by one (default: largest clear gain and loss and Smiling; "
+        "one by one all of a task with few)",
     )
     add(
         "--published",
@@ -76,8 +85,8 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def parse_conditions(texts: list[str]) -> dict[str, list[str]]:
-    """`["a=x,y", "work/z"]` as `{"a": ["x", "y"], "z": ["work/z"]}`.
+def parse_conditions(texts: list[str]) -> dict[str, list[list[str]]]:
+    """Name -> runs -> workdirs: `["a=x,y+z", "work/z"]` as `{"a": [["x"], ["y", "z"]], ...}`.
 
     What stands before `=` is no name but a part of the path where it holds a slash.
 
@@ -89,17 +98,19 @@ def parse_conditions(texts: list[str]) -> dict[str, list[str]]:
         name, equals, paths = text.partition("=")
         if not equals or "/" in name:
             name, paths = None, text
-        workdirs = [path for path in paths.split(",") if path]
-        if not workdirs:
-            raise UserError(f"condition {text!r} names no workdir: expected NAME=WORKDIR")
+        runs = [run.split("+") for run in paths.split(",") if run]
+        if not runs or not all(path for run in runs for path in run):
+            raise UserError(
+                f"condition {text!r} names no workdir: expected NAME=WORKDIR[+WORKDIR...]"
+            )
         if name is None:
-            name = workdirs[0].rstrip("/").rpartition("/")[2]
+            name = runs[0][0].rstrip("/").rpartition("/")[2]
         name = name.strip()
         if not name:
             raise UserError(f"condition {text!r} has no name: expected NAME=WORKDIR")
         if name in found:
             raise UserError(f"condition {name!r} is given twice; its runs belong together: A=X,Y")
-        found[name] = workdirs
+        found[name] = runs
     return found
 
 
@@ -126,7 +137,7 @@ def main() -> None:
 
     print(f"{title(contents)}: {contents['data']['examples']:,} images\n")
     for table in printed(contents):
-        print(f"{table.text()}\n")
+        print(f"{table.title}\n{table.text()}\n" if table.title else f"{table.text()}\n")
     for text in contents["warnings"]:
         print(f"warning: {text}", file=sys.stderr)
     print(f"report: {contents['folder']}/compare.html")
