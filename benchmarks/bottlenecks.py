@@ -1,0 +1,163 @@
+"""Images/s of extracting bottlenecks, and examples/s of training a top on them.
+
+    python -m benchmarks.bottlenecks [--config=RECIPE] [--records=RECORDS] [--weights=FILE]
+                                     [--images=N] [--examples=N] [--rounds=N] [--steps=N]
+
+Competitors take turns within one process and the medians of their rounds are compared, because
+absolute times mean little on a shared machine:
+
+- forward: the bare network, up to its pooled features, on a batch of images that lies ready;
+- extraction: records are read, decoded and cropped, the same compiled network runs on them, and
+  shards are written into an empty cache;
+- top step: the compiled step of a training run on bottlenecks, on a batch that lies ready;
+- top: the same step on the run's stream of batches.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import statistics
+import tempfile
+import time
+
+import numpy as np
+
+from faceattr_tf.configs import create_recipe
+
+
+def extraction_competitors(experiment, folder: str, images: int) -> dict:
+    """`forward` and `extraction`: functions that return how many images went through."""
+    from data_pipelines.input import evaluation_batches
+    from faceattr_tf import bottlenecks
+
+    (source,) = experiment.sources("train")
+    layer = experiment.recipe.model.layer
+    stage = layer or bottlenecks.BACKBONES[experiment.recipe.model.name].stages[-1]
+    network = bottlenecks.feature_function(experiment, [stage])
+    size = bottlenecks.BATCH
+    batches = evaluation_batches(source, experiment.tasks, experiment.crop, batch_size=size)
+    ready = next(batch["image"] for batch in batches.take(1))
+    numbers = itertools.count()
+
+    def forward():
+        for _ in range(images // size):
+            np.asarray(network(ready)[stage])
+        return images // size * size
+
+    def extract():
+        recipe = experiment.recipe
+        kept = dataclasses.replace(
+            recipe.data.bottlenecks, folder=f"{folder}/{next(numbers)}", copies=0
+        )
+        data = dataclasses.replace(recipe.data, bottlenecks=kept)
+        fresh = dataclasses.replace(experiment, recipe=dataclasses.replace(recipe, data=data))
+        found = bottlenecks.extract(fresh, "train", progress=False, create=lambda _: network)
+        return len(found[layer][0].features)
+
+    return {"forward": forward, "extraction": extract}
+
+
+def top_competitors(experiment, examples: int, width: int, steps: int) -> dict:
+    """`top step` and `top`: functions that return how many examples went through."""
+    import tensorflow as tf
+
+    from faceattr_tf.bottlenecks import Features
+    from faceattr_tf.state import TrainingState
+    from faceattr_tf.train import create_train_step, training_stream
+
+    rng = np.random.default_rng(0)
+
+    def labels(task):
+        shape = (examples, 1, *task.label_shape)
+        if task.label_dtype == "float32":
+            return rng.uniform(-1, 1, shape).astype(np.float32)
+        return rng.integers(0, 2, shape, dtype=np.int32)
+
+    part = Features(
+        rng.standard_normal((examples, 1, width), np.float32),
+        {task.name: labels(task) for task in experiment.tasks},
+        np.array([f"{index:06}.jpg".encode() for index in range(examples)]),
+        np.zeros((examples, 1, 2, 3), np.float32),
+    )
+    experiment = dataclasses.replace(
+        experiment, bottlenecks={"train": [part], "validation": [part]}
+    )
+    strategy = tf.distribute.get_strategy()
+    state = TrainingState(experiment, strategy)
+    step = create_train_step(state, experiment, 0)
+    stream = training_stream(experiment, strategy, 0)
+    ready = next(stream)
+
+    def run(batches):
+        for batch in batches:
+            step(batch)
+        state.logged.numpy()  # Waits for the last step.
+        return steps * experiment.recipe.data.batch_size
+
+    return {
+        "top step": lambda: run(itertools.repeat(ready, steps)),
+        "top": lambda: run(itertools.islice(stream, steps)),
+    }
+
+
+def measure(competitors: dict, rounds: int) -> None:
+    """Prints the medians of interleaved rounds, and the ratio of the second to the first.
+
+    By the clock, and by the seconds of processors that this process used: where others work on the
+    machine too, the second tells more.
+    """
+    rates = {name: [] for name in competitors}
+    for count in range(rounds + 1):
+        for name, run in competitors.items():
+            begin = np.array([time.perf_counter(), time.process_time()])
+            passed = run()
+            if count:  # the first round compiles
+                taken = np.array([time.perf_counter(), time.process_time()]) - begin
+                rates[name].append(passed / taken)
+    for column, clock in enumerate(("second", "second of a processor")):
+        found = {name: [rate[column] for rate in measured] for name, measured in rates.items()}
+        for name, values in found.items():
+            spread = f"{min(values):,.1f} to {max(values):,.1f}"
+            print(f"{name:12}{statistics.median(values):12,.1f} per {clock} ({spread})")
+        first, second = map(statistics.median, found.values())
+        print(f"{' / '.join(reversed(rates))}: {second / first:.3f}")
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", default="inception_bottleneck_mtfl", help="default: %(default)s"
+    )
+    parser.add_argument("--records", help="default: faces drawn for the occasion")
+    parser.add_argument("--weights", default="", help="default: random ones, which are as fast")
+    parser.add_argument("--images", type=int, default=512, help="drawn, and per round")
+    parser.add_argument("--examples", type=int, default=16_000, help="that the top learns from")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200, help="of the top, per round")
+    options = parser.parse_args()
+
+    from data_pipelines.records import build
+    from data_pipelines.synth import draw
+    from faceattr_tf.experiment import Experiment
+
+    recipe = create_recipe(options.config)
+    recipe.model.weights = options.weights
+    recipe.data.validation_share = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        if not options.records:
+            draw("mtfl", f"{folder}/drawn", images=options.images * 5 // 4, seed=0)
+            options.records = build("mtfl", f"{folder}/drawn", f"{folder}/records").path
+        recipe.data.records = (options.records,)
+        experiment = Experiment.of(recipe)
+        crop = experiment.crop
+        print(f"{recipe.model.name}, {crop.kind} {crop.height}x{crop.width}, {recipe.precision}")
+        measure(extraction_competitors(experiment, folder, options.images), options.rounds)
+        top = top_competitors(experiment, options.examples, 2048, options.steps)
+        measure(top, 2 * options.rounds)
+
+
+if __name__ == "__main__":
+    main()
