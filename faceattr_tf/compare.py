@@ -14,7 +14,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.records import RecordSet
-from faceattr_tf.compare_runs import Run, evaluate_runs, shared_tasks
+from faceattr_tf.compare_runs import Run, evaluate_runs, separable, shared_tasks
 from faceattr_tf.evaluate import validation_part
 from faceattr_tf.workdir import Workdir
 
@@ -245,7 +245,7 @@ def _describe(runs: Sequence[Run]) -> list[dict]:
                     "best": metadata.get("best"),
                     "steps": metadata.get("steps"),
                     "crop": part.workdir.crop.to_dict(),
-                    "labels": {name: task.labels for name, task in part.tasks.items()},
+                    "learned": [label for task in part.tasks.values() for label in separable(task)],
                     "trained_on": metadata.get("records", []),
                     "overlap": part.overlap,
                 }

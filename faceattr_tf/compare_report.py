@@ -106,8 +106,7 @@ def _network(entry: dict, labelled: bool) -> str:
     crop, steps = entry["crop"], f", {entry['steps']:,} steps" if entry["steps"] else ""
     text = f"{entry['network']}, {entry['parameters']:,} parameters, crop {crop['kind']} "
     text += f"{crop['height']}×{crop['width']}{steps}"
-    names = [label for labels in entry["labels"].values() for label in labels]
-    return f"{text} ({', '.join(names)})" if labelled else text
+    return f"{text} ({', '.join(entry['learned'])})" if labelled else text
 
 
 def headlines(contents: dict) -> list[tuple[str, str, str]]:

@@ -92,6 +92,11 @@ class Run:
         )
 
 
+def separable(task: Task) -> tuple[str, ...]:
+    """What of a task is compared by itself: yes/no attributes, or the whole of another kind."""
+    return task.labels if task.kind == "multilabel" else (task.name,)
+
+
 def learned(workdirs: Sequence[Workdir], records: RecordSet) -> dict[str, Task]:
     """What a run shares with the records.
 
@@ -113,10 +118,10 @@ def learned(workdirs: Sequence[Workdir], records: RecordSet) -> dict[str, Task]:
         for task in share_tasks(workdir.tasks, records)[0]:
             if task.kind == ALIGNMENT.kind and len(workdirs) > 1:
                 continue
-            for label in task.labels if task.kind == "multilabel" else ("",):
+            for label in separable(task):
                 other = owners.setdefault((task.name, label), workdir)
                 if other is not workdir:
-                    what = " ".join(filter(None, (task.name, label)))
+                    what = " ".join(dict.fromkeys((task.name, label)))
                     raise UserError(
                         f"workdirs {other.path} and {workdir.path} of one run both learned {what}; "
                         "expected other labels of the same task"
@@ -163,7 +168,7 @@ def shared_tasks(
             (name, label)
             for name, task in tasks.items()
             if task.kind != ALIGNMENT.kind  # which is geometry, not a label
-            for label in (task.labels if task.kind == "multilabel" else ("",))
+            for label in separable(task)
         }
         for condition, tasks in of.items()
     }

@@ -601,8 +601,9 @@ def test_what_stands_against_a_difference_is_said(compared):
     assert "not all trained on the same records" in said
     assert "share a seed" not in said and "differ beyond" not in said
     assert compared["recipes"]["model.transformer"]["stn"] == "lonet"
-    runs = [entry["run"] for entry in compared["conditions"]["with & alignment"]]
-    assert runs == [0, 0]
+    parts = compared["conditions"]["with & alignment"]
+    assert [part["run"] for part in parts] == [0, 0]
+    assert [part["learned"] for part in parts] == [["Smiling", "alignment"], ["Male", "alignment"]]
     other = {"a": Recipe(), "b": Recipe(data=Data(batch_size=8))}
     contents = {**compared, "conditions": {}}
     assert compare_caveats.caveats({"x": [{"a": Recipe()}]}, contents) == [
