@@ -22,8 +22,19 @@ from data_pipelines.errors import UserError
 from faceattr_tf.configs import RECIPES, Recipe, create_recipe
 
 
-def define_flags(values: flags.FlagValues, arguments: list[str]):
-    """Declares this command's flags; returns the one that holds the recipe."""
+def define_flags(values: flags.FlagValues) -> None:
+    """Declares the flags of this command alone."""
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "describe the run, then over-fit one batch; no workdir is needed or touched",
+        flag_values=values,
+    )
+
+
+def define_all(values: flags.FlagValues, arguments: list[str], define=define_flags):
+    """Declares a command's flags beside those of every recipe; returns the one of the recipe."""
     config = config_flags.DEFINE_config_dataclass(
         "config",
         Recipe(),
@@ -32,27 +43,25 @@ def define_flags(values: flags.FlagValues, arguments: list[str]):
         sys_argv=arguments,
         parse_fn=create_recipe,
     )
-    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_list("records", [], "folders of records, with commas", flag_values=values)
-    flags.DEFINE_bool(
-        "dry_run",
-        False,
-        "describe the run, then over-fit one batch; no workdir is needed or touched",
-        flag_values=values,
-    )
+    define(values)
     flags.DEFINE_bool("progress", True, "show a progress bar", flag_values=values)
     return config
 
 
-def parse(arguments: list[str]) -> tuple[Recipe, flags.FlagValues]:
+def parse(arguments: list[str], define=define_flags) -> tuple[Recipe, flags.FlagValues]:
     """The recipe and the other flags of a command line.
+
+    Args:
+        arguments: what follows the command's name.
+        define: declares the command's own flags.
 
     Raises:
         UserError: a flag, recipe, field or value does not exist.
     """
     values = flags.FlagValues()
-    arguments = ["faceattr-train", *arguments]
-    holder = define_flags(values, arguments)
+    arguments = ["faceattr", *arguments]
+    holder = define_all(values, arguments, define)
     try:
         rest = values(arguments)[1:]
     except KeyError as error:
@@ -79,15 +88,16 @@ def unknown_field(message: str) -> str:
     return f"the recipe has no field {name!r}; {hint}--help lists the fields"
 
 
-def help_text() -> str:
+def help_text(usage: str = __doc__, define=define_flags) -> str:
     """What `--help` prints: usage, recipes, flags, and the fields of a recipe."""
-    lines = [__doc__.strip(), "", "recipes:"]
+    lines = [usage.strip(), "", "recipes:"]
     for name, recipe in sorted(RECIPES.items()):
         lines.append(f"  {name:32}{recipe.__doc__.splitlines()[0]}")
     lines += ["", "flags:"]
-    values = flags.FlagValues()
-    define_flags(values, [])
-    for name in ("config", "records", "workdir", "dry_run", "progress"):
+    own, values = flags.FlagValues(), flags.FlagValues()
+    define(own)
+    define_all(values, [], define)
+    for name in ("config", "records", *own, "progress"):
         lines.append(f"  --{name:30}{values[name].help}")
     lines += ["", "fields of --config and their defaults:"]
     lines += [f"  --config.{path}={value!r}" for path, value in fields_of(create_recipe("smoke"))]
@@ -106,10 +116,15 @@ def fields_of(value, path: str = ""):
             yield name, item
 
 
+def asks_for_help(arguments: list[str]) -> bool:
+    """Whether a command line asks for help in any of the usual ways."""
+    return bool({"--help", "-h", "-help"} & set(arguments))
+
+
 def main() -> None:
     """Parses flags and trains."""
     arguments = sys.argv[1:]
-    if {"--help", "-h", "-help"} & set(arguments):
+    if asks_for_help(arguments):
         print(help_text())
         return
     recipe, values = parse(arguments)

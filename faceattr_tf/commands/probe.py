@@ -1,0 +1,79 @@
+"""faceattr-probe: which layer, crop and decay of a pretrained network validation prefers.
+
+  faceattr-probe --config=inception_bottleneck_mtfl_best --records=RECORDS \\
+      --layers=mixed6,mixed7,mixed8,mixed10 --crops=none,nose:150,align:0.15 --decays=0,0.01,0.1
+
+Trains a top for every combination on bottlenecks, prints the grid and the flags of the best one.
+The recipe's other fields are changed as with faceattr-train; the test part is not looked at.
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from data_pipelines.command_line import run_command
+from data_pipelines.errors import UserError
+from faceattr_tf.commands.train import asks_for_help, help_text, parse
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Declares the flags of this command alone."""
+    flags.DEFINE_list("layers", [], "ends of stages; default: all", flag_values=values)
+    flags.DEFINE_list(
+        "crops",
+        [],
+        "none, box:MARGIN, align:MARGIN, affine:MARGIN, nose:PIXELS, window:PIXELS; default: the "
+        "recipe's",
+        flag_values=values,
+    )
+    flags.DEFINE_list("decays", ["0"], "decoupled weight decays", flag_values=values)
+    flags.DEFINE_string("output", None, "JSON file for all cells", flag_values=values)
+
+
+def main() -> None:
+    """Parses flags, trains the grid, and prints it with the flags of its best cell."""
+    arguments = sys.argv[1:]
+    if asks_for_help(arguments):
+        print(help_text(__doc__, define_flags))
+        return
+    recipe, values = parse(arguments, define_flags)
+    try:
+        decays = [float(text) for text in values.decays]
+    except ValueError:
+        raise UserError(f"decays {','.join(values.decays)}: expected numbers") from None
+    output = pathlib.Path(values.output) if values.output else None
+    if output and not output.parent.is_dir():
+        raise UserError(f"output {output}: its folder does not exist")
+    from faceattr_tf import probe
+
+    cells = probe.probe(
+        recipe, layers=values.layers, crops=values.crops, decays=decays, progress=values.progress
+    )
+    best = probe.best_cell(cells, recipe.best_metric)
+    metrics = [recipe.best_metric]
+    metrics += [
+        name
+        for name in best.values
+        if name.endswith(("/accuracy", "/balanced_accuracy")) and name not in metrics
+    ]
+    for metric in metrics:
+        table = probe.grid_table(cells, metric)
+        print(f"\n{table.title} ({table.note})\n{table.text()}")
+    if output:
+        temporary = output.with_name(f".{output.name}")
+        temporary.write_text(probe.to_json(cells))
+        temporary.replace(output)
+    print(
+        f"\nbest by {recipe.best_metric}: faceattr-train --config={recipe.name} "
+        f"{probe.flags_of(best, recipe)}"
+    )
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_command("faceattr-probe", main))
+
+
+if __name__ == "__main__":
+    run()
