@@ -158,6 +158,11 @@ def build(
     pixel_values = pixel_values or entry.pixel_values
     if pixel_values not in PIXEL_VALUES:
         raise UserError(f"pixel_values {pixel_values!r} is none of {', '.join(PIXEL_VALUES)}")
+    built = entry.stages[: entry.stages.index(layer) + 1]
+    if auxiliary and "mixed7" not in built:
+        raise UserError(
+            f"{backbone} up to {layer}: only inception_v3 from mixed7 on has an auxiliary classifier"
+        )
     pixels = PIXEL_VALUES[pixel_values](check_size(pixels, entry.smallest))
     application = entry.create(
         weights=None, include_top=False, input_shape=tuple(pixels.shape[1:]), **entry.arguments
@@ -166,11 +171,6 @@ def build(
     pooled = layers.GlobalAveragePooling2D(dtype="float32", name=BOTTLENECK)(maps[layer])
     outputs = _top(pooled, tasks, dropout)
     if auxiliary:
-        if backbone != "inception_v3" or entry.stages.index(layer) < entry.stages.index("mixed7"):
-            raise UserError(
-                f"{backbone} up to {layer}: only inception_v3 from mixed7 on has an auxiliary "
-                "classifier"
-            )
         outputs |= _auxiliary_classifier(maps["mixed7"], tasks, synchronized)
     return outputs
 
