@@ -205,6 +205,8 @@ def load_pretrained(model: keras.Model, config: ModelConfig) -> None:
 
 def whole_model(top: keras.Model, experiment: Experiment) -> keras.Model:
     """The recipe's network from images to outputs, with heads that were trained on bottlenecks."""
+    # Random weights, where the recipe names none, are again those that the features came from.
+    keras.utils.set_random_seed(experiment.recipe.seed)
     model = create_model(dataclasses.replace(experiment, bottlenecks={}), "float32")
     if experiment.recipe.model.weights:
         load_pretrained(model, experiment.recipe.model)
