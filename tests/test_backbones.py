@@ -362,7 +362,8 @@ print("done")
     [
         ("torch", ["mobilenet_v3_small"]),
         pytest.param("torch", list(BACKBONES), marks=pytest.mark.slow),
-        pytest.param("jax", list(BACKBONES), marks=pytest.mark.slow),
+        # JAX compiles the initialisation of every shape of weights.
+        pytest.param("jax", ["mobilenet_v3_small"], marks=pytest.mark.slow),
     ],
 )
 def test_networks_run_without_tensorflow(backend, names):

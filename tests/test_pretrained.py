@@ -1,9 +1,11 @@
 """Released weights: files in the layouts in which they are found, against NumPy and Keras."""
 
+import dataclasses
 import itertools
 import pathlib
 import pickle
 import re
+import socket
 
 import h5py
 import keras
@@ -14,9 +16,11 @@ from vgg_reference import MEAN_COLOUR, fc7, random_weights
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import POSE
+from faceattr_tf import pretrained
+from faceattr_tf.models import BACKBONES, build_model
 from faceattr_tf.models.heads import image_input
 from faceattr_tf.models.vgg_face import build
-from faceattr_tf.pretrained import load_weights
+from faceattr_tf.pretrained import load_imagenet, load_weights
 
 FEATURES = 7
 LAYERS = list(random_weights())
@@ -464,19 +468,206 @@ def test_a_scale_that_the_model_lacks_is_not_lost_silently(tmp_path):
     assert "has shapes 4 4 4 4, not 4 4 4" in "".join(report.left_out.values())
 
 
+def test_a_strict_load_takes_files_with_and_without_a_top(tmp_path):
+    model = branches()
+    x = keras.layers.GlobalAveragePooling2D()(model.output)
+    whole = drawn(keras.Model(model.input, keras.layers.Dense(9, name="predictions")(x)))
+    whole.save(tmp_path / "a.h5")
+    ours = branches()
+    features = keras.layers.Conv2D(4, 1, name="aux_conv1")(ours.output)
+    features = keras.layers.Flatten()(features)
+    ours = keras.Model(ours.input, keras.layers.Dense(9, name="head_pose")(features))
+    new = [ours.get_layer(name).get_weights()[0] for name in ("aux_conv1", "head_pose")]
+    report = load_weights(ours, tmp_path / "a.h5", strict=True)
+    assert len(report.loaded) == 14
+    assert report.unused == ("predictions",)
+    assert report.left_out == {}
+    for before, name in zip(new, ("aux_conv1", "head_pose"), strict=True):
+        np.testing.assert_array_equal(ours.get_layer(name).get_weights()[0], before)
+
+
+def test_a_strict_load_asks_no_more_than_the_layers_named(tmp_path):
+    legacy_weights(tmp_path / "a.h5", released())
+    report = load_weights(network(features=5), tmp_path / "a.h5", layers=["conv1_1"], strict=True)
+    assert report.loaded == {"conv1_1": "conv1_1"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda layers: layers.pop("conv2_1"), "'conv2_1' of shapes 3x3x2x4 4: nothing in the fil"),
+        (
+            lambda layers: layers["conv2_1"].update(
+                {"conv2_1/kernel:0": np.ones((5, 5, 2, 4), "float32")}
+            ),
+            "'conv2_1' of shapes 3x3x2x4 4: conv2_1 has shapes 5x5x2x4 4, not 3x3x2x4 4",
+        ),
+    ],
+)
+def test_a_strict_load_names_the_first_layer_that_differs(broken, message, tmp_path, capsys):
+    layers = h5_layers(released())
+    broken(layers)
+    layers["fc6"]["fc6/kernel:0"] = np.ones((2, 2), "float32")
+    write_legacy(tmp_path / "a.h5", layers)
+    refused(network(), tmp_path / "a.h5", message, capsys)
+    assert "fc6" in load_weights(network(), tmp_path / "a.h5").left_out
+
+
+def refused(model, path, message, capsys):
+    before = model.get_weights()
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        load_weights(model, path, strict=True)
+    assert str(error.value).startswith(f"{path}: holds no weights of this network")
+    assert "\n" not in str(error.value)
+    assert capsys.readouterr().out == ""
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_the_first_is_by_number_where_names_are_numbers(tmp_path, capsys):
+    """In a network with branches, what Keras made first need not come first in the graph."""
+    keras.utils.clear_session()
+    model = branches()
+    order = [layer.name for layer in model.layers if layer.name.startswith("conv2d")]
+    assert order.index("conv2d_4") < order.index("conv2d_3")
+    layers = {}
+    for i in range(1, 8):
+        kernel = (1, 1, 4, 4) if i == 4 else (3, 3, 3 if i == 1 else 4, 4)
+        layers[f"conv2d_{i}"] = {"kernel": np.ones(kernel, "float32")}
+        names = ("beta", "moving_mean", "moving_variance")
+        layers[f"batch_normalization_{i}"] = {name: np.ones(4, "float32") for name in names}
+    write_legacy(tmp_path / "a.h5", layers)
+    message = "'conv2d_3' of shapes 3x3x4x4: conv2d_4 has shapes 1x1x4x4, not 3x3x4x4"
+    refused(model, tmp_path / "a.h5", message, capsys)
+
+
+@pytest.mark.parametrize("name", ["layer_normalization_3", "small_head_layernorm"])
+def test_the_last_normalisation_of_convnext_has_two_names(name, tmp_path):
+    def normalisations(last):
+        x = inputs = keras.Input((4,))
+        for index in range(3):
+            x = keras.layers.LayerNormalization(name=f"small_block_{index}_layernorm")(x)
+        return keras.Model(inputs, keras.layers.LayerNormalization(name=last)(x))
+
+    stored = drawn(normalisations(name))
+    stored.save_weights(tmp_path / "a.weights.h5")
+    model = normalisations("layer_normalization")
+    report = load_weights(model, tmp_path / "a.weights.h5", strict=True)
+    assert report.loaded["layer_normalization"] == name
+    for ours, theirs in zip(model.get_weights(), stored.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.fixture
+def small_backbone(monkeypatch):
+    """Lets the smallest network have the weights of ImageNet that `create` gives it."""
+
+    def replace(create):
+        backbone = dataclasses.replace(BACKBONES["mobilenet_v3_small"], create=create)
+        monkeypatch.setitem(BACKBONES, "mobilenet_v3_small", backbone)
+
+    return replace
+
+
+def test_weights_of_imagenet_are_those_of_keras(small_backbone, capsys):
+    model = build_model("mobilenet_v3_small", (POSE,), (32, 32, 3), layer="expanded_conv_7_add")
+    made = []
+
+    def create(weights, include_top, **_):
+        assert (weights, include_top) == ("imagenet", False)
+        made.append(drawn(keras.applications.MobileNetV3Small((32, 32, 3), weights=None)))
+        return made[0]
+
+    small_backbone(create)
+    head = model.get_layer("head_pose").get_weights()[0]
+    report = load_imagenet(model, "mobilenet_v3_small")
+    assert capsys.readouterr().out == f"{report}\n"
+    assert str(report).startswith("mobilenet_v3_small of ImageNet: 60 layers loaded: conv, conv_bn")
+    assert report.left_out == {"head_pose": "new"}
+    assert {"expanded_conv_8_expand", "conv_1", "logits"} <= set(report.unused)
+    np.testing.assert_array_equal(model.get_layer("head_pose").get_weights()[0], head)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    layer = "expanded_conv_7_add"
+    found, expected = (
+        keras.Model(network.input, network.get_layer(layer).output)(pixels)
+        for network, pixels in ((model, images), (made[0], images))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_only_backbones_have_weights_of_imagenet():
+    with pytest.raises(UserError, match="no ImageNet weights for model 'vgg_face'; there are for:"):
+        load_imagenet(network(), "vgg_face")
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_without_a_connection_the_way_out_is_named(answers, small_backbone, monkeypatch, tmp_path):
+    """Nobody listens, or somebody who never answers; Keras' own download runs into it."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(pretrained, "_PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if not answers:
+            server.close()
+
+        def create(**_):
+            keras.utils.get_file("a.h5", f"http://127.0.0.1:{port}/a.h5", cache_dir=tmp_path)
+
+        small_backbone(create)
+        before = socket.getdefaulttimeout()
+        with pytest.raises(UserError) as error:
+            load_imagenet(network(), "mobilenet_v3_small")
+    text = str(error.value)
+    assert text.startswith("imagenet: the weights of mobilenet_v3_small cannot be downloaded (")
+    assert ("timed out" if answers else "refused") in text
+    assert text.endswith("give a file of weights with --config.model.weights=FILE")
+    assert "\n" not in text
+    assert socket.getdefaulttimeout() == before
+
+
+def test_a_file_of_resnet_is_no_inception(tmp_path, capsys):
+    """The first layers of ResNet50 as Keras names and stores them."""
+    sides = {"gamma": 64, "beta": 64, "moving_mean": 64, "moving_variance": 64}
+    write_legacy(
+        tmp_path / "resnet50.h5",
+        {
+            "conv1_conv": {
+                "conv1_conv/kernel:0": np.ones((7, 7, 3, 64), "float32"),
+                "conv1_conv/bias:0": np.ones(64, "float32"),
+            },
+            "conv1_bn": {f"conv1_bn/{k}:0": np.ones(n, "float32") for k, n in sides.items()},
+        },
+    )
+    refused(
+        build_model("inception_v3", (POSE,), (75, 75, 3)),
+        tmp_path / "resnet50.h5",
+        "differs is 'conv2d' of shapes 3x3x3x32: conv1_conv has shapes 7x7x3x64 64, not 3x3x3x32",
+        capsys,
+    )
+
+
 @pytest.mark.real_data
-@pytest.mark.slow
 def test_a_real_inception_file_loads_as_keras_loads_it(real_data: pathlib.Path):
     path = real_data.parent / "weights" / "inception_v3_notop.weights.h5"
     if not path.exists():
         pytest.skip(f"{path.name} is absent")
     keras.layers.Conv2D(1, 1)
-    model = keras.applications.InceptionV3(weights=None, include_top=False, input_shape=(75, 75, 3))
-    report = load_weights(model, path)
-    assert len(report.loaded) == 188
+    theirs = keras.applications.InceptionV3(
+        weights=None, include_top=False, input_shape=(75, 75, 3)
+    )
+    model = build_model("inception_v3", (POSE,), (75, 75, 3), layer="mixed8", auxiliary=True)
+    report = load_weights(model, path, strict=True)
+    assert len(report.loaded) == 2 * 76
     assert report.left_out == {}
+    assert len(report.unused) == 2 * 18
+    report = load_weights(theirs, path, strict=True)
+    assert len(report.loaded) == 188
     assert report.unused == ()
-    found = model.get_weights()
-    model.load_weights(path)
-    for ours, theirs in zip(found, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    found = theirs.get_weights()
+    theirs.load_weights(path)
+    for ours, expected in zip(found, theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 75, 75, 3)).astype("float32")
+    maps = keras.Model(theirs.input, theirs.get_layer("mixed8").output)(images / 127.5 - 1)
+    pooled = keras.Model(model.input, model.get_layer("bottleneck").output)(images)
+    np.testing.assert_allclose(pooled, np.mean(maps, axis=(1, 2)), rtol=1e-4, atol=1e-5)
