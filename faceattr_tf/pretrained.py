@@ -23,6 +23,10 @@ _NOT_ASKED = "not asked for"
 _STATISTICS = ("gamma", "beta", "mean", "variance")
 
 
+SHOWN = 24
+"""Names of loaded layers that a report shows; of more it shows the first and the last."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
     """What became of every layer; its `str` is a page to read.
@@ -40,9 +44,11 @@ class LoadReport:
     unused: tuple[str, ...]
 
     def __str__(self) -> str:
-        names = (
+        names = [
             ours if ours == theirs else f"{ours} ({theirs})" for ours, theirs in self.loaded.items()
-        )
+        ]
+        if len(names) > SHOWN:
+            names[SHOWN // 2 : -SHOWN // 2] = ["..."]
         lines = [f"{self.path}: {len(self.loaded)} layers loaded: {', '.join(names)}"]
         lines += [f"  not loaded: {name}: {why}" for name, why in self.left_out.items()]
         if self.unused:
