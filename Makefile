@@ -37,5 +37,6 @@ format: $(VENV)/installed
 	$(RUFF_CHECK) --fix $(CODE)
 	$(RUFF_FORMAT) $(CODE)
 
+# Two processes at a time, a file as a whole: its tests share what they have built.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
