@@ -8,7 +8,8 @@ absolute times mean little on a shared machine:
 
 - forward: the bare network, up to its pooled features, on a batch of images that lies ready;
 - extraction: records are read, decoded and cropped, the same compiled network runs on them, and
-  shards are written into an empty cache;
+  shards are written into an empty cache; timed from the first batch to the last array, since
+  starting takes time that whole data sets do not notice;
 - top step: the compiled step of a training run on bottlenecks, on a batch that lies ready;
 - top: the same step on the run's stream of batches.
 """
@@ -26,7 +27,7 @@ from faceattr_tf.configs import create_recipe
 
 
 def extraction_competitors(experiment, folder: str, images: int) -> dict:
-    """`forward` and `extraction`: functions that return how many images went through."""
+    """`forward` and `extraction`: functions that return their images and when they began."""
     from data_pipelines.input import evaluation_batches
     from faceattr_tf import bottlenecks
 
@@ -37,12 +38,14 @@ def extraction_competitors(experiment, folder: str, images: int) -> dict:
     size = bottlenecks.BATCH
     batches = evaluation_batches(source, experiment.tasks, experiment.crop, batch_size=size)
     ready = next(batch["image"] for batch in batches.take(1))
+    network(ready)  # compiles
     numbers = itertools.count()
 
     def forward():
+        begin = clocks()
         for _ in range(images // size):
             np.asarray(network(ready)[stage])
-        return images // size * size
+        return images // size * size, begin
 
     def extract():
         recipe = experiment.recipe
@@ -51,14 +54,20 @@ def extraction_competitors(experiment, folder: str, images: int) -> dict:
         )
         data = dataclasses.replace(recipe.data, bottlenecks=kept)
         fresh = dataclasses.replace(experiment, recipe=dataclasses.replace(recipe, data=data))
-        found = bottlenecks.extract(fresh, "train", progress=False, create=lambda _: network)
-        return len(found[layer][0].features)
+        begun = []
+
+        def noticed(batch):
+            begun.append(clocks())
+            return network(batch)
+
+        found = bottlenecks.extract(fresh, "train", progress=False, create=lambda _: noticed)
+        return len(found[layer][0].features), begun[0]
 
     return {"forward": forward, "extraction": extract}
 
 
 def top_competitors(experiment, examples: int, width: int, steps: int) -> dict:
-    """`top step` and `top`: functions that return how many examples went through."""
+    """`top step` and `top`: functions that return their examples and when they began."""
     import tensorflow as tf
 
     from faceattr_tf.bottlenecks import Features
@@ -87,17 +96,24 @@ def top_competitors(experiment, examples: int, width: int, steps: int) -> dict:
     step = create_train_step(state, experiment, 0)
     stream = training_stream(experiment, strategy, 0)
     ready = next(stream)
+    step(ready)  # compiles
 
     def run(batches):
+        begin = clocks()
         for batch in batches:
             step(batch)
         state.logged.numpy()  # Waits for the last step.
-        return steps * experiment.recipe.data.batch_size
+        return steps * experiment.recipe.data.batch_size, begin
 
     return {
         "top step": lambda: run(itertools.repeat(ready, steps)),
         "top": lambda: run(itertools.islice(stream, steps)),
     }
+
+
+def clocks() -> np.ndarray:
+    """Seconds, and those of processors that this process used."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def measure(competitors: dict, rounds: int) -> None:
@@ -107,13 +123,10 @@ def measure(competitors: dict, rounds: int) -> None:
     machine too, the second tells more.
     """
     rates = {name: [] for name in competitors}
-    for count in range(rounds + 1):
+    for _ in range(rounds):
         for name, run in competitors.items():
-            begin = np.array([time.perf_counter(), time.process_time()])
-            passed = run()
-            if count:  # the first round compiles
-                taken = np.array([time.perf_counter(), time.process_time()]) - begin
-                rates[name].append(passed / taken)
+            passed, begin = run()
+            rates[name].append(passed / (clocks() - begin))
     for column, clock in enumerate(("second", "second of a processor")):
         found = {name: [rate[column] for rate in measured] for name, measured in rates.items()}
         for name, values in found.items():
@@ -133,7 +146,7 @@ def main() -> None:
     )
     parser.add_argument("--records", help="default: faces drawn for the occasion")
     parser.add_argument("--weights", default="", help="default: random ones, which are as fast")
-    parser.add_argument("--images", type=int, default=512, help="drawn, and per round")
+    parser.add_argument("--images", type=int, default=512, help="per round, whole shards")
     parser.add_argument("--examples", type=int, default=16_000, help="that the top learns from")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200, help="of the top, per round")
@@ -152,6 +165,9 @@ def main() -> None:
             options.records = build("mtfl", f"{folder}/drawn", f"{folder}/records").path
         recipe.data.records = (options.records,)
         experiment = Experiment.of(recipe)
+        (records,) = experiment.record_sets
+        part = dataclasses.replace(records, splits={"train": options.images})
+        experiment = dataclasses.replace(experiment, record_sets=(part,))
         crop = experiment.crop
         print(f"{recipe.model.name}, {crop.kind} {crop.height}x{crop.width}, {recipe.precision}")
         measure(extraction_competitors(experiment, folder, options.images), options.rounds)

@@ -212,6 +212,9 @@ class _Part:
         """Computes and keeps what is missing."""
         missing = self.missing()
         size = bottleneck_cache.SHARD
+        options = tf.data.Options()
+        # With tuning, the end of a slow pass now and then waits for the tuner, for up to a minute.
+        options.autotune.enabled = False
         for _, run in itertools.groupby(enumerate(missing), lambda pair: pair[1] - pair[0]):
             indices = [index for _, index in run]
             batches = image_batches(
@@ -225,7 +228,7 @@ class _Part:
                 copy=self.copy,
                 start=indices[0] * size,
             )
-            batches = named_failures(batches, [self.source])
+            batches = named_failures(batches.with_options(options), [self.source])
             for index in indices:
                 rows = []
                 for batch in itertools.islice(batches, size // BATCH):
