@@ -24,6 +24,10 @@ def mtfl_best() -> Recipe:
     """The same layers at a quarter of the width, trained as `resnet_small_mtfl_best` is.
 
     `faceattr-train --config=cascade_cnn_mtfl_best --records=MTFL --workdir=WORKDIR`
+
+    Shortened to 12 of its 50 epochs, accuracy / balanced accuracy in per cent on 1,997 rows of
+    `testing.txt`, with `--flip`: gender 84.0 / 83.7, smile 84.7 / 85.1, glasses 97.7 / 93.1, pose
+    76.3 / 45.0; landmark error 9.2 %. KTH-MTFL's Cascade CNN has 75 for gender, 71.5 for smile.
     """
     recipe = resnet_small.mtfl_best()
     normalised = (("batch_normalization", True),)

@@ -9,6 +9,10 @@ def mtfl() -> Recipe:
     """All MTFL tasks on landmark-framed 80x80 crops with mild distortions.
 
     `faceattr-train --config=resnet_small_mtfl --records=MTFL --workdir=WORKDIR`
+
+    Accuracy / balanced accuracy in per cent on 1,997 rows of `testing.txt`, with `--flip`: gender
+    86.9 / 87.2, smile 86.0 / 86.2, glasses 98.7 / 96.2, pose 78.7 / 51.2; landmark error 7.2 % of
+    the distance of the eyes.
     """
     return Recipe(
         data=Data(
@@ -110,6 +114,10 @@ def celeba() -> Recipe:
     """CelebA's 40 attributes on the aligned images, mild distortions.
 
     `faceattr-train --config=resnet_small_celeba --records=CELEBA --workdir=WORKDIR`
+
+    On the 1,003 test images of a 7,882-image part of CelebA at half size, with `--flip`: mean
+    accuracy 88.6 %, mean balanced accuracy 68.6 % at 0.5 and 80.5 % at the thresholds of
+    validation; the majority guess has 80.3 and 50.
     """
     return Recipe(
         data=Data(
