@@ -11,6 +11,8 @@ import numpy as np
 from data_pipelines.errors import UserError
 from data_pipelines.input import unsharded
 from data_pipelines.stream import MIXED, mixing_pattern
+from data_pipelines.tasks import Task
+from faceattr_tf.bottleneck_cache import LABELS
 
 # What random numbers are for: each use has a stream of its own.
 _BLOCK, _EPOCH, _COPY = range(3)
@@ -33,6 +35,49 @@ class Features:
     labels: dict[str, np.ndarray]
     filenames: np.ndarray
     transforms: np.ndarray
+
+    @classmethod
+    def of(
+        cls, tasks: Sequence[Task], copies: Sequence[Sequence[dict]], mask, places
+    ) -> "Features":
+        """The features of a source from those of its stored split.
+
+        Args:
+            tasks: of the model.
+            copies: the shards of every copy, see `faceattr_tf.bottleneck_cache`.
+            mask: bool, which of the stored examples the source has; None for all.
+            places: per task its row of `data_pipelines.labels.label_places`.
+        """
+        kept = np.ones(sum(len(shard["features"]) for shard in copies[0]), bool)
+        kept = kept if mask is None else mask
+
+        def gather(name):
+            first = copies[0][0][name]
+            joined = np.empty((kept.sum(), len(copies), *first.shape[1:]), first.dtype)
+            for copy, shards in enumerate(copies):
+                begin = stored = 0
+                for shard in shards:
+                    rows = shard[name][kept[stored : stored + len(shard[name])]]
+                    joined[begin : begin + len(rows), copy] = rows
+                    begin, stored = begin + len(rows), stored + len(shard[name])
+            return joined
+
+        def labels_of(task):
+            unknown = task.unknown()
+            unknown = unknown.astype("int32" if unknown.dtype.kind == "i" else unknown.dtype)
+            if LABELS + task.name not in copies[0][0]:
+                return np.tile(unknown, (kept.sum(), len(copies), *[1] * unknown.ndim))
+            labels = gather(LABELS + task.name)
+            if task.kind in ("multiclass", "landmarks"):
+                return labels
+            return np.where(places[task.name] < 0, unknown, labels[..., places[task.name]])
+
+        return cls(
+            features=gather("features"),
+            labels={task.name: labels_of(task) for task in tasks},
+            filenames=np.concatenate([shard["filename"] for shard in copies[0]])[kept],
+            transforms=gather("transform"),
+        )
 
     def batch(self, rows, copies) -> dict:
         """The examples `rows` in their copies, as `evaluation_batches` gives them."""

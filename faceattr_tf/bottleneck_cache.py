@@ -28,6 +28,12 @@ from faceattr_tf.models.backbones import BACKBONES
 SHARD = 512
 """Images in a file: what an interruption loses at most."""
 
+LABELS = "labels/"
+"""Of the arrays of a shard, those of labels are named so, and then by their task.
+
+The others are `features`, `transform` and `filename`.
+"""
+
 FORMAT = 1
 """To be raised when what is stored, or the way from an image to it, changes its meaning."""
 

@@ -21,10 +21,9 @@ from data_pipelines.input import evaluation_batches as image_batches
 from data_pipelines.input import named_failures
 from data_pipelines.labels import label_places
 from data_pipelines.stream import Source
-from data_pipelines.tasks import Task
 from faceattr_tf import bottleneck_cache
 from faceattr_tf.bottleneck_batches import Features, evaluation_batches, training_batches
-from faceattr_tf.bottleneck_cache import Cache, weights_digest
+from faceattr_tf.bottleneck_cache import LABELS, Cache, weights_digest
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.models.backbones import BACKBONES, BOTTLENECK
 from faceattr_tf.state import create_model, load_pretrained
@@ -40,8 +39,6 @@ __all__ = [
 
 BATCH = 64
 """Images of a forward pass; shards are multiples of it."""
-
-_LABELS = "labels/"
 
 
 def attach(experiment: Experiment, *, progress: bool = True) -> Experiment:
@@ -99,6 +96,8 @@ def extract(
     copies = recipe.data.bottlenecks.copies if split == "train" else 0
     parts, chosen = {}, []
     for source in sources:
+        if not source.count:
+            raise UserError(f"{source.records.path}: split {split!r} holds no examples")
         stored, mask = source.records.select(source.split, source.validation_share, source.seed)
         whole = Source(source.records, stored)
         own = []
@@ -111,8 +110,11 @@ def extract(
     _complete(experiment, list(parts.values()), create, progress)
     return {
         layer: [
-            _join(
-                experiment.tasks, own, mask, stage, {name: p[index] for name, p in places.items()}
+            Features.of(
+                experiment.tasks,
+                [part.shards[stage] for part in own],
+                mask,
+                {name: rows[index] for name, rows in places.items()},
             )
             for index, (own, mask) in enumerate(chosen)
         ]
@@ -247,7 +249,7 @@ class _Part:
 
 def _arrays(batch: dict, features: dict) -> tuple[dict, dict]:
     """What is kept of a batch: labels, names and transforms; and the features of each layer."""
-    common = {_LABELS + name: label.numpy() for name, label in batch["labels"].items()}
+    common = {LABELS + name: label.numpy() for name, label in batch["labels"].items()}
     common["transform"] = batch["transform"].numpy()
     common["filename"] = batch["filename"].numpy().astype(bytes)
     return common, {name: np.asarray(value, np.float32) for name, value in features.items()}
@@ -287,37 +289,3 @@ def _complete(experiment: Experiment, parts: list[_Part], create, progress: bool
             bar.set_description("bottlenecks")
             for part in incomplete:
                 part.compute(experiment, network, bar)
-
-
-def _join(tasks: Sequence[Task], copies: list[_Part], mask, layer: str, places) -> Features:
-    """The features of a source from its parts, one for each copy of the images."""
-
-    def gather(name):
-        columns = [[shard[name] for shard in copy.shards[layer]] for copy in copies]
-        joined = np.empty((kept.sum(), len(copies), *columns[0][0].shape[1:]), columns[0][0].dtype)
-        for copy, shards in enumerate(columns):
-            begin = stored = 0
-            for shard in shards:
-                rows = shard[kept[stored : stored + len(shard)]]
-                joined[begin : begin + len(rows), copy] = rows
-                begin, stored = begin + len(rows), stored + len(shard)
-        return joined
-
-    def labels_of(task):
-        unknown = task.unknown()
-        unknown = unknown.astype("int32" if unknown.dtype.kind == "i" else unknown.dtype)
-        if _LABELS + task.name not in first[0]:
-            return np.tile(unknown, (kept.sum(), len(copies), *[1] * unknown.ndim))
-        labels = gather(_LABELS + task.name)
-        if task.kind in ("multiclass", "landmarks"):
-            return labels
-        return np.where(places[task.name] < 0, unknown, labels[..., places[task.name]])
-
-    first = copies[0].shards[layer]
-    kept = np.ones(copies[0].source.count, bool) if mask is None else mask
-    return Features(
-        features=gather("features"),
-        labels={task.name: labels_of(task) for task in tasks},
-        filenames=np.concatenate([shard["filename"] for shard in first])[kept],
-        transforms=gather("transform"),
-    )

@@ -393,6 +393,7 @@ def test_features_lie_with_the_records_unless_told_otherwise(tmp_path, mtfl_reco
         (lambda r: setattr(r.model, "transformer", "tiny"), "transformer 'tiny' needs images"),
         (lambda r: setattr(r.data, "augment", Augment()), "copies 1: .* changes nothing"),
         (lambda r: setattr(r.data.bottlenecks, "copies", -1), "copies -1 must be 0 or more"),
+        (lambda r: setattr(r.data, "validation_share", 0.999), "split 'train' holds no examples"),
     ],
 )
 def test_mistakes_are_named(tmp_path, mtfl_records, change, message):
