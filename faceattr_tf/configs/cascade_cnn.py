@@ -12,6 +12,10 @@ def mtfl() -> Recipe:
     (Adam here) and batch size (64 here).
 
     `faceattr-train --config=cascade_cnn_mtfl --records=MTFL --workdir=WORKDIR`
+
+    Shortened and in mixed_bfloat16, accuracy / balanced accuracy in per cent on 1,997 rows of
+    `testing.txt`: gender 71.0 / 71.8 after 2 of the 125 epochs, smile 74.4 / 74.1 after 3, where
+    validation still rose (62.0, 69.1, 73.3); published 75 and 71.5.
     """
     recipe = tcdcn.mtfl()
     recipe.tasks = (TaskConfig("attributes", labels=("Male",)),)

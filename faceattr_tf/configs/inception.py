@@ -147,6 +147,11 @@ def full_mtfl_best() -> Recipe:
     joined by name.
 
     `faceattr-train --config=inception_full_mtfl_best --records=MTFL[,CELEBA] --workdir=WORKDIR`
+
+    Shortened to 5 of the 8 epochs, with CelebA-small added (without landmarks, hence not aligned)
+    and weights of another origin than ImageNet's (see README), accuracy / balanced accuracy in per
+    cent on 1,997 rows of `testing.txt`, with `--flip`: gender 86.5 / 87.7, smile 87.3 / 87.7,
+    glasses 99.3 / 98.8, pose 78.9 / 51.9; landmark error 9.5 %.
     """
     return Recipe(
         data=Data(

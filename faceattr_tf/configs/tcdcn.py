@@ -34,6 +34,10 @@ def mtfl_best() -> Recipe:
     """TCDCN with what the paper names as future work: distortions, all MTFL tasks jointly.
 
     `faceattr-train --config=tcdcn_mtfl_best --records=MTFL --workdir=WORKDIR`
+
+    Shortened to 12 of its 50 epochs, accuracy / balanced accuracy in per cent on 1,997 rows of
+    `testing.txt`, with `--flip`: gender 87.6 / 88.1, smile 86.2 / 86.5, glasses 99.1 / 97.6, pose
+    77.0 / 44.6; landmark error 8.4 %. KTH-MTFL's TCDCN has 72.5 for smile.
     """
     recipe = multitask_mtfl_best()
     recipe.data.crop.height = recipe.data.crop.width = 96
