@@ -30,6 +30,10 @@ def bottleneck_mtfl() -> Recipe:
     best step on validation is kept, not the last.
 
     `faceattr-train --config=inception_bottleneck_mtfl --records=MTFL --workdir=WORKDIR`
+
+    In bfloat16 with weights of another origin than ImageNet's (see README), accuracy / balanced
+    accuracy in per cent on 1,997 rows of `testing.txt`: gender 65.1 / 69.2, smile 54.3 / 54.3;
+    published 86.3 and 68.5.
     """
     return Recipe(
         data=Data(
@@ -50,6 +54,8 @@ def bottleneck_mtfl_nose() -> Recipe:
     """KTH-MTFL, Tables 3 and 4, starred: the same on 150x150 pixels around the nose.
 
     `faceattr-train --config=inception_bottleneck_mtfl_nose --records=MTFL --workdir=WORKDIR`
+
+    Measured like that run: gender 66.0 / 69.8, smile 58.3 / 56.4; published 86.1 and 70.1.
     """
     recipe = bottleneck_mtfl()
     recipe.data.crop = dataclasses.replace(NOSE)
@@ -60,6 +66,8 @@ def bottleneck_mtfl_joint() -> Recipe:
     """All MTFL tasks on the bottlenecks around the nose: the paper's future work.
 
     `faceattr-train --config=inception_bottleneck_mtfl_joint --records=MTFL --workdir=WORKDIR`
+
+    Measured like those runs: gender 63.3 / 68.0, smile 55.9 / 52.8, glasses 91.9 / 50.0.
     """
     recipe = bottleneck_mtfl_nose()
     recipe.tasks = tuple(dataclasses.replace(task) for task in _JOINT)
