@@ -9,6 +9,7 @@ import dataclasses
 
 from data_pipelines.augment import Augment
 from data_pipelines.geometry import Crop
+from faceattr_tf.configs import resnet_small
 from faceattr_tf.configs.base import Bottlenecks, Data, Model, Phase, Recipe, TaskConfig
 
 ORIGINAL = Crop(height=299, width=299)
@@ -161,36 +162,15 @@ def full_mtfl_best() -> Recipe:
     cent on 1,997 rows of `testing.txt`, with `--flip`: gender 86.5 / 87.7, smile 87.3 / 87.7,
     glasses 99.3 / 98.8, pose 78.9 / 51.9; landmark error 9.5 %.
     """
-    return Recipe(
-        data=Data(
-            crop=Crop(kind="align", height=144, width=144, margin=0.25),
-            augment=Augment(
-                flip=True,
-                shift=0.05,
-                rotate=10.0,
-                scale=0.12,
-                brightness=0.15,
-                contrast=0.25,
-                saturation=0.2,
-                grey=0.15,
-                cutout=0.3,
-            ),
-            batch_size=48,
-            validation_share=0.1,
-        ),
-        tasks=(
-            TaskConfig("attributes", label_smoothing=0.05),
-            TaskConfig("pose", weight=0.3, label_smoothing=0.05),
-            TaskConfig("landmarks", weight=0.5, loss="wing"),
-        ),
-        model=Model("inception_v3", dropout=0.3, weights="imagenet"),
-        phases=_fine_tune_best(epochs=8.0),
-        average=0.998,
-        precision="mixed_bfloat16",
-        evaluate_every=1.0,
-        checkpoint_every=100,
-        best_metric="attributes/accuracy",
-    )
+    recipe = resnet_small.mtfl_best()
+    recipe.data.crop = Crop(kind="align", height=144, width=144, margin=0.25)
+    recipe.data.augment.shift = 0.05
+    recipe.data.batch_size = 48
+    recipe.model = Model("inception_v3", dropout=0.3, weights="imagenet")
+    recipe.phases = _fine_tune_best(epochs=8.0)
+    recipe.average = 0.998
+    recipe.checkpoint_every = 100
+    return recipe
 
 
 def bottleneck_celeba() -> Recipe:
@@ -200,12 +180,7 @@ def bottleneck_celeba() -> Recipe:
 
     `faceattr-train --config=inception_bottleneck_celeba --records=CELEBA --workdir=WORKDIR`
     """
-    recipe = bottleneck_mtfl()
-    recipe.data.crop = Crop(height=327, width=267)
-    recipe.data.validation_share = 0.0
-    recipe.tasks = (TaskConfig("attributes"),)
-    recipe.best_metric = "loss"
-    return recipe
+    return _on_celeba(bottleneck_mtfl())
 
 
 def bottleneck_celeba_best() -> Recipe:
@@ -228,12 +203,7 @@ def full_celeba() -> Recipe:
 
     `faceattr-train --config=inception_full_celeba --records=CELEBA --workdir=WORKDIR`
     """
-    recipe = full_mtfl()
-    recipe.data.crop = Crop(height=327, width=267)
-    recipe.data.validation_share = 0.0
-    recipe.tasks = (TaskConfig("attributes"),)
-    recipe.best_metric = "loss"
-    return recipe
+    return _on_celeba(full_mtfl())
 
 
 def full_celeba_best() -> Recipe:
@@ -249,6 +219,14 @@ def full_celeba_best() -> Recipe:
     recipe.tasks = (TaskConfig("attributes"),)
     recipe.phases = _fine_tune_best(epochs=12.0)
     recipe.best_metric = "attributes/average_precision"
+    return recipe
+
+
+def _on_celeba(recipe: Recipe) -> Recipe:
+    recipe.data.crop = Crop(height=327, width=267)
+    recipe.data.validation_share = 0.0
+    recipe.tasks = (TaskConfig("attributes"),)
+    recipe.best_metric = "loss"
     return recipe
 
 
