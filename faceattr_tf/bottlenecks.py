@@ -26,7 +26,7 @@ from faceattr_tf.bottleneck_batches import Features, evaluation_batches, trainin
 from faceattr_tf.bottleneck_cache import LABELS, Cache, weights_digest
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.models.backbones import BACKBONES, BOTTLENECK
-from faceattr_tf.state import create_model, load_pretrained
+from faceattr_tf.state import pretrained_model
 
 __all__ = [
     "Features",
@@ -160,11 +160,7 @@ def feature_function(experiment: Experiment, layers: Sequence[str]) -> Callable:
     recipe = experiment.recipe
     last = max(layers, key=BACKBONES[recipe.model.name].stages.index)
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, layer=last))
-    keras.utils.set_random_seed(recipe.seed)
-    whole = dataclasses.replace(experiment, recipe=recipe, bottlenecks={})
-    model = create_model(whole, recipe.precision)
-    if recipe.model.weights:
-        load_pretrained(model, recipe.model)
+    model = pretrained_model(dataclasses.replace(experiment, recipe=recipe), recipe.precision)
     pool = model.get_layer(BOTTLENECK)
     outputs = {layer: pool(model.get_layer(layer).output) for layer in layers}
     return tf.function(functools.partial(keras.Model(model.input, outputs), training=False))

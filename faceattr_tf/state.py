@@ -203,13 +203,22 @@ def load_pretrained(model: keras.Model, config: ModelConfig) -> None:
         )
 
 
+def pretrained_model(experiment: Experiment, precision: str) -> keras.Model:
+    """The recipe's network from images to outputs as a run on bottlenecks begins with it.
+
+    Its weights are those that the recipe names; random ones follow from the seed.
+    """
+    recipe = experiment.recipe
+    keras.utils.set_random_seed(recipe.seed)
+    model = create_model(dataclasses.replace(experiment, bottlenecks={}), precision)
+    if recipe.model.weights:
+        load_pretrained(model, recipe.model)
+    return model
+
+
 def whole_model(top: keras.Model, experiment: Experiment) -> keras.Model:
     """The recipe's network from images to outputs, with heads that were trained on bottlenecks."""
-    # Random weights, where the recipe names none, are again those that the features came from.
-    keras.utils.set_random_seed(experiment.recipe.seed)
-    model = create_model(dataclasses.replace(experiment, bottlenecks={}), "float32")
-    if experiment.recipe.model.weights:
-        load_pretrained(model, experiment.recipe.model)
+    model = pretrained_model(experiment, "float32")
     for layer in top.layers:
         if layer.weights:
             model.get_layer(layer.name).set_weights(layer.get_weights())
