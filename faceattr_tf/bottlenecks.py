@@ -25,7 +25,7 @@ from faceattr_tf import bottleneck_cache
 from faceattr_tf.bottleneck_batches import Features, evaluation_batches, training_batches
 from faceattr_tf.bottleneck_cache import LABELS, Cache, weights_digest
 from faceattr_tf.experiment import Experiment
-from faceattr_tf.models.backbones import BACKBONES, BOTTLENECK
+from faceattr_tf.models.backbones import AUXILIARY_INPUT, AUXILIARY_STAGE, BACKBONES, features_at
 from faceattr_tf.state import pretrained_model
 
 __all__ = [
@@ -55,6 +55,28 @@ def attach(experiment: Experiment, *, progress: bool = True) -> Experiment:
     return dataclasses.replace(experiment, bottlenecks=found)
 
 
+def for_new_layers(experiment: Experiment, *, progress: bool = True) -> list[Features]:
+    """What the new layers of the recipe's network learn from in a phase of their own.
+
+    Returns:
+        Per source of the training split the input of `faceattr_tf.models.backbones.new_layers_of`
+        for the images themselves.
+
+    Raises:
+        UserError: see `extract`.
+    """
+    recipe = experiment.recipe
+    own = dataclasses.replace(recipe.data.bottlenecks, copies=0)
+    unchanged = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, bottlenecks=own))
+    layers = (recipe.model.layer, *([AUXILIARY_INPUT] if recipe.model.auxiliary_weight else []))
+    experiment = dataclasses.replace(experiment, recipe=unchanged)
+    found = extract(experiment, "train", layers, progress=progress)
+    return [
+        dataclasses.replace(parts[0], features=np.concatenate([p.features for p in parts], -1))
+        for parts in zip(*(found[layer] for layer in layers), strict=True)
+    ]
+
+
 def extract(
     experiment: Experiment,
     split: str,
@@ -74,7 +96,7 @@ def extract(
             changed copies as the recipe asks for.
         split: "train", "validation", "test" or whatever the records have.
         layers: ends of stages of the network whose pooled output is wanted; empty for the last.
-            None: the recipe's layer.
+            `AUXILIARY_INPUT`: what the auxiliary classifier sees. None: the recipe's layer.
         progress: show a bar with images per second and the time that is left.
         create: makes `images [B, h, w, 3] -> {layer: features [B, F]}` from the names of layers,
             once something is missing; by default `feature_function` of the experiment.
@@ -145,6 +167,8 @@ def _check(experiment: Experiment) -> None:
 
 def _stage(network: str, layer: str) -> str:
     stages = BACKBONES[network].stages
+    if layer == AUXILIARY_INPUT and AUXILIARY_STAGE in stages:
+        return layer
     if layer and layer not in stages:
         raise UserError(f"layer {layer!r} ends no stage of {network}: {', '.join(stages)}")
     return layer or stages[-1]
@@ -155,14 +179,14 @@ def feature_function(experiment: Experiment, layers: Sequence[str]) -> Callable:
 
     Args:
         experiment: gives network, weights and precision.
-        layers: ends of stages.
+        layers: as `features_at` takes them.
     """
     recipe = experiment.recipe
-    last = max(layers, key=BACKBONES[recipe.model.name].stages.index)
+    ends = [AUXILIARY_STAGE if layer == AUXILIARY_INPUT else layer for layer in layers]
+    last = max(ends, key=BACKBONES[recipe.model.name].stages.index)
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, layer=last))
     model = pretrained_model(dataclasses.replace(experiment, recipe=recipe), recipe.precision)
-    pool = model.get_layer(BOTTLENECK)
-    outputs = {layer: pool(model.get_layer(layer).output) for layer in layers}
+    outputs = {layer: features_at(model, layer) for layer in layers}
     return tf.function(functools.partial(keras.Model(model.input, outputs), training=False))
 
 

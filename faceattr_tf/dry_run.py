@@ -29,6 +29,10 @@ def dry_run(recipe: Recipe) -> dict:
     """
     experiment = Experiment.of(recipe)
     total = experiment.phase_ends[-1]
+    # Bottlenecks are computed once per image; training on them is a matter of seconds.
+    begins = (0, *experiment.phase_ends)
+    phases = zip(recipe.phases, begins, experiment.phase_ends, strict=False)
+    on_images = sum(end - begin for phase, begin, end in phases if not phase.bottlenecks)
     print(f"recipe {recipe.name}")
     for records, source in zip(experiment.record_sets, experiment.sources("train"), strict=True):
         count = records.count("train", recipe.data.validation_share, recipe.seed)
@@ -46,6 +50,7 @@ def dry_run(recipe: Recipe) -> dict:
         steps=total,
         trainable="^head_" if frozen else "",
         layer_decay=1.0,
+        bottlenecks=False,
     )
     data = dataclasses.replace(recipe.data, augment=Augment(), cache=False)
     trial = dataclasses.replace(recipe, data=data, phases=(phase,), average=0.0)
@@ -75,10 +80,9 @@ def dry_run(recipe: Recipe) -> dict:
         sums = state.logged.numpy()
         losses.append(float(np.sum(sums[0] * experiment.task_weights(phase))))
     seconds = (time.perf_counter() - begin) / (len(losses) - 2)
-    # Bottlenecks are computed once per image; training on them is a matter of seconds.
     passes = sum(s.count for s in experiment.sources("train")) / recipe.data.batch_size
     passes *= recipe.data.bottlenecks.copies + 1
-    times, what = (passes, "bottlenecks") if frozen else (total, f"{total:,} steps")
+    times, what = (passes, "bottlenecks") if frozen else (on_images, f"{on_images:,} steps")
     result |= {"seconds": seconds * times, "losses": losses}
     print(
         f"  time   {recipe.data.batch_size / seconds:,.0f} images/s, {seconds * times / 60:,.1f} "

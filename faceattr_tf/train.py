@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from data_pipelines.augment import Augment
 from data_pipelines.errors import UserError
 from data_pipelines.input import explain_failure, training_batches
 from faceattr_tf import bottlenecks
@@ -21,7 +22,7 @@ from faceattr_tf.configs.base import Phase, Recipe
 from faceattr_tf.distribution import checkpoint_folder, create_strategy, distribute, is_chief
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.model_card import model_card
-from faceattr_tf.models.backbones import auxiliary_name
+from faceattr_tf.models.backbones import NEW_LAYERS, auxiliary_name, new_layers_of
 from faceattr_tf.models.heads import scale_pixels
 from faceattr_tf.optimization import decayed, rate_factors
 from faceattr_tf.state import (
@@ -61,6 +62,9 @@ def train_and_evaluate(recipe: Recipe, path, *, progress: bool = True) -> dict:
         state.restart_averages()
     if recipe.warm_start:
         warm_start(state, recipe.warm_start)
+    for phase in recipe.phases:
+        if phase.bottlenecks and not experiment.bottlenecks:
+            check_bottlenecks(state.model, experiment, phase)
     # Only now, so that a recipe that cannot be built leaves no workdir behind.
     if is_chief(strategy):
         claim(workdir, experiment)
@@ -252,14 +256,48 @@ def sum_over_parts(compute, batch, size: int, zeros: list) -> list:
 
 
 def forward_of(model: keras.Model, experiment: Experiment, phase: Phase):
-    """What a phase computes: `images -> {task: outputs}` of the tasks with weight, for training."""
+    """What a phase computes: `images -> {task: outputs}` of the tasks with weight, for training.
+
+    In a phase on bottlenecks these stand in for the images.
+    """
+    if phase.bottlenecks and not experiment.bottlenecks:
+        return functools.partial(new_layers_of(model), training=True)
     if phase.classifier_sees == "transformed":
         return functools.partial(model, training=True)
     classifier = classifier_of(model, experiment.tasks)
     return lambda images: classifier(scale_pixels(images), training=True)
 
 
-def training_stream(experiment: Experiment, strategy: tf.distribute.Strategy, start_step: int):
+def check_bottlenecks(model: keras.Model, experiment: Experiment, phase: Phase) -> None:
+    """Makes sure that what the layers before the new ones give is the same all through a phase.
+
+    Raises:
+        UserError: it is not, or not known when the run begins.
+    """
+    recipe = experiment.recipe
+    freeze(model, phase)
+    learning = [layer.name for layer in model.layers if layer.trainable and layer.weights]
+    old = [name for name in learning if not name.startswith(NEW_LAYERS)]
+    reason = ""
+    if old:
+        reason = f"its layer {old[0]!r} trains; expected trainable '^(head|aux)_'"
+    elif experiment.augment(phase) != Augment():
+        reason = "its images change at random"
+    elif recipe.warm_start:
+        reason = "the layers before the new ones come from another run"
+    elif not all(one.bottlenecks for one in recipe.phases[: recipe.phases.index(phase)]):
+        reason = "an earlier phase changes the layers before the new ones"
+    if reason:
+        raise UserError(f"phase {phase.name!r} cannot train on bottlenecks: {reason}")
+
+
+def training_stream(
+    experiment: Experiment,
+    strategy: tf.distribute.Strategy,
+    start_step: int,
+    *,
+    progress: bool = True,
+):
     """Endless batches from `start_step` on, the same ones however often the run was interrupted.
 
     They are those of the phase that the step belongs to.
@@ -268,13 +306,16 @@ def training_stream(experiment: Experiment, strategy: tf.distribute.Strategy, st
     phase = recipe.phases[experiment.phase_at(start_step)]
     aligned, disturb = experiment.aligned, experiment.disturb
     crop, augment = experiment.crop, experiment.augment(phase)
+    features = experiment.bottlenecks.get("train", [])
+    if phase.bottlenecks and not features:
+        features = bottlenecks.for_new_layers(experiment, progress=progress)
     if phase.classifier_sees == "aligned":
         crop, disturb = aligned, None
 
     def create(worker: int, workers: int):
-        if experiment.bottlenecks:
+        if features:
             return bottlenecks.training_batches(
-                experiment.bottlenecks["train"],
+                features,
                 [source.weight for source in experiment.sources("train")],
                 batch_size=recipe.data.batch_size,
                 seed=recipe.seed,
@@ -365,7 +406,7 @@ class _Run:
         with bar:
             while step < total:
                 index = self.experiment.phase_at(step)
-                batches = training_stream(self.experiment, state.strategy, step)
+                batches = training_stream(self.experiment, state.strategy, step, progress=progress)
                 train_step = create_train_step(state, self.experiment, index)
                 bar.set_description(recipe.phases[index].name)
                 while step < ends[index]:

@@ -187,6 +187,101 @@ def test_bottlenecks_train_the_top_of_the_whole_network(tmp_path, mtfl_records, 
     assert again == pytest.approx(best)
 
 
+def on_bottlenecks(records, folder, **phase) -> Recipe:
+    """New layers first on bottlenecks, then every layer on images."""
+    recipe = pretrained(records, trainable="^(head|aux)_", bottlenecks=True, **phase)
+    recipe.data.bottlenecks.folder = str(folder)
+    recipe.phases += (dataclasses.replace(recipe.phases[0], trainable="", bottlenecks=False),)
+    return recipe
+
+
+@pytest.mark.slow
+def test_new_layers_learn_from_bottlenecks_what_they_learn_from_images(tmp_path, mtfl_records):
+    import tensorflow as tf
+
+    from data_pipelines.input import evaluation_batches
+    from faceattr_tf.experiment import Experiment
+    from faceattr_tf.state import TrainingState
+    from faceattr_tf.train import create_train_step, training_stream
+
+    recipe = on_bottlenecks(mtfl_records, tmp_path, l2=0.01)
+    recipe.data.crop = Crop(kind="box", height=75, width=75, margin=0.3)
+    recipe.data.micro_batch = 6
+    recipe.model = Model("inception_v3", auxiliary_weight=0.4)
+
+    def weights_after(batch_of):
+        experiment = Experiment.of(recipe)
+        state = TrainingState(experiment, tf.distribute.get_strategy())
+        batch = batch_of(experiment, state)
+        create_train_step(state, experiment, 0)(batch)
+        weights = {weight.path: weight.numpy() for weight in state.model.weights}
+        return batch, weights, state.logged.numpy()
+
+    def features(experiment, state):
+        return next(training_stream(experiment, state.strategy, 0, progress=False))
+
+    def images(experiment, state):
+        (source,) = experiment.sources("train")
+        (everything,) = evaluation_batches(
+            source, experiment.tasks, experiment.crop, batch_size=source.count
+        )
+        names = everything["filename"].numpy().tolist()
+        rows = [names.index(name) for name in seen["filename"].numpy()]
+        chosen = {name: everything[name] for name in ("image", "labels")}
+        return tf.nest.map_structure(lambda values: tf.gather(values, rows), chosen)
+
+    seen, by_features, losses = weights_after(features)
+    assert seen["image"].shape == (12, 2048 + 768)
+    recipe.phases[0].bottlenecks = False
+    _, by_images, expected = weights_after(images)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    for path, values in by_images.items():
+        np.testing.assert_allclose(by_features[path], values, rtol=1e-3, atol=1e-5, err_msg=path)
+
+
+def test_a_run_goes_on_from_bottlenecks_to_images(tmp_path, mtfl_records, capsys):
+    from faceattr_tf.train import train_and_evaluate
+    from faceattr_tf.workdir import Workdir
+
+    recipe = on_bottlenecks(mtfl_records, tmp_path / "kept")
+    best = train_and_evaluate(recipe, tmp_path / "w", progress=False)
+    rows = [row for row in Workdir.open(tmp_path / "w").metrics_log() if "validation/loss" in row]
+    assert [(row["step"], row["phase"]) for row in rows][-1] == (8, "train")
+    assert Workdir.open(tmp_path / "w").load_model().input_shape == (None, 48, 48, 3)
+    assert "are computed" in capsys.readouterr().out
+    again = train_and_evaluate(recipe, tmp_path / "v", progress=False)
+    assert "are computed" not in capsys.readouterr().out
+    assert again == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trainable": ""}, "its layer '[a-z].*' trains; expected trainable"),
+        ({"augment": (("flip", True),)}, "its images change at random"),
+    ],
+)
+def test_bottlenecks_of_a_phase_that_changes_them_are_refused(
+    tmp_path, mtfl_records, change, message
+):
+    from faceattr_tf.train import train_and_evaluate
+
+    recipe = on_bottlenecks(mtfl_records, tmp_path)
+    recipe.phases = (dataclasses.replace(recipe.phases[0], **change),)
+    with pytest.raises(UserError, match=f"phase 'train' cannot train on bottlenecks: {message}"):
+        train_and_evaluate(recipe, tmp_path / "w", progress=False)
+    assert not (tmp_path / "w").exists()
+
+
+def test_bottlenecks_are_those_of_the_weights_that_the_recipe_names(tmp_path, mtfl_records):
+    from faceattr_tf.train import train_and_evaluate
+
+    recipe = on_bottlenecks(mtfl_records, tmp_path)
+    recipe.phases = recipe.phases[::-1]
+    with pytest.raises(UserError, match="an earlier phase changes the layers before the new ones"):
+        train_and_evaluate(recipe, tmp_path / "w", progress=False)
+
+
 def test_recipes_of_inception_follow_the_paper():
     recipe = create_recipe("inception_full_mtfl")
     new, every = recipe.phases

@@ -153,6 +153,9 @@ class Phase:
             to the one below; its heads have the full rate.
         clip_norm: largest norm of the gradient over all variables; 0 means no limit.
         trainable: regular expression of the names of layers that train; empty means all.
+        bottlenecks: where a pretrained network's new layers alone train, on images without random
+            changes: what the layers before them give is computed once and kept, as
+            `data.bottlenecks` says.
         augment: `(field, value)` pairs that replace those of `data.augment`.
         task_weights: `(task, weight)` pairs that replace the weights of the tasks' losses.
         classifier_sees: what the network behind a transformer is given: `transformed`, or, passing
@@ -175,6 +178,7 @@ class Phase:
     layer_decay: float = 1.0
     clip_norm: float = 0.0
     trainable: str = ""
+    bottlenecks: bool = False
     augment: tuple[tuple[str, typing.Any], ...] = ()
     task_weights: tuple[tuple[str, float], ...] = ()
     classifier_sees: str = "transformed"

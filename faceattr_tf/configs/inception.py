@@ -118,6 +118,7 @@ def full_mtfl() -> Recipe:
                 steps=1000,
                 learning_rate=0.01,
                 trainable="^(head|aux)_",
+                bottlenecks=True,
                 **shared,
             ),
             Phase(name="all layers", steps=500, learning_rate=0.001, **shared),
@@ -203,7 +204,10 @@ def full_celeba() -> Recipe:
 
     `faceattr-train --config=inception_full_celeba --records=CELEBA --workdir=WORKDIR`
     """
-    return _on_celeba(full_mtfl())
+    recipe = _on_celeba(full_mtfl())
+    # What the auxiliary classifier sees of 160,000 images would take 12 GiB of memory.
+    recipe.phases[0].bottlenecks = False
+    return recipe
 
 
 def full_celeba_best() -> Recipe:

@@ -1,6 +1,8 @@
 """Networks that Keras distributes with weights of ImageNet, with heads of ours behind them."""
 
 import collections
+import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,12 @@ BOTTLENECK = "bottleneck"
 
 AUXILIARY = "aux_"
 """The layers of the auxiliary classifier begin so."""
+
+AUXILIARY_INPUT = f"{AUXILIARY}pool"
+"""The layer whose output the auxiliary classifier learns from; it has no weights."""
+
+AUXILIARY_STAGE = "mixed7"
+"""The stage of InceptionV3 at whose end that layer stands."""
 
 NEW_LAYERS = (HEAD_PREFIX, AUXILIARY, "lonet_")
 """The layers that no pretrained network has begin so."""
@@ -159,7 +167,7 @@ def build(
     if pixel_values not in PIXEL_VALUES:
         raise UserError(f"pixel_values {pixel_values!r} is none of {', '.join(PIXEL_VALUES)}")
     built = entry.stages[: entry.stages.index(layer) + 1]
-    if auxiliary and "mixed7" not in built:
+    if auxiliary and AUXILIARY_STAGE not in built:
         raise UserError(
             f"{backbone} up to {layer}: only inception_v3 from mixed7 on has an auxiliary classifier"
         )
@@ -171,7 +179,7 @@ def build(
     pooled = layers.GlobalAveragePooling2D(dtype="float32", name=BOTTLENECK)(maps[layer])
     outputs = _top(pooled, tasks, dropout)
     if auxiliary:
-        outputs |= _auxiliary_classifier(maps["mixed7"], tasks, synchronized)
+        outputs |= _auxiliary_classifier(maps[AUXILIARY_STAGE], tasks, synchronized)
     return outputs
 
 
@@ -188,6 +196,41 @@ def build_top(features: int, tasks: Sequence[Task], *, dropout: float = 0.0) -> 
     """
     inputs = keras.Input((features,), name="image", dtype="float32")
     return keras.Model(inputs, _top(inputs, tasks, dropout), name="top")
+
+
+def features_at(model: keras.Model, layer: str):
+    """What a network gives new layers to learn from, `[B, F]`.
+
+    Args:
+        model: of `build`.
+        layer: end of a stage, for its pooled output; or `AUXILIARY_INPUT`.
+    """
+    if layer == AUXILIARY_INPUT:
+        return layers.Flatten()(_auxiliary_pool(model.get_layer(AUXILIARY_STAGE).output))
+    return model.get_layer(BOTTLENECK)(model.get_layer(layer).output)
+
+
+def new_layers_of(model: keras.Model) -> keras.Model:
+    """The heads and, where it has one, the auxiliary classifier of a network: the same variables.
+
+    Args:
+        model: of `build`.
+
+    Returns:
+        A model from what the layers before them give, `[B, F]`: the output of `BOTTLENECK` and then
+        that of `AUXILIARY_INPUT`, flat; to the outputs of the network.
+    """
+    before = (BOTTLENECK, AUXILIARY_INPUT)
+    present = {layer.name for layer in model.layers}
+    ends = [model.get_layer(name).output for name in before if name in present]
+    sizes = [math.prod(end.shape[1:]) for end in ends]
+    features = keras.Input((sum(sizes),), name="features", dtype="float32")
+    stops = list(itertools.accumulate(sizes))
+    parts = [
+        ops.reshape(features[:, stop - size : stop], (-1, *end.shape[1:]))
+        for stop, size, end in zip(stops, sizes, ends, strict=True)
+    ]
+    return keras.Model(features, keras.Model(ends, model.output)(parts))
 
 
 def auxiliary_name(task_name: str) -> str:
@@ -291,13 +334,19 @@ def _auxiliary_classifier(x, tasks: Sequence[Task], synchronized: bool) -> dict:
         x = BatchNormalization(scale=False, synchronized=synchronized, name=f"{name}_norm")(x)
         return layers.ReLU(name=f"{name}_relu")(x)
 
-    def kernel(x):
-        return tuple(min(5, side) for side in x.shape[1:3])
-
     small = keras.initializers.TruncatedNormal(stddev=0.01)  # as in TF-Slim
-    x = layers.AveragePooling2D(kernel(x), strides=3, name=f"{AUXILIARY}pool")(x)
+    x = _auxiliary_pool(x)
     x = convolution(x, 128, 1, "he_normal", f"{AUXILIARY}conv1")
-    x = convolution(x, 768, kernel(x), small, f"{AUXILIARY}conv2")
+    x = convolution(x, 768, _five(x), small, f"{AUXILIARY}conv2")
     x = layers.Flatten(name=f"{AUXILIARY}flatten")(x)
     heads = grow_heads(x, tasks, prefix=AUXILIARY)
     return {auxiliary_name(name): output for name, output in heads.items()}
+
+
+def _auxiliary_pool(x):
+    return layers.AveragePooling2D(_five(x), strides=3, name=AUXILIARY_INPUT)(x)
+
+
+def _five(x) -> tuple[int, ...]:
+    """A kernel of 5x5, or as much of it as the map has."""
+    return tuple(min(5, side) for side in x.shape[1:3])
