@@ -17,6 +17,9 @@ from data_pipelines.geometry import Crop, compose, crop_transform
 
 _JPEG_RATIOS = (1, 2, 4, 8)
 
+SIDE_BY_SIDE = 8
+"""Images of strangers that are decoded at once."""
+
 
 def decode_and_crop(image_bytes, box, landmarks, crop: Crop, *, adjust=None, stream=False):
     """Decodes images (JPEG, PNG, BMP, first frame of GIF) and crops them.
@@ -47,6 +50,89 @@ def decode_and_crop(image_bytes, box, landmarks, crop: Crop, *, adjust=None, str
     read = _reader(image_bytes, halvings, whole, windows)
     pixels = _join_windows(read, windows, stream)
     return sample(pixels, windows[:, 2:], local), transform
+
+
+def decode_and_crop_each(image_bytes, box, landmarks, crop: Crop, *, max_pixels: int):
+    """Like `decode_and_crop`, for images of strangers: what is wrong with one spoils no other.
+
+    JPEG and PNG are taken. Their sizes are read from the headers, and an image that is too large
+    is never decoded. What is decoded of an image is no larger than twice the crop to either side
+    when it is kept; at most `SIDE_BY_SIDE` images are held whole for a moment.
+
+    Works in eager mode and in exported graphs, with any batch size.
+
+    Args:
+        image_bytes: string `[B]`, encoded images, or anything else.
+        box: float32 `[B, 4]` left, top, width, height in pixels; NaN where unknown.
+        landmarks: float32 `[B, 5, 2]` x, y in pixels; NaN where unknown.
+        crop: which part is wanted.
+        max_pixels: largest product of width and height that is decoded.
+
+    Returns:
+        float32 `[B, height, width, 3]` in 0..255, the transform float32 `[B, 2, 3]` from crop
+        pixels to source pixels, and bool `[B]`, whether the image could be used; where not, the
+        crop is black.
+    """
+    import tensorflow as tf
+
+    count = tf.shape(image_bytes)[0]
+    sizes = _header_sizes(image_bytes)
+    usable = tf.reduce_all(sizes > 0, axis=1)
+    usable &= tf.reduce_prod(tf.cast(sizes, tf.int64), axis=1) <= max_pixels
+    sizes = tf.where(usable[:, None], sizes, 1)
+    transform, local, halvings, whole, windows = _place(crop, sizes, box, landmarks, None)
+    # Beyond it, float32 could not tell neighbouring pixels apart.
+    usable &= tf.reduce_all(tf.abs(transform) < 2.0**20, axis=[1, 2])
+    read = _reader(image_bytes, halvings, whole, windows)
+
+    def read_window(index):
+        pixels = read(index)
+        same = tf.reduce_all(tf.shape(pixels)[:2] == windows[index, 2:])
+        with tf.control_dependencies([tf.debugging.Assert(same, ["another size than stated"])]):
+            return tf.reshape(pixels, [-1, 3])
+
+    rows, pixels = _isolated(read_window, tf.where(usable)[:, 0], tf.TensorSpec([None, 3], "uint8"))
+    chosen = tf.gather(windows, rows)[:, 2:], tf.gather(local, rows)
+    crops = sample_windows(crop, pixels.flat_values, *chosen)
+    shape = [count, crop.height, crop.width, 3]
+    crops = tf.cond(
+        tf.size(rows) == count,
+        lambda: crops,
+        lambda: tf.scatter_nd(rows[:, None], crops, tf.cast(shape, tf.int64)),
+    )
+    usable = tf.scatter_nd(rows[:, None], tf.ones_like(rows), tf.cast([count], tf.int64)) > 0
+    return tf.ensure_shape(crops, [None, *shape[1:]]), transform, usable
+
+
+def _isolated(function, indices, specification):
+    """What a function gives for indices, without those for which it fails.
+
+    Args:
+        function: int64 index -> tensor.
+        indices: int64 `[n]`.
+        specification: `tf.TensorSpec` of the tensor.
+
+    Returns:
+        int64 `[m]`, the indices that went well, and their tensors, ragged where their shape is open.
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    # An empty data set has no single batch, hence one element that always goes well.
+    open_shape = [0 if size is None else size for size in specification.shape]
+    nothing = tf.zeros([1, *open_shape], specification.dtype)
+    last = tf.data.Dataset.from_tensor_slices((tf.constant([-1], tf.int64), nothing))
+    elements = (
+        tf.data.Dataset.from_tensor_slices(indices)
+        .map(lambda index: (index, function(index)), SIDE_BY_SIDE, deterministic=True)
+        .ignore_errors(log_warning=False)
+        .concatenate(last)
+        .ragged_batch(tf.size(indices, tf.int64) + 1)
+        .with_options(options)
+    )
+    found, values = elements.get_single_element()
+    return found[:-1], values[:-1]
 
 
 def crop_pixels(pixels, box, landmarks, crop: Crop):
@@ -122,6 +208,35 @@ def is_jpeg(image_bytes):
     import tensorflow as tf
 
     return tf.strings.substr(image_bytes, 0, 3) == b"\xff\xd8\xff"
+
+
+def _header_sizes(image_bytes):
+    """Height and width of JPEG and PNG files by their headers, int32 `[B, 2]`; 0 for others."""
+    import tensorflow as tf
+
+    def by_decoder(index):
+        return tf.image.extract_jpeg_shape(image_bytes[index])[:2]
+
+    def with_unusual_ones():
+        unusual = tf.where(is_jpeg(image_bytes) & (sizes[:, 0] == 0))[:, 0]
+        rows, found = _isolated(by_decoder, unusual, tf.TensorSpec([2], tf.int32))
+        return tf.tensor_scatter_nd_update(sizes, rows[:, None], found)
+
+    sizes = _jpeg_sizes(image_bytes) + _png_sizes(image_bytes)
+    return tf.cond(tf.reduce_all(sizes > 0), lambda: sizes, with_unusual_ones)
+
+
+def _png_sizes(image_bytes):
+    """Sizes of PNG files by their first segment, int32 `[B, 2]`; 0 where a file is anything else."""
+    import tensorflow as tf
+
+    head = tf.strings.substr(image_bytes, 0, 24)
+    png = tf.strings.substr(head, 0, 16) == b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+    png &= tf.strings.length(head) == 24
+    head = tf.io.decode_raw(tf.where(png, head, b"\0" * 24), tf.uint8, fixed_length=24)
+    width_height = tf.reshape(tf.cast(head[:, 16:], tf.int64), [-1, 2, 4])
+    sizes = tf.linalg.matvec(width_height, tf.constant([2**24, 2**16, 2**8, 1], tf.int64))
+    return tf.cast(tf.minimum(sizes[:, ::-1], 2**31 - 1), tf.int32)
 
 
 def _jpeg_sizes(image_bytes):

@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -14,7 +17,12 @@ from data_pipelines.augment import (
 )
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop, to_crop_coordinates
-from data_pipelines.preprocess import crop_pixels, decode_and_crop, image_sizes
+from data_pipelines.preprocess import (
+    crop_pixels,
+    decode_and_crop,
+    decode_and_crop_each,
+    image_sizes,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -205,6 +213,88 @@ def test_damaged_images_are_an_error(damaged):
     good = jpeg(smooth_picture(40, 40))
     with pytest.raises(tf.errors.InvalidArgumentError):
         crop_all([good, damaged], Crop("none"))
+
+
+def crop_each(encoded, crop, box=None, max_pixels=20_000):
+    count = len(encoded)
+    box = np.full((count, 4), np.nan, np.float32) if box is None else np.float32(box)
+    landmarks = np.full((count, 5, 2), np.nan, np.float32)
+    decode = tf.function(lambda *args: decode_and_crop_each(*args, crop, max_pixels=max_pixels))
+    results = decode(tf.constant(encoded, tf.string, [count]), box, landmarks)
+    return [values.numpy() for values in results]
+
+
+def with_stated_size(encoded: bytes, width: int, height: int) -> bytes:
+    """A PNG whose header states another size."""
+    header = b"IHDR" + struct.pack(">II", width, height) + encoded[24:29]
+    return encoded[:12] + header + struct.pack(">I", zlib.crc32(header)) + encoded[33:]
+
+
+BAD = {
+    "empty": b"",
+    "text": b"no image",
+    "JPEG without frame": b"\xff\xd8\xff\xe0",
+    "JPEG, header only": jpeg(smooth_picture(90, 90))[:300],
+    "JPEG, first half": jpeg(smooth_picture(90, 90))[:2000],
+    "PNG, header only": png(smooth_picture(90, 90))[:33],
+    "PNG, first half": png(smooth_picture(90, 90))[:4000],
+    "PNG of no size": with_stated_size(png(smooth_picture(9, 9)), 0, 9),
+    "PNG of another size": with_stated_size(png(smooth_picture(9, 9)), 30, 30),
+    "PNG beyond all sizes": with_stated_size(png(smooth_picture(9, 9)), 2**31 + 5, 2**31 + 5),
+    "too large JPEG": jpeg(smooth_picture(101, 200)),
+    "too large PNG": png(smooth_picture(101, 200)),
+    "BMP": cv2.imencode(".bmp", smooth_picture(9, 9))[1].tobytes(),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_image_spoils_no_other(name):
+    picture = smooth_picture(60, 48)
+    good = [jpeg(picture), png(picture[:30]), png(picture[..., 0]), jpeg(smooth_picture(100, 200))]
+    crop = Crop("none", height=24, width=20)
+    expected, transforms = crop_all(good, crop)
+    images, found, usable = crop_each([BAD[name], *good[:2], BAD[name], *good[2:]], crop)
+    assert usable.tolist() == [False, True, True, False, True, True]
+    np.testing.assert_allclose(images[usable], expected, atol=1e-3)
+    np.testing.assert_allclose(found[usable], transforms, atol=1e-3)
+    assert not images[~usable].any() and np.isfinite(found).all()
+    images, _, usable = crop_each([BAD[name]] * 2, crop)
+    assert images.shape == (2, 24, 20, 3) and not usable.any()
+
+
+def test_too_large_images_are_not_decoded():
+    """The decoder would fail: the picture is cut off behind its header."""
+    crop = Crop("none", height=24, width=20)
+    huge = with_stated_size(png(smooth_picture(9, 9)), 200_000, 200_000)
+    _, _, usable = crop_each([huge, png(smooth_picture(30, 30))], crop)
+    assert usable.tolist() == [False, True]
+
+
+def test_unusual_headers_are_read_by_the_decoder():
+    picture = smooth_picture(40, 48)
+    filled = jpeg(picture)
+    filled = filled[:2] + b"\xff" * 5 + filled[2:]  # fill bytes ahead of a marker
+    crop = Crop("none", height=24, width=20)
+    images, _, usable = crop_each([filled, jpeg(picture)], crop)
+    assert usable.all()
+    np.testing.assert_array_equal(images[0], images[1])
+
+
+def test_no_image_is_no_batch():
+    images, transform, usable = crop_each([], Crop("none", height=24, width=20))
+    assert (images.shape, transform.shape, usable.shape) == ((0, 24, 20, 3), (0, 2, 3), (0,))
+
+
+def test_a_senseless_box_spoils_no_other():
+    picture = png(smooth_picture(60, 60))
+    boxes = [[10, 10, 30, 30], [np.inf] * 4, [5, 5, 3e38, 3e38], [-5e9, -5e9, 9, 9], [9, 9, 0, -4]]
+    crop = Crop("box", height=24, width=20)
+    images, _, usable = crop_each([picture] * 5, crop, boxes)
+    expected, _ = crop_all([picture], crop, boxes[:1])
+    assert usable[0] and usable[1]  # one that is not finite is as good as none
+    assert usable[2:4].tolist() == [False, False]
+    np.testing.assert_allclose(images[:1], expected, atol=1e-3)
+    assert np.isfinite(images).all()
 
 
 @pytest.mark.parametrize("kind", ["align", "affine", "window"])
