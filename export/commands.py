@@ -1,7 +1,8 @@
 """faceattr-export: a trained model as a SavedModel for TensorFlow Serving.
 
-Writes DIR/NAME/VERSION with signatures for encoded images (serving_default), for pixels (pixels)
-and for faces with a known place (crop); assets/faceattr.json in it holds the label names.
+Writes DIR/NAME/VERSION with signatures for encoded images (serving_default), for pixels (pixels),
+for faces with a known place (crop) and for what the heads see (features); assets/faceattr.json in
+it describes them and holds the label names.
 """
 
 import argparse
@@ -31,6 +32,12 @@ def parser() -> argparse.ArgumentParser:
     add("--output", required=True, metavar="DIR", help="folder that holds exported models")
     add("--name", default="faceattr", help="of the model, for its clients (default: faceattr)")
     add("--version", type=int, metavar="N", help="default: the one after the highest")
+    add(
+        "--max_pixels",
+        type=int,
+        metavar="N",
+        help="width times height of the largest image that is decoded (default: 16 million)",
+    )
     return result
 
 
@@ -40,7 +47,10 @@ def main(arguments: list[str]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notes are not about the user's data
     from export.saved_model import export_model
 
-    print(export_model(flags.workdir, flags.output, flags.name, flags.version))
+    version = export_model(
+        flags.workdir, flags.output, flags.name, flags.version, max_pixels=flags.max_pixels
+    )
+    print(version)
 
 
 def run() -> None:

@@ -2,16 +2,18 @@
 
     <folder>/<name>/<version>/
         saved_model.pb, variables/
-        assets/faceattr.json    tasks, label names, thresholds, crop, versions (see `describe`)
+        assets/faceattr.json    tasks, label names, thresholds, crop, signatures (see `describe`)
 
 | signature | inputs | for |
 |---|---|---|
-| `serving_default` | `image_bytes` string `[N]`: encoded images | pictures as they are |
+| `serving_default` | `image_bytes` string `[N]`: JPEG or PNG files | pictures as they are |
 | `pixels` | `pixels` uint8 `[N, H, W, 3]`: RGB, any H and W | frames already decoded |
 | `crop` | `image_bytes`, `box` float32 `[N, 4]`, `landmarks` float32 `[N, 5, 2]` | callers with \
 a detector or annotations of their own; NaN where unknown |
+| `features` | `image_bytes` string `[N]` | `embedding` float32 `[N, F]`: what the heads see |
 
-Every signature applies the recorded crop and gives, per task, outputs whose first dimension is N:
+Every signature applies the recorded crop; all but `features` give, per task, outputs whose first
+dimension is N:
 
 | kind | outputs |
 |---|---|
@@ -22,6 +24,10 @@ Every signature applies the recorded crop and gives, per task, outputs whose fir
 | transform | `<task>_outline` float32 `[N, 4, 2]`: corners of the aligned crop (left-top, right-top, \
 right-bottom, left-bottom), x, y in pixels of the given image |
 
+Where files come in, `valid` bool `[N]` tells which could be read; the outputs of the others are NaN
+and -1, and their neighbours are none the worse. Images of more than `max_pixels` are refused by
+what their headers say, before anything is decoded.
+
 Probabilities are calibrated and labels follow the thresholds of the workdir. Boxes and points are
 in pixels, the centre of the first one being (0, 0). The graph does not apply orientation tags
 (TensorFlow's decoders ignore them): clients turn photographs upright first.
@@ -31,12 +37,10 @@ import contextlib
 import functools
 import importlib.metadata
 import json
-import math
 import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +60,12 @@ _OUTPUTS = {
 
 
 def export_model(
-    workdir: str | Path, folder: str | Path, name: str = "faceattr", version: int | None = None
+    workdir: str | Path,
+    folder: str | Path,
+    name: str = "faceattr",
+    version: int | None = None,
+    *,
+    max_pixels: int | None = None,
 ) -> Path:
     """Writes a workdir's best model as the SavedModel `<folder>/<name>/<version>/`.
 
@@ -69,12 +78,15 @@ def export_model(
         folder: where models are exported to; made where missing.
         name: name of the model, as clients will ask for it.
         version: a positive number that does not exist yet; None takes the one after the highest.
+        max_pixels: width times height of the largest image that the model decodes; None takes
+            `export.signatures.MAX_PIXELS`.
 
     Returns:
         The folder of the version.
 
     Raises:
-        UserError: a bad name or version, a version that exists, or a workdir without a model.
+        UserError: a bad name, version or limit, a version that exists, or a workdir without a
+            model.
     """
     from faceattr_tf.workdir import Workdir
 
@@ -82,12 +94,14 @@ def export_model(
         raise UserError(f"name {name!r}: expected letters, digits, '_', '-' and '.' only")
     if version is not None and version < 1:
         raise UserError(f"version {version}: expected a positive whole number")
+    if max_pixels is not None and max_pixels < 1:
+        raise UserError(f"max_pixels {max_pixels}: expected a positive whole number")
     parent = Path(folder, name)
     if version is not None and (parent / str(version)).exists():
         raise UserError(f"{parent / str(version)} exists already: choose another version")
     workdir = Workdir.open(workdir)
-    description = describe(workdir)
     model = workdir.load_model()
+    description = describe(workdir, model, max_pixels)
 
     made = [path for path in (parent, *parent.parents) if not path.exists()]
     try:
@@ -103,17 +117,24 @@ def export_model(
                 path.rmdir()
 
 
-def describe(workdir) -> dict:
+def describe(workdir, model, max_pixels: int | None = None) -> dict:
     """What a client needs to know of a model, as written to `assets/faceattr.json`.
 
     Args:
         workdir: a `faceattr_tf.workdir.Workdir`.
+        model: its model.
+        max_pixels: see `export_model`.
 
     Returns:
-        Tasks (kind, labels, temperature, thresholds, names of the outputs), crop, input shape,
-        order of the landmarks, recipe, training records, package versions and, where known, the
-        git commit of the code that exported.
+        Signatures (dtypes, shapes, meanings), tasks (kind, labels, temperature, thresholds, names
+        of the outputs), limits, crop, input shape, order of the landmarks, recipe, training
+        records, package versions and, where known, the git commit of the code that exported.
+
+    Raises:
+        UserError: two tasks would share an output.
     """
+    from export.signatures import MAX_PIXELS, describe_signatures, embedding_of
+
     metadata, calibration, recipe = workdir.metadata(), workdir.calibration(), workdir.recipe()
     tasks = []
     for task in workdir.tasks:
@@ -128,8 +149,11 @@ def describe(workdir) -> dict:
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise UserError(f"two tasks would share the output {repeated[0]!r}: rename one of them")
+    width = embedding_of(model, workdir.tasks).shape[-1]
     return {
+        "signatures": describe_signatures(workdir.tasks, tasks, width),
         "tasks": tasks,
+        "max_pixels": max_pixels or MAX_PIXELS,
         "crop": workdir.crop.to_dict(),
         "input_shape": metadata["input_shape"],
         "landmark_names": list(LANDMARK_NAMES),
@@ -153,67 +177,19 @@ def output_names(task: Task) -> dict[str, str]:
 def _save(model, workdir, description: dict, target: Path) -> None:
     import tensorflow as tf
 
+    from export.signatures import TPU_FUNCTION, create_signatures
+
     module = tf.Module()
     module.parameters = [variable.value for variable in model.variables]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, METADATA_NAME)
         file.write_text(json.dumps(description, indent=1) + "\n")
         module.description = tf.saved_model.Asset(str(file))
-        signatures = _signatures(model, workdir.tasks, workdir.crop, description)
-        tf.saved_model.save(module, str(target), signatures)
-
-
-def _signatures(model, tasks: Sequence[Task], crop, description: dict) -> dict:
-    """Name -> traced function of every signature."""
-    import tensorflow as tf
-
-    from data_pipelines.geometry import from_crop_coordinates
-    from data_pipelines.preprocess import crop_pixels, decode_and_crop
-    from faceattr_tf.affine import outline
-
-    def judge(pixels, transform):
-        raw = model(pixels, training=False)
-        outputs = {}
-        for task, fields in zip(tasks, description["tasks"], strict=True):
-            names, values = fields["outputs"], tf.cast(raw[task.name], tf.float32)
-            if task.kind == "landmarks":
-                points = from_crop_coordinates(values, transform, crop.height, crop.width)
-                outputs[names["points"]] = points
-            elif task.kind == "transform":
-                corners = outline(values), transform, crop.height, crop.width
-                outputs[names["outline"]] = from_crop_coordinates(*corners)
-            elif task.kind == "regression":
-                outputs[names["value"]] = values
-            elif task.kind == "multiclass":
-                outputs[names["probability"]] = tf.nn.softmax(values / fields["temperature"])
-                outputs[names["label"]] = tf.argmax(values, axis=-1, output_type=tf.int32)
-            else:
-                probability = tf.sigmoid(values / fields["temperature"])
-                outputs[names["probability"]] = probability
-                outputs[names["label"]] = tf.cast(probability >= fields["thresholds"], tf.int32)
-        return outputs
-
-    def unknown(count):
-        return tf.fill([count, 4], math.nan), tf.fill([count, len(LANDMARK_NAMES), 2], math.nan)
-
-    strings = tf.TensorSpec([None], tf.string, "image_bytes")
-    colours = tf.TensorSpec([None, None, None, 3], tf.uint8, "pixels")
-    boxes = tf.TensorSpec([None, 4], tf.float32, "box")
-    points = tf.TensorSpec([None, len(LANDMARK_NAMES), 2], tf.float32, "landmarks")
-
-    @tf.function(input_signature=[strings])
-    def from_bytes(image_bytes):
-        return judge(*decode_and_crop(image_bytes, *unknown(tf.size(image_bytes)), crop))
-
-    @tf.function(input_signature=[colours])
-    def from_pixels(pixels):
-        return judge(*crop_pixels(pixels, *unknown(tf.shape(pixels)[0]), crop))
-
-    @tf.function(input_signature=[strings, boxes, points])
-    def from_faces(image_bytes, box, landmarks):
-        return judge(*decode_and_crop(image_bytes, box, landmarks, crop))
-
-    return {"serving_default": from_bytes, "pixels": from_pixels, "crop": from_faces}
+        signatures, module.on_device = create_signatures(
+            model, workdir.tasks, workdir.crop, description["tasks"], description["max_pixels"]
+        )
+        options = tf.saved_model.SaveOptions(function_aliases={TPU_FUNCTION: module.on_device})
+        tf.saved_model.save(module, str(target), signatures, options)
 
 
 def _check(folder: Path, model, workdir) -> None:

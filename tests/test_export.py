@@ -32,6 +32,7 @@ CLIENT = """
         "serving_default": {"image_bytes": contents},
         "pixels": {"pixels": data["pixels"]},
         "crop": {"image_bytes": contents, "box": data["box"], "landmarks": data["points"]},
+        "features": {"image_bytes": contents},
     }
     assert set(model.signatures) == set(calls)
     result = {}
@@ -91,6 +92,8 @@ def test_a_fresh_process_gives_the_numbers_of_the_keras_model(workdir, served, s
     contents = PICTURES if signature == "pixels" else [encode(picture) for picture in PICTURES]
     places = {"box": BOX, "landmarks": POINTS} if signature == "crop" else {}
     expected = expected_of(analyzer.analyze(contents, **places))
+    if signature != "pixels":
+        expected["valid"] = [True] * 3
     assert served[signature].keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(served[signature][name], values, rtol=1e-4, atol=1e-4)
@@ -99,7 +102,7 @@ def test_a_fresh_process_gives_the_numbers_of_the_keras_model(workdir, served, s
         "attributes_label",
         "pose_label",
     }
-    assert set(types.values()) == {"float32", "int32"}
+    assert set(types.values()) == {"float32", "int32"} | ({"bool"} if "valid" in types else set())
 
 
 def test_places_of_faces_matter(served):

@@ -18,6 +18,8 @@ def build_model(crop: Crop):
     """A small network with batch normalisation, its weights drawn once for all."""
     import keras
 
+    from faceattr_tf.models.heads import HEAD_PREFIX
+
     keras.utils.set_random_seed(7)
     inputs = keras.Input((crop.height, crop.width, 3), name="image")
     features = keras.layers.Rescaling(1 / 128, offset=-1)(inputs)
@@ -26,7 +28,7 @@ def build_model(crop: Crop):
     features = keras.layers.Dropout(0.5)(keras.layers.Flatten()(features))
     outputs = {}
     for task in TASKS:
-        output = keras.layers.Dense(task.output_size)(features)
+        output = keras.layers.Dense(task.output_size, name=HEAD_PREFIX + task.name)(features)
         if task.kind in ("landmarks", "transform"):
             output = keras.layers.Reshape(task.label_shape)(output)
         outputs[task.name] = output

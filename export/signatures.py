@@ -1,0 +1,206 @@
+"""What an exported model computes: its signatures, and the part of them that an accelerator runs.
+
+    encoded images ──► decode, crop ──► device function ──► points in pixels, what is not valid
+    on the host: one by one             crops ──► network     on the host
+
+The device function (`TPU_FUNCTION`) takes float32 `[N, height, width, 3]` and consists of plain
+tensor arithmetic with shapes that are known but for N, so that XLA compiles it for one N.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from data_pipelines.geometry import Crop, from_crop_coordinates
+from data_pipelines.preprocess import crop_pixels, decode_and_crop_each
+from data_pipelines.tasks import ALIGNMENT, LANDMARK_NAMES, Task
+from faceattr_tf.affine import outline
+from faceattr_tf.models.heads import HEAD_PREFIX
+
+MAX_PIXELS = 16_000_000
+"""Width times height of the largest image that is decoded: telephones take 12 million."""
+
+TPU_FUNCTION = "tpu_func"
+"""The alias of the device function, by which the converter for TPUs finds it."""
+
+VALID, EMBEDDING = "valid", "embedding"
+
+
+def create_signatures(
+    model: keras.Model,
+    tasks: Sequence[Task],
+    crop: Crop,
+    described: Sequence[dict],
+    max_pixels: int,
+) -> tuple[dict[str, Callable], Callable]:
+    """The traced functions of an export.
+
+    Args:
+        model: crops float32 `[N, height, width, 3]` in 0..255 -> task name -> output.
+        tasks: what it predicts.
+        crop: what it sees of an image.
+        described: per task its temperature, thresholds and names of outputs, see
+            `export.saved_model.describe`.
+        max_pixels: width times height of the largest image that is decoded.
+
+    Returns:
+        Name -> function of every signature; and the device function.
+    """
+    with_embedding = keras.Model(model.input, (model.output, embedding_of(model, tasks)))
+    crops = tf.TensorSpec([None, crop.height, crop.width, 3], tf.float32, "crops")
+
+    @tf.function(input_signature=[crops])
+    def on_device(crops):
+        raw, embedding = with_embedding(crops, training=False)
+        outputs = {EMBEDDING: tf.cast(embedding, tf.float32)}
+        for task, fields in zip(tasks, described, strict=True):
+            names, values = fields["outputs"], tf.cast(raw[task.name], tf.float32)
+            if task.kind == "multiclass":
+                outputs[names["probability"]] = tf.nn.softmax(values / fields["temperature"])
+                outputs[names["label"]] = tf.argmax(values, axis=-1, output_type=tf.int32)
+            elif task.kind == "multilabel":
+                probability = tf.sigmoid(values / fields["temperature"])
+                outputs[names["probability"]] = probability
+                outputs[names["label"]] = tf.cast(probability >= fields["thresholds"], tf.int32)
+            else:
+                (name,) = names.values()
+                outputs[name] = outline(values) if task.kind == "transform" else values
+        return outputs
+
+    def computed(crops):
+        """What the device gives, for no crops too: convolutions want at least one."""
+        count = tf.shape(crops)[0]
+        one = tf.zeros([1, *crops.shape[1:]])
+        outputs = on_device(tf.cond(count > 0, lambda: crops, lambda: one))
+        return {name: values[:count] for name, values in outputs.items()}
+
+    def judge(crops, transform):
+        outputs = computed(crops)
+        del outputs[EMBEDDING]
+        for task, fields in zip(tasks, described, strict=True):
+            if task.kind in ("landmarks", "transform"):
+                (name,) = fields["outputs"].values()
+                place = transform, crop.height, crop.width
+                outputs[name] = from_crop_coordinates(outputs[name], *place)
+        return outputs
+
+    def decoded(image_bytes, *place):
+        return decode_and_crop_each(image_bytes, *place, crop, max_pixels=max_pixels)
+
+    strings = tf.TensorSpec([None], tf.string, "image_bytes")
+    colours = tf.TensorSpec([None, None, None, 3], tf.uint8, "pixels")
+    boxes = tf.TensorSpec([None, 4], tf.float32, "box")
+    points = tf.TensorSpec([None, len(LANDMARK_NAMES), 2], tf.float32, "landmarks")
+
+    @tf.function(input_signature=[strings])
+    def from_bytes(image_bytes):
+        crops, transform, usable = decoded(image_bytes, *_nowhere(tf.size(image_bytes)))
+        return _only_where(usable, judge(crops, transform))
+
+    @tf.function(input_signature=[colours])
+    def from_pixels(pixels):
+        return judge(*crop_pixels(pixels, *_nowhere(tf.shape(pixels)[0]), crop))
+
+    @tf.function(input_signature=[strings, boxes, points])
+    def from_faces(image_bytes, box, landmarks):
+        crops, transform, usable = decoded(image_bytes, box, landmarks)
+        return _only_where(usable, judge(crops, transform))
+
+    @tf.function(input_signature=[strings])
+    def features(image_bytes):
+        crops, _, usable = decoded(image_bytes, *_nowhere(tf.size(image_bytes)))
+        return _only_where(usable, {EMBEDDING: computed(crops)[EMBEDDING]})
+
+    signatures = {
+        "serving_default": from_bytes,
+        "pixels": from_pixels,
+        "crop": from_faces,
+        "features": features,
+    }
+    return signatures, on_device
+
+
+def embedding_of(model: keras.Model, tasks: Sequence[Task]):
+    """What the heads of a model see, `[N, F]`; of heads that see different things, all of it."""
+    heads = [HEAD_PREFIX + task.name for task in tasks if task.kind != ALIGNMENT.kind]
+    seen = {id(tensor): tensor for tensor in (model.get_layer(name).input for name in heads)}
+    flat = [keras.layers.Flatten()(tensor) for tensor in seen.values()]
+    return keras.layers.Concatenate()(flat) if len(flat) > 1 else flat[0]
+
+
+def describe_signatures(tasks: Sequence[Task], described: Sequence[dict], embedding: int) -> dict:
+    """Per signature its inputs and outputs: name -> dtype, shape and meaning, for the metadata.
+
+    Args:
+        tasks: what the model predicts.
+        described: as in `create_signatures`.
+        embedding: width of the embedding.
+    """
+    image_bytes = _tensor("string", ["N"], "JPEG or PNG file, upright; grey or RGBA too")
+    answers = {}
+    for task, fields in zip(tasks, described, strict=True):
+        for kind, name in fields["outputs"].items():
+            answers[name] = _answer(task, kind)
+    valid = {VALID: _tensor("bool", ["N"], "whether the image could be read")}
+    inputs = {"image_bytes": image_bytes}
+    return {
+        "serving_default": {"inputs": inputs, "outputs": answers | valid},
+        "pixels": {
+            "inputs": {"pixels": _tensor("uint8", ["N", "H", "W", 3], "RGB in 0..255")},
+            "outputs": answers,
+        },
+        "crop": {
+            "inputs": inputs
+            | {
+                "box": _tensor(
+                    "float32", ["N", 4], "left, top, width, height in pixels; NaN where unknown"
+                ),
+                "landmarks": _tensor(
+                    "float32", ["N", len(LANDMARK_NAMES), 2], "x, y in pixels; NaN where unknown"
+                ),
+            },
+            "outputs": answers | valid,
+        },
+        "features": {
+            "inputs": inputs,
+            "outputs": {EMBEDDING: _tensor("float32", ["N", embedding], "what the heads see")}
+            | valid,
+        },
+    }
+
+
+def _answer(task: Task, kind: str) -> dict:
+    count = len(task.labels)
+    if kind == "probability":
+        of = "class" if task.kind == "multiclass" else "label"
+        return _tensor("float32", ["N", count], f"of every {of}, 0 to 1; NaN where not valid")
+    if kind == "label":
+        if task.kind == "multiclass":
+            return _tensor("int32", ["N"], "index of the class; -1 where not valid")
+        return _tensor("int32", ["N", count], "1 yes, 0 no; -1 where not valid")
+    if kind == "points":
+        return _tensor("float32", ["N", count, 2], "x, y in pixels; NaN where not valid")
+    if kind == "outline":
+        corners = "corners of the aligned crop, x, y in pixels; NaN where not valid"
+        return _tensor("float32", ["N", 4, 2], corners)
+    return _tensor("float32", ["N", count], "in the labels' units; NaN where not valid")
+
+
+def _tensor(dtype: str, shape: list, meaning: str) -> dict:
+    return {"dtype": dtype, "shape": shape, "meaning": meaning}
+
+
+def _nowhere(count):
+    """Boxes and landmarks that are not known."""
+    return tf.fill([count, 4], math.nan), tf.fill([count, len(LANDMARK_NAMES), 2], math.nan)
+
+
+def _only_where(usable, outputs: dict) -> dict:
+    """The outputs of usable images, for others NaN or -1, and which are which."""
+    masked = {VALID: usable}
+    for name, values in outputs.items():
+        mask = tf.reshape(usable, [-1] + [1] * (values.shape.rank - 1))
+        masked[name] = tf.where(mask, values, math.nan if values.dtype.is_floating else -1)
+    return masked

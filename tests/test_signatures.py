@@ -1,0 +1,228 @@
+"""Exports under other engines: TensorFlow's C API without Python, XLA, OpenVINO; and bad images."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+
+import cv2
+import numpy as np
+import pytest
+from tiny_workdir import TASKS, draw_picture, encode, make_workdir
+
+import export
+from data_pipelines.geometry import Crop
+from export.signatures import EMBEDDING, TPU_FUNCTION, VALID
+
+SOURCE = pathlib.Path(__file__).with_name("serve.c")
+PICTURES = [draw_picture(seed, 60, 48) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return make_workdir(tmp_path_factory.mktemp("run") / "align", Crop("align", 12, 10, margin=0.2))
+
+
+@pytest.fixture(scope="module")
+def exported(workdir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return export.export_model(workdir.path, folder, max_pixels=60 * 48)
+
+
+@pytest.fixture(scope="module")
+def loaded(exported):
+    import tensorflow as tf
+
+    return tf.saved_model.load(str(exported))
+
+
+def answers(loaded, signature, **inputs):
+    import tensorflow as tf
+
+    inputs = {name: tf.constant(value) for name, value in inputs.items()}
+    return {name: v.numpy() for name, v in loaded.signatures[signature](**inputs).items()}
+
+
+def crops(count=3):
+    return np.random.default_rng(1).uniform(0, 255, (count, 12, 10, 3)).astype(np.float32)
+
+
+def on_device(loaded, images):
+    return {name: value.numpy() for name, value in loaded.on_device(images).items()}
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory):
+    """The C program, as `serve(model, signature, files) -> {output: array}`."""
+    import tensorflow as tf
+
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        pytest.skip("no C compiler")
+    program = tmp_path_factory.mktemp("serve") / "serve"
+    folder = pathlib.Path(tf.__file__).parent
+    libraries = ("-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2", "-lm")
+    subprocess.run(
+        [compiler, str(SOURCE), "-o", str(program), f"-I{folder / 'include'}", f"-L{folder}",
+         *libraries, f"-Wl,-rpath,{folder}"],
+        check=True,
+    )  # fmt: skip
+
+    def run(model, signature, files):
+        command = [str(program), str(model), signature, *map(str, files)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=os.environ | {"PATH": ""}
+        )
+        assert done.returncode == 0, done.stderr
+        found = {}
+        for line in done.stdout.splitlines():
+            name, dtype, rank, *numbers = line.split()
+            shape = list(map(int, numbers[: int(rank)]))
+            values = np.array(numbers[int(rank) :], np.float64)
+            found[name] = values.astype(dtype).reshape(shape)
+        return found
+
+    return run
+
+
+def write_files(folder, suffix=".jpg"):
+    files = []
+    for index, picture in enumerate(PICTURES):
+        files.append(folder / f"{index}{suffix}")
+        if suffix == ".jpg":
+            files[-1].write_bytes(encode(picture))
+        else:
+            assert cv2.imwrite(str(files[-1]), picture[..., ::-1])
+    return files
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "pixels", "crop", "features"])
+def test_the_c_api_gives_the_same_answers(serve, exported, loaded, tmp_path, signature):
+    if signature == "pixels":
+        files = write_files(tmp_path, ".ppm")
+        expected = answers(loaded, signature, pixels=np.array(PICTURES))
+    else:
+        files = write_files(tmp_path)
+        (tmp_path / "cut.jpg").write_bytes(files[0].read_bytes()[:300])
+        files.insert(1, tmp_path / "cut.jpg")
+        inputs = {"image_bytes": [file.read_bytes() for file in files]}
+        if signature == "crop":
+            inputs["box"] = np.full((4, 4), np.nan, np.float32)
+            inputs["landmarks"] = np.full((4, 5, 2), np.nan, np.float32)
+        expected = answers(loaded, signature, **inputs)
+        assert expected[VALID].tolist() == [True, False, True, True]
+    found = serve(exported, signature, files)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name].dtype == values.dtype
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_bad_images_get_no_answer_and_their_neighbours_theirs(loaded):
+    good = [encode(picture) for picture in PICTURES]
+    expected = answers(loaded, "serving_default", image_bytes=good)
+    assert expected[VALID].all()
+    too_large = encode(draw_picture(9, 61, 48))
+    given = [b"", good[0], good[1][:300], too_large, *good[1:], b"\xff\xd8\xff"]
+    found = answers(loaded, "serving_default", image_bytes=given)
+    places = [1, 4, 5]
+    assert np.flatnonzero(found[VALID]).tolist() == places
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name][places], values, rtol=1e-5, atol=1e-5)
+        others = np.delete(found[name], places, axis=0)
+        if values.dtype == np.float32:
+            assert np.isnan(others).all()
+        elif name != VALID:
+            assert (others == -1).all()
+
+
+def test_no_image_is_no_answer(loaded):
+    import tensorflow as tf
+
+    found = loaded.signatures["serving_default"](image_bytes=tf.constant([], tf.string))
+    assert {len(value) for value in found.values()} == {0}
+
+
+def test_every_output_has_as_many_rows_as_images(loaded, exported):
+    """Servers that join requests to batches cut them apart along the first dimension."""
+    described = json.loads((exported / "assets" / "faceattr.json").read_text())["signatures"]
+    assert set(described) == set(loaded.signatures)
+    for name, fields in described.items():
+        function = loaded.signatures[name]
+        for given, specs in (
+            (fields["inputs"], function.structured_input_signature[1]),
+            (fields["outputs"], function.structured_outputs),
+        ):
+            assert given.keys() == specs.keys()
+            for key, tensor in given.items():
+                assert tensor["shape"][0] == "N" and specs[key].shape[0] is None
+                assert specs[key].dtype.name == tensor["dtype"]
+                known = [size for size in tensor["shape"] if isinstance(size, int)]
+                assert [size for size in specs[key].shape if size is not None] == known
+
+
+def test_features_are_what_the_heads_see(loaded, workdir):
+    import keras
+
+    from data_pipelines.preprocess import decode_and_crop
+
+    encoded = [encode(picture) for picture in PICTURES]
+    found = answers(loaded, "features", image_bytes=encoded)
+    nowhere = np.full((3, 4), np.nan, np.float32), np.full((3, 5, 2), np.nan, np.float32)
+    images, _ = decode_and_crop(encoded, *nowhere, workdir.crop)
+    model = workdir.load_model()
+    before = keras.Model(model.input, model.get_layer("head_pose").input)
+    np.testing.assert_allclose(found[EMBEDDING], before(images), rtol=1e-4, atol=1e-4)
+
+
+def test_the_device_function_is_named_for_the_converter(exported):
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    saved = SavedModel.FromString((exported / "saved_model.pb").read_bytes())
+    (graph,) = saved.meta_graphs
+    aliases = graph.meta_info_def.function_aliases
+    assert set(aliases.values()) == {TPU_FUNCTION}
+    functions = {function.signature.name: function for function in graph.graph_def.library.function}
+    (alias,) = aliases
+    operations = {node.op for node in functions[alias].node_def}
+    assert not {name for name in operations if "Decode" in name or "Dataset" in name}
+    # Whatever answers calls it, the accelerator's part is found in every signature.
+    callers = [
+        f
+        for f in functions.values()
+        if any(
+            node.op in ("StatefulPartitionedCall", "PartitionedCall")
+            and node.attr["f"].func.name == alias
+            for node in f.node_def
+        )
+    ]
+    assert len(callers) >= 4
+
+
+def test_xla_compiles_the_device_function(loaded):
+    import tensorflow as tf
+
+    images = crops()
+    compiled = tf.function(loaded.on_device, jit_compile=True)(tf.constant(images))
+    for name, values in on_device(loaded, images).items():
+        np.testing.assert_allclose(compiled[name], values, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_another_engine_gives_the_same_numbers(loaded, tmp_path):
+    """OpenVINO has no decoders: the device function is saved alone."""
+    import tensorflow as tf
+
+    openvino = pytest.importorskip("openvino")
+    tf.saved_model.save(loaded, str(tmp_path), {"serving_default": loaded.on_device})
+    core = openvino.Core()
+    # Unless told otherwise, it computes in bfloat16 where the processor can.
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(tmp_path), "CPU", exact)
+    images = crops()
+    result = compiled([images])
+    expected = on_device(loaded, images)
+    assert len(TASKS) < len(compiled.outputs) == len(expected)
+    for name, values in expected.items():
+        (port,) = [port for port in compiled.outputs if name in port.get_names()]
+        np.testing.assert_allclose(result[port], values, rtol=1e-4, atol=1e-4, err_msg=name)
