@@ -3,7 +3,7 @@
 `export_model` writes a workdir's best model as `<folder>/<name>/<version>/`.
 """
 
-__all__ = ["export_model"]
+__all__ = ["ExportOptions", "export_model"]
 
 
 def __getattr__(name: str):

@@ -33,11 +33,26 @@ def parser() -> argparse.ArgumentParser:
     add("--name", default="faceattr", help="of the model, for its clients (default: faceattr)")
     add("--version", type=int, metavar="N", help="default: the one after the highest")
     add(
+        "--precision",
+        default="float32",
+        metavar="TYPE",
+        help="of the network: float32 (default), bfloat16 or float16",
+    )
+    add(
         "--max_pixels",
         type=int,
+        default=16_000_000,
         metavar="N",
         help="width times height of the largest image that is decoded (default: 16 million)",
     )
+    add(
+        "--batch_sizes",
+        type=_sizes,
+        default=(1, 8, 32),
+        metavar="N,...",
+        help="to which a server joins requests, and which are warmed up (default: 1,8,32)",
+    )
+    add("--no_warmup", action="store_true", help="write no requests for a server to replay")
     return result
 
 
@@ -45,12 +60,16 @@ def main(arguments: list[str]) -> None:
     """Parses flags and exports."""
     flags = parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notes are not about the user's data
-    from export.saved_model import export_model
+    from export.saved_model import ExportOptions, export_model
 
-    version = export_model(
-        flags.workdir, flags.output, flags.name, flags.version, max_pixels=flags.max_pixels
+    options = ExportOptions(
+        flags.max_pixels, flags.precision, flags.batch_sizes, not flags.no_warmup
     )
-    print(version)
+    print(export_model(flags.workdir, flags.output, flags.name, flags.version, options))
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def run() -> None:

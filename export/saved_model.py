@@ -3,6 +3,7 @@
     <folder>/<name>/<version>/
         saved_model.pb, variables/
         assets/faceattr.json    tasks, label names, thresholds, crop, signatures (see `describe`)
+        assets.extra/           warm-up requests; options of the converter for TPUs
 
 | signature | inputs | for |
 |---|---|---|
@@ -34,6 +35,7 @@ in pixels, the centre of the first one being (0, 0). The graph does not apply or
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -47,9 +49,25 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import LANDMARK_NAMES, Task
+from export.warmup import write_warmup
 
 METADATA_NAME = "faceattr.json"
 _PACKAGES = ("faceattr_tf", "keras", "numpy", "tensorflow")
+_TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
+"""Per precision the largest difference from float32, relative to the largest value beyond 1."""
+
+TPU_CONVERTER = """\
+# For the inference converter of Cloud TPU: what runs on the TPU, and in which batches.
+tpu_functions {{
+  function_alias: "{alias}"
+}}
+batch_options {{
+  num_batch_threads: 2
+  max_batch_size: {most}
+  batch_timeout_micros: 5000
+  max_enqueued_batches: 10
+"""
+
 _OUTPUTS = {
     "multilabel": ("probability", "label"),
     "multiclass": ("probability", "label"),
@@ -59,13 +77,42 @@ _OUTPUTS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """How a model is served.
+
+    Attributes:
+        max_pixels: width times height of the largest image that is decoded; telephones take 12
+            million.
+        precision: of the network's arithmetic: `float32`, `bfloat16` or `float16`. Weights, heads
+            and all that is done to pixels are float32 always.
+        batch_sizes: the sizes that a server joins requests to, and warms up.
+        warmup: write requests for a server to replay before a version answers.
+    """
+
+    max_pixels: int = 16_000_000
+    precision: str = "float32"
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    warmup: bool = True
+
+    def check(self) -> None:
+        """Raises UserError if a value makes no sense."""
+        if self.max_pixels < 1:
+            raise UserError(f"max_pixels {self.max_pixels}: expected a positive whole number")
+        if self.precision not in _TOLERANCES:
+            known = ", ".join(_TOLERANCES)
+            raise UserError(f"precision {self.precision!r} is none of {known}")
+        sizes = self.batch_sizes
+        if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
+            raise UserError(f"batch_sizes {sizes}: expected whole numbers from 1 on that grow")
+
+
 def export_model(
     workdir: str | Path,
     folder: str | Path,
     name: str = "faceattr",
     version: int | None = None,
-    *,
-    max_pixels: int | None = None,
+    options: "ExportOptions | None" = None,
 ) -> Path:
     """Writes a workdir's best model as the SavedModel `<folder>/<name>/<version>/`.
 
@@ -78,38 +125,38 @@ def export_model(
         folder: where models are exported to; made where missing.
         name: name of the model, as clients will ask for it.
         version: a positive number that does not exist yet; None takes the one after the highest.
-        max_pixels: width times height of the largest image that the model decodes; None takes
-            `export.signatures.MAX_PIXELS`.
+        options: how it is served; None takes the defaults.
 
     Returns:
         The folder of the version.
 
     Raises:
-        UserError: a bad name, version or limit, a version that exists, or a workdir without a
+        UserError: a bad name, version or option, a version that exists, or a workdir without a
             model.
     """
     from faceattr_tf.workdir import Workdir
 
+    options = options or ExportOptions()
+    options.check()
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise UserError(f"name {name!r}: expected letters, digits, '_', '-' and '.' only")
     if version is not None and version < 1:
         raise UserError(f"version {version}: expected a positive whole number")
-    if max_pixels is not None and max_pixels < 1:
-        raise UserError(f"max_pixels {max_pixels}: expected a positive whole number")
     parent = Path(folder, name)
     if version is not None and (parent / str(version)).exists():
         raise UserError(f"{parent / str(version)} exists already: choose another version")
     workdir = Workdir.open(workdir)
     model = workdir.load_model()
-    description = describe(workdir, model, max_pixels)
+    description = describe(workdir, model, options)
 
     made = [path for path in (parent, *parent.parents) if not path.exists()]
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=parent, prefix=".export-") as temporary:
             prepared = Path(temporary, "model")
-            _save(model, workdir, description, prepared)
-            _check(prepared, model, workdir)
+            _save(with_precision(model, workdir, options.precision), workdir, description, prepared)
+            _check(prepared, model, workdir, _TOLERANCES[options.precision])
+            _add_extras(prepared, name, description)
             return _move(prepared, parent, version)
     finally:
         for path in made:  # empty only where the export failed
@@ -117,23 +164,23 @@ def export_model(
                 path.rmdir()
 
 
-def describe(workdir, model, max_pixels: int | None = None) -> dict:
+def describe(workdir, model, options: ExportOptions) -> dict:
     """What a client needs to know of a model, as written to `assets/faceattr.json`.
 
     Args:
         workdir: a `faceattr_tf.workdir.Workdir`.
         model: its model.
-        max_pixels: see `export_model`.
+        options: how it is served.
 
     Returns:
         Signatures (dtypes, shapes, meanings), tasks (kind, labels, temperature, thresholds, names
-        of the outputs), limits, crop, input shape, order of the landmarks, recipe, training
+        of the outputs), options, crop, input shape, order of the landmarks, recipe, training
         records, package versions and, where known, the git commit of the code that exported.
 
     Raises:
         UserError: two tasks would share an output.
     """
-    from export.signatures import MAX_PIXELS, describe_signatures, embedding_of
+    from export.signatures import TPU_FUNCTION, describe_signatures, embedding_of
 
     metadata, calibration, recipe = workdir.metadata(), workdir.calibration(), workdir.recipe()
     tasks = []
@@ -152,8 +199,9 @@ def describe(workdir, model, max_pixels: int | None = None) -> dict:
     width = embedding_of(model, workdir.tasks).shape[-1]
     return {
         "signatures": describe_signatures(workdir.tasks, tasks, width),
+        "device_function": TPU_FUNCTION,
         "tasks": tasks,
-        "max_pixels": max_pixels or MAX_PIXELS,
+        **dataclasses.asdict(options),
         "crop": workdir.crop.to_dict(),
         "input_shape": metadata["input_shape"],
         "landmark_names": list(LANDMARK_NAMES),
@@ -174,6 +222,27 @@ def output_names(task: Task) -> dict[str, str]:
     return {kind: f"{prefix}_{kind}" for kind in _OUTPUTS[task.kind]}
 
 
+def with_precision(model, workdir, precision: str):
+    """The network of a workdir computing in another precision, with the weights of `model`.
+
+    Raises:
+        UserError: the workdir's recipe does not build this network any more.
+    """
+    if precision == "float32":
+        return model
+    from faceattr_tf.state import create_network
+
+    shape = workdir.metadata()["input_shape"]
+    other = create_network(workdir.recipe().model, workdir.tasks, shape, f"mixed_{precision}")
+    if [w.shape for w in other.weights] != [w.shape for w in model.weights]:
+        raise UserError(
+            f"precision {precision}: {workdir.path} holds a network that its recipe does not build "
+            "in this version; export it in float32"
+        )
+    other.set_weights(model.get_weights())
+    return other
+
+
 def _save(model, workdir, description: dict, target: Path) -> None:
     import tensorflow as tf
 
@@ -192,7 +261,20 @@ def _save(model, workdir, description: dict, target: Path) -> None:
         tf.saved_model.save(module, str(target), signatures, options)
 
 
-def _check(folder: Path, model, workdir) -> None:
+def _add_extras(folder: Path, name: str, description: dict) -> None:
+    """What servers and converters look for beside the model."""
+    extra = folder / "assets.extra"
+    extra.mkdir()
+    converter = TPU_CONVERTER.format(
+        alias=description["device_function"], most=max(description["batch_sizes"])
+    )
+    converter += "".join(f"  allowed_batch_sizes: {n}\n" for n in description["batch_sizes"])
+    (extra / "tpu_converter_options.pbtxt").write_text(converter + "}\n")
+    if description["warmup"]:
+        write_warmup(extra, name, description["signatures"], description["batch_sizes"])
+
+
+def _check(folder: Path, model, workdir, tolerance: float) -> None:
     """Reloads the export and compares it with the Keras model on pictures of noise."""
     import tensorflow as tf
 
@@ -215,7 +297,8 @@ def _check(folder: Path, model, workdir) -> None:
             place = transform.numpy(), crop.height, crop.width
             expected = from_crop_coordinates(points, *place)
         name = next(iter(output_names(task).values()))
-        if not np.allclose(served[name], expected, rtol=1e-3, atol=1e-3):
+        size = max(1.0, float(np.abs(expected).max()))
+        if not np.allclose(served[name], expected, rtol=0, atol=tolerance * size):
             raise RuntimeError(
                 f"the export's {name} differs from the Keras model's by up to "
                 f"{np.abs(served[name] - expected).max():.3g}"

@@ -19,9 +19,6 @@ from data_pipelines.tasks import ALIGNMENT, LANDMARK_NAMES, Task
 from faceattr_tf.affine import outline
 from faceattr_tf.models.heads import HEAD_PREFIX
 
-MAX_PIXELS = 16_000_000
-"""Width times height of the largest image that is decoded: telephones take 12 million."""
-
 TPU_FUNCTION = "tpu_func"
 """The alias of the device function, by which the converter for TPUs finds it."""
 

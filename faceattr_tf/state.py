@@ -125,14 +125,38 @@ def create_model(
         training: build the auxiliary classifier too, where the recipe has one.
         **options: further arguments of the network's build function.
     """
-    config = experiment.recipe.model
+    recipe, tasks = experiment.recipe, experiment.tasks
     if experiment.bottlenecks:
         width = experiment.bottlenecks["train"][0].features.shape[-1]
-        return build_top(width, experiment.tasks, dropout=config.dropout)
+        return build_top(width, tasks, dropout=recipe.model.dropout)
+    if training and recipe.model.auxiliary_weight:
+        options["auxiliary"] = True
+    model = create_network(recipe.model, tasks, experiment.input_shape, precision, **options)
+    for task in tasks:
+        if task.kind == "regression":
+            # A head that begins at the mean has no long way to go.
+            model.get_layer(HEAD_PREFIX + task.name).bias.assign(experiment.statistics(task)[:, 0])
+    return model
+
+
+def create_network(
+    config: ModelConfig,
+    tasks: Sequence[Task],
+    input_shape: Sequence[int],
+    precision: str = "float32",
+    **options,
+) -> keras.Model:
+    """The network that a recipe names, its weights new, under a precision policy.
+
+    Args:
+        config: names network and options.
+        tasks: what it predicts.
+        input_shape: `(height, width, 3)`.
+        precision: name of a Keras dtype policy; weights are float32 under each of them.
+        **options: further arguments of the network's build function.
+    """
     if config.layer:
         options["layer"] = config.layer
-    if training and config.auxiliary_weight:
-        options["auxiliary"] = True
     if config.dropout:
         options["dropout"] = config.dropout
     if config.width != 1.0:
@@ -140,10 +164,10 @@ def create_model(
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        model = build_model(
+        return build_model(
             config.name,
-            experiment.tasks,
-            experiment.input_shape,
+            tasks,
+            input_shape,
             transformer=config.transformer,
             transformer_options=dict(config.transformer_options),
             **options,
@@ -151,11 +175,6 @@ def create_model(
         )
     finally:
         keras.config.set_dtype_policy(previous)
-    for task in experiment.tasks:
-        if task.kind == "regression":
-            # A head that begins at the mean has no long way to go.
-            model.get_layer(HEAD_PREFIX + task.name).bias.assign(experiment.statistics(task)[:, 0])
-    return model
 
 
 def classifier_of(model: keras.Model, tasks: Sequence[Task]) -> keras.Model:

@@ -175,6 +175,9 @@ def test_a_failed_export_leaves_nothing(workdir, tmp_path, monkeypatch):
     [
         (["--name=a/b"], "name 'a/b': expected letters"),
         (["--version=0"], "version 0: expected a positive"),
+        (["--max_pixels=0"], "max_pixels 0: expected a positive"),
+        (["--precision=int8"], "precision 'int8' is none of float32, bfloat16, float16"),
+        (["--batch_sizes=8,1"], r"batch_sizes \(8, 1\): expected whole numbers"),
         (["--workdir=absent"], "workdir absent does not exist"),
     ],
 )
@@ -183,6 +186,81 @@ def test_mistakes_are_one_line(workdir, tmp_path, arguments, message, monkeypatc
     with pytest.raises(UserError, match=message):
         commands.main([f"--workdir={workdir.path}", "--output=models", *arguments])
     assert not (tmp_path / "models").exists()
+
+
+def test_warm_up_requests_replay(workdir, tmp_path):
+    import tensorflow as tf
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    options = export.ExportOptions(batch_sizes=(1, 3))
+    folder = export.export_model(workdir.path, tmp_path, "faces", options=options)
+    model = tf.saved_model.load(str(folder))
+    file = str(folder / "assets.extra" / "tf_serving_warmup_requests")
+    seen = []
+    for record in tf.data.TFRecordDataset(file).as_numpy_iterator():
+        request = PredictionLog.FromString(record).predict_log.request
+        assert request.model_spec.name == "faces"
+        signature = model.signatures[request.model_spec.signature_name]
+        inputs = {key: tf.constant(tf.make_ndarray(v)) for key, v in request.inputs.items()}
+        outputs = signature(**inputs)
+        (size,) = {len(value) for value in outputs.values()}
+        assert all(outputs.get("valid", [True]))
+        seen.append((request.model_spec.signature_name, size))
+    assert sorted(seen) == [(name, size) for name in sorted(model.signatures) for size in (1, 3)]
+    converter = (folder / "assets.extra" / "tpu_converter_options.pbtxt").read_text()
+    assert 'function_alias: "tpu_func"' in converter
+    assert converter.count("allowed_batch_sizes") == 2 and "max_batch_size: 3\n" in converter
+
+
+def test_without_servings_messages_the_export_says_what_is_missing(
+    workdir, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis.predict_pb2", None)
+    folder = export.export_model(workdir.path, tmp_path)
+    assert "pip install 'faceattr_tf[serving]'" in capsys.readouterr().err
+    assert not (folder / "assets.extra" / "tf_serving_warmup_requests").exists()
+    assert (folder / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precision_is_that_of_the_network_alone(tmp_path, precision):
+    import tensorflow as tf
+
+    from faceattr_tf.configs.base import Model
+    from faceattr_tf.state import create_network
+
+    crop = Crop("none", 32, 32)
+    workdir = make_workdir(tmp_path / "run", crop)
+    recipe = workdir.recipe()
+    recipe.model = Model("resnet_small", width=0.25)
+    tasks = [task for task in workdir.tasks if task.kind != "transform"]
+    metadata = workdir.metadata() | {"tasks": [task.to_dict() for task in tasks]}
+    workdir.write_json("config.json", recipe.to_dict())
+    workdir.write_json("metadata.json", metadata)
+    workdir.save_model(create_network(recipe.model, tasks, (32, 32, 3)))
+    pixels = tf.constant(np.stack([draw_picture(seed, 40, 40) for seed in range(4)]))
+    outputs = {}
+    for kind in ("float32", precision):
+        options = export.ExportOptions(precision=kind, warmup=False)
+        folder = export.export_model(workdir.path, tmp_path / kind, options=options)
+        loaded = tf.saved_model.load(str(folder))
+        outputs[kind] = loaded.signatures["pixels"](pixels=pixels)
+        graph = loaded.on_device.concrete_functions[0].graph.as_graph_def()
+        nodes = [n for f in graph.library.function for n in f.node_def] + list(graph.node)
+        assert any(n.attr["T"].type == tf.dtypes.as_dtype(kind).as_datatype_enum
+                   for n in nodes if n.op == "Conv2D")  # fmt: skip
+        assert json.loads((folder / "assets" / "faceattr.json").read_text())["precision"] == kind
+    for name, values in outputs["float32"].items():
+        other = outputs[precision][name]
+        assert other.dtype == values.dtype
+        if values.dtype == tf.float32 and "points" not in name:
+            assert 0 < np.abs(other - values).max() < 0.1
+
+
+def test_a_network_of_another_recipe_has_one_precision(workdir, tmp_path):
+    options = export.ExportOptions(precision="bfloat16")
+    with pytest.raises(UserError, match="a network that its recipe does not build|transformer"):
+        export.export_model(workdir.path, tmp_path, options=options)
 
 
 def test_output_names_suit_every_server():

@@ -27,7 +27,8 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(workdir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    return export.export_model(workdir.path, folder, max_pixels=60 * 48)
+    options = export.ExportOptions(max_pixels=60 * 48, warmup=False)
+    return export.export_model(workdir.path, folder, options=options)
 
 
 @pytest.fixture(scope="module")
