@@ -11,7 +11,8 @@ import export
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop
 from data_pipelines.tasks import Task
-from export import commands, saved_model
+from export import saved_model
+from export.commands import export as commands
 from faceattr_tf.analyzer import Analyzer
 
 PICTURES = [draw_picture(seed, 60, 48) for seed in range(3)]

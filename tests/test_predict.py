@@ -159,7 +159,7 @@ def test_drawings_show_box_points_and_labels():
     assert not draw_faces(picture, [])[:, :100].any()
 
 
-@pytest.mark.parametrize("module", ["faceattr_tf.commands.predict", "export.commands"])
+@pytest.mark.parametrize("module", ["faceattr_tf.commands.predict", "export.commands.export"])
 def test_help_shows_examples_without_tensorflow(module):
     code = (
         f"import sys; sys.argv = ['x', '--help']; import {module} as m\n"

@@ -1,0 +1,1 @@
+"""The commands faceattr-export, faceattr-deploy and faceattr-client."""

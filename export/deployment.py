@@ -1,0 +1,162 @@
+"""Configuration of TensorFlow Serving for a folder of exported models.
+
+    <output>/
+        config/models.config        models, versions, labels `stable` and `canary`
+        config/batching.config      how requests are joined
+        config/monitoring.config    metrics for Prometheus
+        docker-compose.yaml         one server on this machine
+        kubernetes/serving.yaml     deployment, service, autoscaling; serving-gpu.yaml on GPUs
+
+Versions are named one by one: a version that is exported later is served when this is run again.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import jinja2
+
+from data_pipelines.errors import UserError
+
+IMAGE = "tensorflow/serving:2.20.0"
+"""The newest release that is known; exports are loaded by TensorFlow 2.20 as well."""
+
+_FILES = {
+    "config/models.config": "models.config.jinja",
+    "config/batching.config": "batching.config.jinja",
+    "config/monitoring.config": "monitoring.config.jinja",
+    "docker-compose.yaml": "docker-compose.yaml.jinja",
+    "kubernetes/serving.yaml": "kubernetes/serving.yaml.jinja",
+    "kubernetes/serving-gpu.yaml": "kubernetes/serving.yaml.jinja",
+}
+
+_ARGUMENTS = (
+    "--port=8500",
+    "--rest_api_port=8501",
+    "--model_config_file=/config/models.config",
+    "--model_config_file_poll_wait_seconds=30",
+    # At its start the server knows of labels before it has loaded what they stand for.
+    "--allow_version_labels_for_unavailable_models=true",
+    "--enable_batching=true",
+    "--batching_parameters_file=/config/batching.config",
+    "--monitoring_config_file=/config/monitoring.config",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedModel:
+    """A model as the server is told of it.
+
+    Attributes:
+        name: what clients ask for.
+        versions: those that are loaded, in growing order.
+        labels: `stable` and, where there is one, `canary` -> version.
+        batch_sizes: to which requests are joined.
+    """
+
+    name: str
+    versions: tuple[int, ...]
+    labels: dict[str, int]
+    batch_sizes: tuple[int, ...]
+
+
+def write_deployment(
+    models: str | Path,
+    output: str | Path,
+    *,
+    stable: Mapping[str, int] | None = None,
+    canary: Mapping[str, int] | None = None,
+    address: str = "127.0.0.1",
+    image: str = IMAGE,
+    overwrite: bool = False,
+) -> list[ServedModel]:
+    """Writes the configuration that serves a folder of exported models.
+
+    Args:
+        models: folder that `faceattr-export` wrote to.
+        output: folder to make.
+        stable: model -> version with that label; by default its highest one that is no canary.
+        canary: model -> version with that label.
+        address: of the machine, at which the server of `docker-compose.yaml` listens.
+        image: of the server; its variant for GPUs has `-gpu` behind it.
+        overwrite: replace an output folder that exists.
+
+    Returns:
+        What will be served.
+
+    Raises:
+        UserError: there are no models, a label stands for what is not there, or the output exists.
+    """
+    output = Path(output)
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists already: choose another folder or give --overwrite")
+    served = find_models(models, stable or {}, canary or {})
+    sizes = sorted({size for model in served for size in model.batch_sizes})
+    values = {
+        "models": served,
+        "batch_sizes": sizes,
+        "threads": 4,
+        "address": address,
+        "arguments": _ARGUMENTS,
+        # Compose would take a path that does not begin so for the name of a volume.
+        "models_path": os.path.join(".", os.path.relpath(models, output)),
+        "status_path": f"/v1/models/{served[0].name}/labels/stable",
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("export"),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".deploy-") as temporary:
+        prepared = Path(temporary, "deployment")
+        for file, template in _FILES.items():
+            gpu = "-gpu" if "gpu" in file else ""
+            text = environment.get_template(template).render(
+                values, gpu=bool(gpu), image=image + gpu, name=f"faceattr{gpu}", file=file
+            )
+            (prepared / file).parent.mkdir(parents=True, exist_ok=True)
+            (prepared / file).write_text(text)
+        if output.exists():
+            shutil.rmtree(output)
+        os.rename(prepared, output)
+    return served
+
+
+def find_models(
+    folder: str | Path, stable: Mapping[str, int], canary: Mapping[str, int]
+) -> list[ServedModel]:
+    """The exported models of a folder, with the versions that have labels.
+
+    Raises:
+        UserError: there are none, or a label stands for what is not there.
+    """
+    found = {}
+    for file in sorted(Path(folder).glob("*/*/assets/faceattr.json")):
+        version, name = file.parents[1].name, file.parents[2].name
+        if re.fullmatch(r"[1-9][0-9]*", version) and not name.startswith("."):
+            found.setdefault(name, {})[int(version)] = json.loads(file.read_text())
+    if not found:
+        raise UserError(f"{folder} holds no exported models: faceattr-export writes them")
+    for label, chosen in (("stable", stable), ("canary", canary)):
+        for name, version in chosen.items():
+            if version not in found.get(name, {}):
+                known = ", ".join(f"{n}={v}" for n in found for v in sorted(found[n]))
+                raise UserError(f"{label} {name}={version}: there are {known}")
+    models = []
+    for name, versions in found.items():
+        labels = {"canary": canary[name]} if name in canary else {}
+        others = [version for version in versions if version != canary.get(name)]
+        if name not in stable and not others:
+            raise UserError(f"canary {name}={canary[name]}: no other version is left to be stable")
+        labels = {"stable": stable[name] if name in stable else max(others)} | labels
+        loaded = tuple(sorted(set(labels.values())))
+        sizes = {size for version in loaded for size in versions[version]["batch_sizes"]}
+        models.append(ServedModel(name, loaded, labels, tuple(sorted(sizes))))
+    return models

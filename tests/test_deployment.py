@@ -1,0 +1,127 @@
+"""Every file of a deployment, read by what will read it: the server's messages, YAML."""
+
+import ipaddress
+import json
+
+import pytest
+import yaml
+
+from data_pipelines.errors import UserError
+from export.commands.deploy import main
+from export.deployment import write_deployment
+
+
+@pytest.fixture
+def models(tmp_path):
+    for name, version, sizes in (("faces", 1, [1, 8]), ("faces", 12, [1, 16]), ("hats", 3, [4])):
+        folder = tmp_path / "models" / name / str(version) / "assets"
+        folder.mkdir(parents=True)
+        (folder / "faceattr.json").write_text(json.dumps({"batch_sizes": sizes}))
+    (tmp_path / "models" / "faces" / ".export-x" / "assets").mkdir(parents=True)
+    (tmp_path / "models" / "faces" / ".export-x" / "assets" / "faceattr.json").write_text("{")
+    return tmp_path / "models"
+
+
+def read(folder, name):
+    return (folder / name).read_text()
+
+
+def parsed_models(folder):
+    from google.protobuf import text_format
+    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+    config = text_format.Parse(read(folder, "config/models.config"), ModelServerConfig())
+    return {model.name: model for model in config.model_config_list.config}
+
+
+def test_the_servers_own_messages_read_the_models(models, tmp_path):
+    write_deployment(models, tmp_path / "out", canary={"faces": 12})
+    faces, hats = parsed_models(tmp_path / "out").values()
+    assert (faces.base_path, faces.model_platform) == ("/models/faces", "tensorflow")
+    assert list(faces.model_version_policy.specific.versions) == [1, 12]
+    assert dict(faces.version_labels) == {"stable": 1, "canary": 12}
+    assert list(hats.model_version_policy.specific.versions) == [3]
+    assert dict(hats.version_labels) == {"stable": 3}
+
+
+def test_monitoring_and_batching(models, tmp_path):
+    write_deployment(models, tmp_path / "out", stable={"faces": 1})
+    assert list(parsed_models(tmp_path / "out")["faces"].version_labels.values()) == [1]
+    batching = read(tmp_path / "out", "config/batching.config")
+    assert "max_batch_size { value: 8 }" in batching
+    sizes = [line for line in batching.splitlines() if line.startswith("allowed_batch_sizes")]
+    assert sizes == [f"allowed_batch_sizes: {size}" for size in (1, 4, 8)]
+    monitoring = read(tmp_path / "out", "config/monitoring.config")
+    assert "enable: true" in monitoring and '"/monitoring/prometheus/metrics"' in monitoring
+
+
+def test_compose_listens_here_alone_and_may_change_nothing(models, tmp_path):
+    write_deployment(models, tmp_path / "sub" / "out")
+    (service,) = yaml.safe_load(read(tmp_path / "sub" / "out", "docker-compose.yaml"))[
+        "services"
+    ].values()
+    assert service["image"] == "tensorflow/serving:2.20.0"
+    for port in service["ports"]:
+        address, outside, inside = port.split(":")
+        assert ipaddress.ip_address(address).is_loopback and outside == inside
+    assert service["read_only"] is True and not service["user"].startswith("0")
+    assert service["cap_drop"] == ["ALL"]
+    assert all(volume.endswith(":ro") for volume in service["volumes"])
+    assert (tmp_path / "sub" / "out" / service["volumes"][0].split(":")[0]).resolve() == models
+    for argument in service["command"]:
+        if "_file=/config/" in argument:
+            name = argument.partition("=/config/")[2]
+            assert (tmp_path / "sub" / "out" / "config" / name).is_file()
+    assert "/v1/models/faces/labels/stable" in service["healthcheck"]["test"][-1]
+    assert "\\r\\n\\r\\n" in service["healthcheck"]["test"][-1]
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_kubernetes_manifests(models, tmp_path, gpu):
+    write_deployment(models, tmp_path / "out")
+    file = f"kubernetes/serving{'-gpu' if gpu else ''}.yaml"
+    deployment, service, scaler = yaml.safe_load_all(read(tmp_path / "out", file))
+    pod = deployment["spec"]["template"]
+    assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+    (container,) = pod["spec"]["containers"]
+    assert container["image"] == "tensorflow/serving:2.20.0" + ("-gpu" if gpu else "")
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["readinessProbe"]["httpGet"]["path"] == "/v1/models/faces/labels/stable"
+    assert ("nvidia.com/gpu" in container["resources"]["limits"]) == gpu
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert {f"--port={ports['grpc']}", f"--rest_api_port={ports['rest']}"} < set(container["args"])
+    assert pod["metadata"]["labels"].items() >= service["spec"]["selector"].items()
+    assert deployment["spec"]["selector"]["matchLabels"] == service["spec"]["selector"]
+    assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    mounts = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in pod["spec"]["volumes"]}
+
+
+def test_the_command_says_what_is_served(models, tmp_path, capsys):
+    flags = [f"--models={models}", f"--output={tmp_path / 'out'}"]
+    main([*flags, "--stable=faces=1", "--canary=faces=12"])
+    assert "faces: stable is version 1, canary is version 12; batches of up to 16" in (
+        capsys.readouterr().out
+    )
+    with pytest.raises(UserError, match="out exists already: .*--overwrite"):
+        main(flags)
+    (tmp_path / "out" / "old").touch()
+    main([*flags, "--overwrite"])
+    assert not (tmp_path / "out" / "old").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "out"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--stable=faces", "expected NAME=VERSION"),
+        ("--stable=faces=7", "stable faces=7: there are faces=1, faces=12, hats=3"),
+        ("--canary=hats=3", "canary hats=3: no other version is left to be stable"),
+        ("--models=.", "holds no exported models"),
+    ],
+)
+def test_mistakes_are_one_line(models, tmp_path, flag, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        main([f"--models={models}", "--output=out", flag])
+    assert not (tmp_path / "out").exists()
