@@ -178,6 +178,36 @@ def evaluation_batches(
     return unsharded(batches.prefetch(tf.data.AUTOTUNE))
 
 
+def encoded_batches(source: Source, tasks: Sequence[Task], *, batch_size: int):
+    """The examples of a source once, in stored order, as they are stored.
+
+    Args:
+        source: where examples come from.
+        tasks: whose labels are wanted; transforms are left out.
+        batch_size: examples per batch.
+
+    Returns:
+        `tf.data.Dataset` of dicts: `image` string `[B]`, the encoded images; `filename` string
+        `[B]`; `box` float32 `[B, 4]` and `landmarks` float32 `[B, 5, 2]` in pixels, NaN where
+        unknown; `labels`, per task those of `evaluation_batches`, landmarks in pixels.
+
+    Raises:
+        UserError: there is nothing to read.
+    """
+    parse = _parser([source], tasks)
+
+    def arrange(serialised, index):
+        fields = parse(serialised, index)
+        labels = {
+            task.name: fields[f"tasks/{task.name}"] for task in tasks if task.kind != "transform"
+        }
+        return {name: fields[name] for name in ("image", "filename", "box", "landmarks")} | {
+            "labels": labels
+        }
+
+    return stored_stream(source).batch(batch_size).map(arrange)
+
+
 def unsharded(dataset):
     """The dataset as every worker reads it: they take their slices themselves.
 

@@ -49,12 +49,12 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import LANDMARK_NAMES, Task
+from export.check import TOLERANCES, Check, pass_check
 from export.warmup import write_warmup
 
 METADATA_NAME = "faceattr.json"
 _PACKAGES = ("faceattr_tf", "keras", "numpy", "tensorflow")
-_TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
-"""Per precision the largest difference from float32, relative to the largest value beyond 1."""
+_TOLERANCES = {"float32": 1e-3, **TOLERANCES}
 
 TPU_CONVERTER = """\
 # For the inference converter of Cloud TPU: what runs on the TPU, and in which batches.
@@ -113,6 +113,7 @@ def export_model(
     name: str = "faceattr",
     version: int | None = None,
     options: "ExportOptions | None" = None,
+    check: Check | None = None,
 ) -> Path:
     """Writes a workdir's best model as the SavedModel `<folder>/<name>/<version>/`.
 
@@ -126,18 +127,22 @@ def export_model(
         name: name of the model, as clients will ask for it.
         version: a positive number that does not exist yet; None takes the one after the highest.
         options: how it is served; None takes the defaults.
+        check: what it has to pass in a process of its own before it gets its place; None for
+            nothing beyond the comparison on pictures of noise.
 
     Returns:
         The folder of the version.
 
     Raises:
-        UserError: a bad name, version or option, a version that exists, or a workdir without a
-            model.
+        UserError: a bad name, version or option, a version that exists, a workdir without a model,
+            or a check that was not passed.
     """
     from faceattr_tf.workdir import Workdir
 
     options = options or ExportOptions()
     options.check()
+    if check:
+        check.ready()
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise UserError(f"name {name!r}: expected letters, digits, '_', '-' and '.' only")
     if version is not None and version < 1:
@@ -157,6 +162,8 @@ def export_model(
             _save(with_precision(model, workdir, options.precision), workdir, description, prepared)
             _check(prepared, model, workdir, _TOLERANCES[options.precision])
             _add_extras(prepared, name, description)
+            if check:
+                pass_check(check, prepared, latest_version(parent), model, workdir, description)
             return _move(prepared, parent, version)
     finally:
         for path in made:  # empty only where the export failed
@@ -305,11 +312,17 @@ def _check(folder: Path, model, workdir, tolerance: float) -> None:
             )
 
 
+def latest_version(parent: Path) -> Path | None:
+    """The folder of a model's highest version; None where it has none."""
+    versions = [path for path in parent.iterdir() if path.name.isdecimal()]
+    return max(versions, key=lambda path: int(path.name), default=None)
+
+
 def _move(prepared: Path, parent: Path, version: int | None) -> Path:
     """Gives the finished export its number; of two exports at once both get one of their own."""
     while True:
-        numbers = [int(path.name) for path in parent.iterdir() if path.name.isdecimal()]
-        target = parent / str(version or max(numbers, default=0) + 1)
+        latest = latest_version(parent)
+        target = parent / str(version or (int(latest.name) if latest else 0) + 1)
         try:
             os.rename(prepared, target)
         except OSError as error:

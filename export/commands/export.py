@@ -10,11 +10,14 @@ import os
 import sys
 
 from data_pipelines.command_line import run_command
+from data_pipelines.errors import UserError
 
 EXAMPLES = """\
 examples:
   faceattr-export --workdir=work/celeba --output=models
   faceattr-export --workdir=work/celeba --output=models --name=attributes --version=3
+  faceattr-export --workdir=work/celeba --output=models --check --images=photos \
+      --records=records/celeba
 """
 
 
@@ -52,6 +55,27 @@ def parser() -> argparse.ArgumentParser:
         metavar="N,...",
         help="to which a server joins requests, and which are warmed up (default: 1,8,32)",
     )
+    add(
+        "--check",
+        action="store_true",
+        help="first compare the export, in a process of its own, with the workdir: differences, "
+        "changed labels, latency; publish it only if it agrees",
+    )
+    add("--images", metavar="DIR", default="", help="pictures to compare on (default: drawn faces)")
+    add(
+        "--records",
+        metavar="DIR",
+        default="",
+        help="also compare it there with the version that it would replace",
+    )
+    add("--split", default="test", help="of these records (default: test)")
+    add(
+        "--margin",
+        type=float,
+        default=0.5,
+        metavar="POINTS",
+        help="of mean balanced accuracy that it may lose there (default: 0.5)",
+    )
     add("--no_warmup", action="store_true", help="write no requests for a server to replay")
     return result
 
@@ -60,12 +84,18 @@ def main(arguments: list[str]) -> None:
     """Parses flags and exports."""
     flags = parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notes are not about the user's data
+    from export.check import Check
     from export.saved_model import ExportOptions, export_model
 
     options = ExportOptions(
         flags.max_pixels, flags.precision, flags.batch_sizes, not flags.no_warmup
     )
-    print(export_model(flags.workdir, flags.output, flags.name, flags.version, options))
+    check = None
+    if flags.check:
+        check = Check(flags.images, flags.records, flags.split, flags.margin)
+    elif flags.images or flags.records:
+        raise UserError("--images and --records belong to --check, which is not given")
+    print(export_model(flags.workdir, flags.output, flags.name, flags.version, options, check))
 
 
 def _sizes(text: str) -> tuple[int, ...]:

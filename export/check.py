@@ -1,0 +1,424 @@
+"""Whether an export may be published: it answers as the workdir does, and no worse than before."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.errors import UserError
+from data_pipelines.orientation import upright
+from data_pipelines.tasks import Task
+from export.drawn_requests import draw_faces
+from faceattr_tf.tables import Table
+
+PAGE = 32
+"""Pictures on a page of drawn faces."""
+
+EXACT = 1e-4
+"""Largest difference from the workdir's outputs in float32, relative to outputs beyond 1."""
+
+TOLERANCES = {"bfloat16": 0.1, "float16": 0.02}
+"""The same in other precisions."""
+
+CHANGED = 0.01
+"""Share of labels that another precision may change."""
+
+CLOSE = 1e-5
+"""A probability so close to its threshold has no label that two engines must agree on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Files with what is known of the faces in them.
+
+    Attributes:
+        encoded: JPEG or PNG files, upright.
+        box: float32 `[N, 4]`, left, top, width, height in pixels; NaN where unknown.
+        landmarks: float32 `[N, 5, 2]`, x, y in pixels; NaN where unknown.
+        labels: task name -> labels, for examples from records.
+    """
+
+    encoded: list[bytes]
+    box: np.ndarray
+    landmarks: np.ndarray
+    labels: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How an export's signature differs from the workdir on a page of images.
+
+    Attributes:
+        signature: of the export.
+        images: on the page.
+        unreadable: of them, those that the export did not take.
+        largest: largest difference of an output, relative to outputs beyond 1.
+        output: the output with it.
+        labels: compared.
+        changed: of them, those that differ though their probability is not `CLOSE` to the threshold.
+    """
+
+    signature: str
+    images: int
+    unreadable: int
+    largest: float
+    output: str
+    labels: int
+    changed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What an export has to pass before it is published.
+
+    Attributes:
+        images: folder of pictures to compare on; empty for drawn faces.
+        records: a record set on which it is compared with the version that it would replace.
+        split: of these records.
+        margin: percentage points of mean balanced accuracy that it may lose there.
+    """
+
+    images: str = ""
+    records: str = ""
+    split: str = "test"
+    margin: float = 0.5
+
+    def ready(self) -> None:
+        """Raises UserError where what it compares on is not there."""
+        from data_pipelines.records import RecordSet
+
+        if self.images:
+            picture_files(self.images)
+        if self.records:
+            records = RecordSet.load(self.records)
+            if not records.count(self.split):
+                raise UserError(f"{self.records}: split {self.split!r} holds no examples")
+
+
+def page_of_faces(folder: str | Path) -> Examples:
+    """The pictures of a folder; drawn faces where it is empty.
+
+    Raises:
+        UserError: the folder holds no JPEG or PNG files.
+    """
+    if not folder:
+        faces = draw_faces(PAGE, seed=1)
+        return Examples(faces.encoded, faces.box, faces.landmarks)
+    files = picture_files(folder)
+    count = len(files)
+    nowhere = np.full((count, 4), np.nan, "f4"), np.full((count, 5, 2), np.nan, "f4")
+    return Examples([upright(file.read_bytes()) for file in files], *nowhere)
+
+
+def picture_files(folder: str | Path) -> list[Path]:
+    """The JPEG and PNG files of a folder and its sub-folders.
+
+    Raises:
+        UserError: there are none.
+    """
+    endings = (".jpg", ".jpeg", ".png")
+    files = [f for f in sorted(Path(folder).glob("**/*")) if f.suffix.lower() in endings]
+    if not files:
+        raise UserError(f"{folder} holds no JPEG or PNG files")
+    return files
+
+
+def examples_of(records: str, split: str, tasks: Sequence[Task]) -> Examples:
+    """All examples of a split of records, with their labels.
+
+    Raises:
+        UserError: the records have no such split.
+    """
+    from data_pipelines.input import encoded_batches
+    from data_pipelines.records import RecordSet
+    from data_pipelines.stream import Source
+
+    batches = list(encoded_batches(Source(RecordSet.load(records), split), tasks, batch_size=256))
+    gathered = [
+        {key: np.asarray(batch[key]) for key in ("image", "box", "landmarks")} for batch in batches
+    ]
+    labels = {
+        task.name: np.concatenate([np.asarray(batch["labels"][task.name]) for batch in batches])
+        for task in tasks
+        if task.kind != "transform"
+    }
+    return Examples(
+        [data for part in gathered for data in part["image"].tolist()],
+        np.concatenate([part["box"] for part in gathered]),
+        np.concatenate([part["landmarks"] for part in gathered]),
+        labels,
+    )
+
+
+def pass_check(
+    check: Check, prepared: Path, previous: Path | None, model, workdir, description: dict
+) -> None:
+    """Compares an export with its workdir and with the version that it would replace.
+
+    Prints what was found.
+
+    Args:
+        check: what is asked of it.
+        prepared: folder of the export.
+        previous: folder of the version that it would replace, if there is one.
+        model: the workdir's model.
+        workdir: where the export comes from.
+        description: its metadata.
+
+    Raises:
+        UserError: it must not be published.
+    """
+    examples = page_of_faces(check.images)
+    found = ask(prepared, examples, list(description["signatures"]), description["batch_sizes"])
+    results = differences(
+        found, expected_answers(model, workdir, description, examples), description
+    )
+    print(difference_table(results).text())
+    print(latency_table(found, description["batch_sizes"]).text())
+    exact = description["precision"] == "float32"
+    tolerance = EXACT if exact else TOLERANCES[description["precision"]]
+    refuse_if_different(results, tolerance, 0.0 if exact else CHANGED)
+    if not check.records:
+        return
+    examples = examples_of(check.records, check.split, workdir.tasks)
+    new = scores(ask(prepared, examples, ["crop"]), examples, description)
+    print(f"{check.records}, {check.split}: {_mean_of(new)}")
+    if previous is None:
+        return
+    before = json.loads((previous / "assets" / "faceattr.json").read_text())
+    old = scores(ask(previous, examples, ["crop"]), examples, before)
+    print(f"  version {previous.name}, which it would replace: {_mean_of(old)}")
+    refuse_if_worse(new, old, check.margin, check.records)
+
+
+def difference_table(results: Sequence[Difference]) -> Table:
+    """How the signatures of an export differ from the workdir."""
+    rows = [
+        (
+            result.signature,
+            f"{result.images}",
+            f"{result.unreadable}",
+            f"{result.largest:.2g}",
+            f"{result.changed} of {result.labels}",
+        )
+        for result in results
+    ]
+    header = ("Signature", "images", "not valid", "largest difference", "labels changed")
+    return Table(header, tuple(rows))
+
+
+def latency_table(found: dict, sizes: Sequence[int]) -> Table:
+    """Median milliseconds of requests, by signature and batch size."""
+    rows = [
+        (key.split("/")[1], *(f"{1000 * seconds:.1f}" for seconds in np.median(values, axis=1)))
+        for key, values in found.items()
+        if key.startswith("seconds/")
+    ]
+    return Table(("Milliseconds", *(f"batch {size}" for size in sizes)), tuple(rows))
+
+
+def ask(
+    model: Path, examples: Examples, signatures: Sequence[str], batch_sizes: Sequence[int] = ()
+) -> dict[str, np.ndarray]:
+    """What an export answers in a process of its own, see `export.standalone`.
+
+    Args:
+        model: folder of a version.
+        examples: what it is asked.
+        signatures: which of them.
+        batch_sizes: time requests of so many drawn faces, too.
+    """
+    program = Path(__file__).with_name("standalone.py")
+    with tempfile.TemporaryDirectory() as folder:
+        questions, answers = Path(folder, "questions.npz"), Path(folder, "answers.npz")
+        asked = _joined("", examples.encoded) | {
+            "box": examples.box,
+            "landmarks": examples.landmarks,
+            "signatures": np.array(list(signatures)),
+        }
+        if batch_sizes:
+            faces = draw_faces(max(batch_sizes))
+            asked |= _joined("timed_", faces.encoded) | {
+                "timed_pixels": faces.pixels,
+                "timed_box": faces.box,
+                "timed_landmarks": faces.landmarks,
+                "batch_sizes": np.array(batch_sizes),
+            }
+        np.savez(questions, **asked)
+        command = [sys.executable, "-I", str(program), str(model), str(questions), str(answers)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"the export fails in a process of its own: {_last_line(done.stderr)}")
+        with np.load(answers, allow_pickle=False) as found:
+            return dict(found)
+
+
+def expected_answers(model, workdir, description: dict, examples: Examples) -> dict:
+    """What the workdir's Keras model says: signature -> output -> values."""
+    import keras
+
+    from data_pipelines.geometry import from_crop_coordinates
+    from data_pipelines.preprocess import crop_pixels, decode, decode_and_crop
+    from export.signatures import EMBEDDING, embedding_of
+    from faceattr_tf.affine import outline
+    from faceattr_tf.metrics import probabilities
+
+    crop = workdir.crop
+    network = keras.Model(model.input, (model.output, embedding_of(model, workdir.tasks)))
+    unknown = np.full_like(examples.box, np.nan), np.full_like(examples.landmarks, np.nan)
+
+    def from_files(box, landmarks):
+        for begin in range(0, len(examples.encoded), PAGE):
+            part = slice(begin, begin + PAGE)
+            yield decode_and_crop(examples.encoded[part], box[part], landmarks[part], crop)
+
+    def from_pixels():
+        for data in examples.encoded:
+            yield crop_pixels(decode(data)[None], unknown[0][:1], unknown[1][:1], crop)
+
+    def answers(crops):
+        rows = []
+        for images, transform in crops:
+            raw, embedding = network(images, training=False)
+            row = {EMBEDDING: np.asarray(embedding)}
+            for task, fields in zip(workdir.tasks, description["tasks"], strict=True):
+                names = fields["outputs"]
+                values = probabilities(task, raw[task.name], fields.get("temperature", 1.0))
+                if task.kind in ("landmarks", "transform"):
+                    (name,) = names.values()
+                    points = outline(values) if task.kind == "transform" else values
+                    place = np.asarray(transform), crop.height, crop.width
+                    row[name] = np.asarray(from_crop_coordinates(points, *place))
+                elif task.kind == "regression":
+                    row[names["value"]] = values
+                else:
+                    row[names["probability"]] = values
+                    if task.kind == "multiclass":
+                        row[names["label"]] = values.argmax(axis=-1)
+                    else:
+                        row[names["label"]] = values >= np.array(fields["thresholds"])
+            rows.append(row)
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+    found = {
+        "serving_default": answers(from_files(*unknown)),
+        "pixels": answers(from_pixels()),
+        "crop": answers(from_files(examples.box, examples.landmarks)),
+    }
+    embedding = {EMBEDDING: found["serving_default"][EMBEDDING]}
+    for outputs in found.values():
+        del outputs[EMBEDDING]
+    return found | {"features": embedding}
+
+
+def differences(found: dict, expected: dict, description: dict) -> list[Difference]:
+    """Compares what `ask` and `expected_answers` gave."""
+    certain = {}
+    for fields in description["tasks"]:
+        if "thresholds" in fields:
+            certain[fields["outputs"]["label"]] = (
+                fields["outputs"]["probability"],
+                fields["thresholds"],
+            )
+    results = []
+    for signature, outputs in expected.items():
+        answers = {
+            key.rsplit("/", 1)[1]: v
+            for key, v in found.items()
+            if key.startswith(f"answer/{signature}/")
+        }
+        valid = answers.get("valid", np.ones(len(next(iter(outputs.values()))), bool))
+        largest, worst, labels, changed = 0.0, "", 0, 0
+        for name, values in outputs.items():
+            given, values = answers[name][valid], values[valid]
+            if name.endswith("_label"):
+                differs = given != values
+                if name in certain:
+                    probability, thresholds = certain[name]
+                    near = np.abs(outputs[probability][valid] - thresholds) < CLOSE
+                    differs &= ~near
+                labels, changed = labels + differs.size, changed + int(differs.sum())
+            elif values.size:
+                scale = max(1.0, float(np.abs(values).max()))
+                difference = float(np.abs(given - values).max()) / scale
+                difference = difference if math.isfinite(difference) else math.inf
+                if difference > largest:
+                    largest, worst = difference, name
+        results.append(
+            Difference(signature, len(valid), int((~valid).sum()), largest, worst, labels, changed)
+        )
+    return results
+
+
+def refuse_if_different(results: Sequence[Difference], tolerance: float, changed: float) -> None:
+    """Raises UserError where an export differs from its workdir by more than it may."""
+    for result in results:
+        if not result.largest <= tolerance:
+            raise UserError(
+                f"not published: {result.output} of signature {result.signature} differs from the "
+                f"workdir's by {result.largest:.3g} (at most {tolerance:g})"
+            )
+        if result.changed > changed * result.labels:
+            raise UserError(
+                f"not published: signature {result.signature} changes {result.changed} of "
+                f"{result.labels} labels"
+            )
+
+
+def scores(answers: dict, examples: Examples, description: dict) -> dict[str, float]:
+    """Balanced accuracy per label or task, from the labels that an export gives."""
+    found = {}
+    for fields in description["tasks"]:
+        name, truth = fields["name"], examples.labels.get(fields["name"])
+        if truth is None or "label" not in fields["outputs"]:
+            continue
+        given = answers[f"answer/crop/{fields['outputs']['label']}"]
+        columns = {name: (truth, given)}
+        if fields["kind"] == "multilabel":
+            columns = {
+                label: (truth[:, i], given[:, i]) for i, label in enumerate(fields["labels"])
+            }
+        for label, (right, said) in columns.items():
+            recalls = [
+                np.mean(said[right == value] == value) for value in np.unique(right[right >= 0])
+            ]
+            if recalls:
+                found[label] = float(np.mean(recalls))
+    return found
+
+
+def refuse_if_worse(new: dict, old: dict, margin: float, records: str) -> None:
+    """Raises UserError where the mean of the scores fell by more than `margin` percentage points."""
+    shared = sorted(set(new) & set(old))
+    if not shared:
+        raise UserError(f"{records}: the new version and the one it replaces share no label there")
+    after, before = (100 * float(np.mean([s[name] for name in shared])) for s in (new, old))
+    if after < before - margin:
+        raise UserError(
+            f"not published: mean balanced accuracy on {records} is {after:.2f} %, that of the "
+            f"version it would replace {before:.2f} % (margin {margin:g} points)"
+        )
+
+
+def _mean_of(found: dict[str, float]) -> str:
+    if not found:
+        return "no label of the model"
+    mean = 100 * float(np.mean(list(found.values())))
+    return f"mean balanced accuracy {mean:.2f} % of {len(found)} labels"
+
+
+def _joined(prefix: str, files: Sequence[bytes]) -> dict[str, np.ndarray]:
+    return {
+        f"{prefix}bytes": np.frombuffer(b"".join(files), np.uint8),
+        f"{prefix}lengths": np.array([len(data) for data in files], np.int64),
+    }
+
+
+def _last_line(text: str) -> str:
+    return ([line for line in text.splitlines() if line.strip()] or ["no message"])[-1]

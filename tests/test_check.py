@@ -1,0 +1,180 @@
+"""What has to hold before an export gets its place."""
+
+import subprocess
+
+import numpy as np
+import pytest
+from tiny_workdir import draw_picture, encode, make_workdir
+
+import export
+from data_pipelines.errors import UserError
+from data_pipelines.geometry import Crop
+from export import check
+from export.check import Check
+from export.commands.export import main
+from export.standalone import main as main_of_program
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """The program runs here: TensorFlow is loaded already."""
+
+    def run(command, **options):
+        main_of_program(*command[3:])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(check.subprocess, "run", run)
+
+
+OPTIONS = export.ExportOptions(batch_sizes=(1, 2), warmup=False)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return make_workdir(tmp_path_factory.mktemp("run") / "align", Crop("align", 12, 10, margin=0.2))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for seed in range(3):
+        picture = draw_picture(seed, 50 + 9 * seed, 48)
+        (folder / f"{seed}.jpg").write_bytes(encode(picture))
+    return folder
+
+
+def test_an_export_that_agrees_is_published_with_its_figures(workdir, photos, tmp_path, capsys):
+    main(
+        [f"--workdir={workdir.path}", f"--output={tmp_path}", "--check", f"--images={photos}",
+         "--batch_sizes=1,2", "--no_warmup"]
+    )  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == [
+        *("Signature", "images", "not", "valid", "largest", "difference", "labels", "changed")
+    ]
+    for line, name in zip(
+        lines[1:5], ("serving_default", "pixels", "crop", "features"), strict=True
+    ):
+        found, images, invalid, largest, changed, *_ = line.split()
+        assert (found, images, invalid, changed) == (name, "3", "0", "0")
+        assert float(largest) < 1e-5
+    assert lines[5].split() == ["Milliseconds", "batch", "1", "batch", "2"]
+    assert all(float(figure) > 0 for line in lines[6:10] for figure in line.split()[1:])
+    assert (tmp_path / "faceattr" / "1" / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda answers: answers + 0.01, "signature crop differs from the workdir's by 0.01"),
+        (lambda answers: answers * np.nan, "signature crop differs from the workdir's by inf"),
+    ],
+)
+def test_an_export_that_differs_is_not_published(
+    one_process, workdir, photos, tmp_path, monkeypatch, change, message
+):
+    def wrong(*args):
+        found = real(*args)
+        key = "answer/crop/attributes_probability"
+        return found | {key: change(found[key]).astype(np.float32)}
+
+    real = check.ask
+    monkeypatch.setattr(check, "ask", wrong)
+    with pytest.raises(UserError, match=message):
+        export.export_model(
+            workdir.path, tmp_path / "new", options=OPTIONS, check=Check(str(photos))
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_changed_labels_are_counted_but_not_at_the_threshold():
+    description = {
+        "tasks": [{"outputs": {"probability": "p_probability", "label": "p_label"},
+                   "thresholds": [0.5, 0.5]}]
+    }  # fmt: skip
+    expected = {
+        "crop": {
+            "p_probability": np.array([[0.2, 0.500001], [0.9, 0.1]]),
+            "p_label": np.array([[0, 1], [1, 0]]),
+        }
+    }
+    answers = {
+        "answer/crop/p_probability": expected["crop"]["p_probability"],
+        "answer/crop/p_label": np.array([[0, 0], [1, 0]]),
+        "answer/crop/valid": np.array([True, True]),
+    }
+    (result,) = check.differences(answers, expected, description)
+    assert (result.labels, result.changed) == (4, 0)
+    answers["answer/crop/p_label"] = np.array([[1, 0], [1, 0]])
+    (result,) = check.differences(answers, expected, description)
+    assert result.changed == 1
+    with pytest.raises(UserError, match="changes 1 of 4 labels"):
+        check.refuse_if_different([result], 1e-4, 0.0)
+    check.refuse_if_different([result], 1e-4, 0.3)
+
+
+def test_a_worse_version_does_not_replace_a_better_one(
+    one_process, workdir, mtfl_records, tmp_path, monkeypatch, capsys
+):
+    asked = Check(records=mtfl_records.path, margin=1.0)
+    first = export.export_model(workdir.path, tmp_path, options=OPTIONS, check=asked)
+    said = capsys.readouterr().out
+    assert "mean balanced accuracy" in said and "replace" not in said
+    second = export.export_model(workdir.path, tmp_path, options=OPTIONS, check=asked)
+    assert "version 1, which it would replace" in capsys.readouterr().out
+
+    def better_before(answers, examples, description):
+        nonlocal calls
+        calls += 1
+        return {"Male": 0.9 if calls == 2 else 0.8}
+
+    calls = 0
+    monkeypatch.setattr(check, "scores", better_before)
+    with pytest.raises(UserError, match=r"is 80.00 %, .* replace 90.00 % \(margin 1 points\)"):
+        export.export_model(workdir.path, tmp_path, options=OPTIONS, check=asked)
+    assert sorted(path.name for path in first.parent.iterdir()) == ["1", second.name]
+
+
+def test_scores_are_balanced_accuracies_of_known_labels():
+    description = {
+        "tasks": [
+            {"name": "attributes", "kind": "multilabel", "labels": ["a", "b"],
+             "outputs": {"label": "attributes_label"}},
+            {"name": "pose", "kind": "multiclass", "labels": ["x", "y"],
+             "outputs": {"label": "pose_label"}},
+        ]
+    }  # fmt: skip
+    labels = {
+        "attributes": np.array([[1, -1], [1, -1], [0, -1], [-1, -1]]),
+        "pose": np.array([0, 1, 1, 1]),
+    }
+    examples = check.Examples([b""] * 4, None, None, labels)
+    answers = {
+        "answer/crop/attributes_label": np.array([[1, 0], [0, 0], [0, 0], [0, 0]]),
+        "answer/crop/pose_label": np.array([0, 1, 1, 0]),
+    }
+    found = check.scores(answers, examples, description)
+    assert found == pytest.approx({"a": 0.75, "pose": (1 + 2 / 3) / 2})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--images=photos"], "belong to --check"),
+        (["--check", "--images=."], "holds no JPEG or PNG files"),
+        (["--check", "--records=nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line(workdir, tmp_path, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        main(
+            [
+                f"--workdir={workdir.path}",
+                "--output=models",
+                "--batch_sizes=1",
+                "--no_warmup",
+                *flags,
+            ]
+        )
+    assert not (tmp_path / "models").exists()
