@@ -3,14 +3,21 @@
 `export_model` writes a workdir's best model as `<folder>/<name>/<version>/`.
 """
 
-__all__ = ["ExportOptions", "export_model"]
+import importlib
+
+_HOMES = {
+    "Check": "check",
+    "Client": "client",
+    "ExportOptions": "saved_model",
+    "export_model": "saved_model",
+    "write_deployment": "deployment",
+}
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str):
-    if name in __all__:
-        from export import saved_model
-
-        return getattr(saved_model, name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"export.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

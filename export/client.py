@@ -1,0 +1,320 @@
+"""A client of TensorFlow Serving: files in, answers out, over gRPC or REST.
+
+    from export import Client
+
+    with Client("127.0.0.1:8500") as client:
+        for answer in client.predict(["photo.jpg"]):
+            print(answer.name, answer.outputs)
+
+Files travel as they are (gRPC) or in base64 (REST), never as lists of pixels. Photographs are
+turned upright first, which the exported graph does not do.
+"""
+
+import base64
+import collections
+import concurrent.futures
+import dataclasses
+import os
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data_pipelines.errors import UserError
+from data_pipelines.orientation import upright
+
+PROTOCOLS = ("grpc", "rest")
+LONGEST_PAUSE = 5.0
+"""Seconds between two attempts at most."""
+
+_MESSAGE_BYTES = 256 * 2**20
+
+
+class Unavailable(Exception):
+    """The server cannot be reached, or asks to be left alone for a while."""
+
+
+class Refused(Exception):
+    """The server does not answer this request, and will not when it is asked again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What became of one image.
+
+    Attributes:
+        name: of the file, or its place in what was given.
+        outputs: name -> array without the batch dimension; empty where there is an error.
+        error: why there is no answer; empty where there is one.
+    """
+
+    name: str
+    outputs: dict[str, np.ndarray]
+    error: str = ""
+
+
+class Client:
+    """Asks one model of a server.
+
+    Args:
+        address: `host:port` of gRPC (8500 by default in servers), or of REST (8501).
+        model: name of the model.
+        protocol: one of `PROTOCOLS`.
+        version: of the model; None for what the server takes by default.
+        label: in place of a version: `stable`, `canary`.
+        batch_size: images in a request.
+        concurrency: requests that are under way at a time.
+        deadline: seconds that a request may take, all attempts together.
+        retries: further attempts where the server is unavailable, after pauses that double and
+            vary at random; no other failure is tried again.
+        tls: whether the connection is encrypted.
+        certificate: file with the certificate (PEM) that the server's is signed by; empty for the
+            usual authorities.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        model: str = "faceattr",
+        *,
+        protocol: str = "grpc",
+        version: int | None = None,
+        label: str = "",
+        batch_size: int = 8,
+        concurrency: int = 4,
+        deadline: float = 30.0,
+        retries: int = 3,
+        tls: bool = False,
+        certificate: str = "",
+    ):
+        """Connects when it is first used.
+
+        Raises:
+            UserError: an argument makes no sense, or a package is missing.
+        """
+        if protocol not in PROTOCOLS:
+            raise UserError(f"protocol {protocol!r} is none of {', '.join(PROTOCOLS)}")
+        if version is not None and label:
+            raise UserError(f"version {version} and label {label!r}: expected one of them")
+        for name, value, least in (
+            ("batch size", batch_size, 1),
+            ("concurrency", concurrency, 1),
+            ("deadline", deadline, 1e-3),
+            ("retries", retries, 0),
+        ):
+            if value < least:
+                raise UserError(f"{name} {value}: expected at least {least:g}")
+        if certificate and not os.path.isfile(certificate):
+            raise UserError(f"{certificate}: no such certificate")
+        self.batch_size, self.concurrency = batch_size, concurrency
+        self.deadline, self.retries = deadline, retries
+        transport = _Grpc if protocol == "grpc" else _Rest
+        self._transport = transport(address, model, version, label, tls, certificate)
+
+    def __enter__(self):
+        """Returns the client, which is closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_):
+        """Closes the connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._transport.close()
+
+    def call(self, signature: str, inputs: dict) -> dict[str, np.ndarray]:
+        """One request.
+
+        Args:
+            signature: of the model.
+            inputs: name -> array, or list of bytes; the same number of rows in each.
+
+        Returns:
+            Output name -> array with as many rows.
+
+        Raises:
+            Unavailable: no attempt found a server that answers.
+            Refused: the server refused, or the deadline passed.
+        """
+        end = time.monotonic() + self.deadline
+        for attempt in range(self.retries + 1):
+            left = end - time.monotonic()
+            if left <= 0:
+                raise Refused(f"no answer within {self.deadline:g} s")
+            try:
+                return self._transport.call(signature, inputs, left)
+            except Unavailable:
+                pause = min(LONGEST_PAUSE, 0.1 * 2**attempt) * random.uniform(0.5, 1.5)
+                if attempt == self.retries or time.monotonic() + pause >= end:
+                    raise
+                time.sleep(pause)
+        raise AssertionError("the loop ends by return or raise")
+
+    def predict(
+        self, images: Iterable[str | Path | bytes], *, signature: str = "serving_default"
+    ) -> Iterator[Answer]:
+        """The answers for images, in their order, several requests at a time.
+
+        What goes wrong with one request or image is its own answer's `error`.
+
+        Args:
+            images: files, or the bytes of files.
+            signature: one that takes `image_bytes` alone.
+        """
+        batches = _batches(images, self.batch_size)
+        with concurrent.futures.ThreadPoolExecutor(self.concurrency) as pool:
+            under_way = collections.deque()
+            for batch in batches:
+                under_way.append(pool.submit(self._answer, signature, batch))
+                if len(under_way) > self.concurrency:
+                    yield from under_way.popleft().result()
+            while under_way:
+                yield from under_way.popleft().result()
+
+    def _answer(self, signature: str, batch: Sequence[tuple[str, object]]) -> list[Answer]:
+        answers, names, contents = {}, [], []
+        for index, (name, image) in enumerate(batch):
+            try:
+                data = image if isinstance(image, bytes) else Path(image).read_bytes()
+                contents.append(_upright(data))
+                names.append((index, name))
+            except OSError as error:
+                answers[index] = Answer(name, {}, error.strerror or str(error))
+        try:
+            outputs = self.call(signature, {"image_bytes": contents}) if contents else {}
+        except (Unavailable, Refused) as error:
+            answers |= {index: Answer(name, {}, str(error)) for index, name in names}
+            return [answers[index] for index in sorted(answers)]
+        for row, (index, name) in enumerate(names):
+            own = {key: values[row] for key, values in outputs.items()}
+            if own.pop("valid", True):
+                answers[index] = Answer(name, own)
+            else:
+                answers[index] = Answer(name, {}, "no image that the model takes")
+        return [answers[index] for index in sorted(answers)]
+
+
+def _upright(data: bytes) -> bytes:
+    try:
+        return upright(data)
+    except cv2.error:  # It is damaged: the server says so.
+        return data
+
+
+def _batches(images: Iterable, size: int) -> Iterator[list[tuple[str, object]]]:
+    batch = []
+    for number, image in enumerate(images):
+        name = f"image {number}" if isinstance(image, bytes) else str(image)
+        batch.append((name, image))
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+class _Grpc:
+    """`PredictionService.Predict`."""
+
+    def __init__(self, address, model, version, label, tls, certificate):
+        try:
+            import grpc
+            from tensorflow_serving.apis.predict_pb2 import PredictRequest
+            from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
+        except ImportError:
+            raise UserError("gRPC needs pip install 'faceattr_tf[serving]'; or use REST") from None
+        self.grpc, self.request_type = grpc, PredictRequest
+        self.model, self.version, self.label = model, version, label
+        options = [
+            ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+            ("grpc.max_send_message_length", _MESSAGE_BYTES),
+        ]
+        if tls or certificate:
+            authority = Path(certificate).read_bytes() if certificate else None
+            credentials = grpc.ssl_channel_credentials(authority)
+            self.channel = grpc.secure_channel(address, credentials, options)
+        else:
+            self.channel = grpc.insecure_channel(address, options)
+        self.stub = PredictionServiceStub(self.channel)
+
+    def call(self, signature, inputs, seconds):
+        import tensorflow as tf
+
+        request = self.request_type()
+        request.model_spec.name = self.model
+        request.model_spec.signature_name = signature
+        if self.version is not None:
+            request.model_spec.version.value = self.version
+        if self.label:
+            request.model_spec.version_label = self.label
+        for name, values in inputs.items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(values))
+        try:
+            response = self.stub.Predict(request, timeout=seconds)
+        except self.grpc.RpcError as error:
+            code, details = error.code(), error.details()
+            if code == self.grpc.StatusCode.UNAVAILABLE:
+                raise Unavailable(details) from None
+            raise Refused(f"{code.name.lower().replace('_', ' ')}: {details}") from None
+        return {name: tf.make_ndarray(value) for name, value in response.outputs.items()}
+
+    def close(self):
+        self.channel.close()
+
+
+class _Rest:
+    """`POST /v1/models/NAME:predict` with a list of instances."""
+
+    def __init__(self, address, model, version, label, tls, certificate):
+        try:
+            import requests
+        except ImportError:
+            raise UserError("REST needs pip install 'faceattr_tf[serving]'") from None
+        self.requests = requests
+        self.session = requests.Session()
+        self.session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=64))
+        self.session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=64))
+        if certificate:
+            self.session.verify = certificate
+        place = f"/versions/{version}" if version is not None else f"/labels/{label}"
+        place = place if version is not None or label else ""
+        scheme = "https" if tls or certificate else "http"
+        self.url = f"{scheme}://{address}/v1/models/{model}{place}:predict"
+
+    def call(self, signature, inputs, seconds):
+        columns = [
+            [{"b64": base64.b64encode(v).decode()} for v in values]
+            if isinstance(values, list)
+            else np.asarray(values).tolist()
+            for values in inputs.values()
+        ]
+        instances = [dict(zip(inputs, row, strict=True)) for row in zip(*columns, strict=True)]
+        body = {"signature_name": signature, "instances": instances}
+        try:
+            response = self.session.post(self.url, json=body, timeout=seconds)
+        except self.requests.Timeout:
+            raise Refused(f"no answer within {seconds:.3g} s") from None
+        except self.requests.RequestException as error:
+            raise Unavailable(f"{self.url}: {type(error).__name__}") from None
+        if response.status_code == 503:
+            raise Unavailable(_message(response))
+        if response.status_code != 200:
+            raise Refused(f"status {response.status_code}: {_message(response)}")
+        rows = response.json()["predictions"]
+        # Where a signature has one output, its rows are not named.
+        rows = [row if isinstance(row, dict) else {"output": row} for row in rows]
+        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+    def close(self):
+        self.session.close()
+
+
+def _message(response) -> str:
+    try:
+        return str(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200].strip() or "no message"

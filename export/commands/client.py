@@ -1,0 +1,123 @@
+"""faceattr-client: asks a TensorFlow Serving server about image files.
+
+Prints a table, or one JSON object per image. Files that get no answer are listed at the end.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+from data_pipelines.command_line import run_command
+from data_pipelines.errors import UserError
+
+EXAMPLES = """\
+examples:
+  faceattr-client --server=127.0.0.1:8500 --description=models/faceattr/1 photos
+  faceattr-client --server=127.0.0.1:8501 --protocol=rest --label=canary --format=jsonl a.jpg b.jpg
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    result = argparse.ArgumentParser(
+        "faceattr-client",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = result.add_argument
+    add("paths", nargs="+", metavar="PATH", help="image, folder (searched recursively) or pattern")
+    add("--server", required=True, metavar="HOST:PORT", help="8500 is gRPC, 8501 REST by default")
+    add("--protocol", choices=("grpc", "rest"), default="grpc", help="default: grpc")
+    add("--model", default="faceattr", help="name of the model (default: faceattr)")
+    add("--version", type=int, metavar="N", help="of the model (default: the server's choice)")
+    add("--label", default="", help="of the version, as stable or canary")
+    add("--signature", default="serving_default", help="serving_default (default) or features")
+    add(
+        "--description",
+        metavar="FILE",
+        help="the model's assets/faceattr.json or the folder of its version: names of labels",
+    )
+    add("--format", choices=("table", "jsonl"), default="table", help="default: table")
+    add("--batch_size", type=int, default=8, metavar="N", help="images in a request (default: 8)")
+    add("--concurrency", type=int, default=4, metavar="N", help="requests at a time (default: 4)")
+    add("--deadline", type=float, default=30.0, metavar="S", help="of a request (default: 30 s)")
+    add(
+        "--retries",
+        type=int,
+        default=3,
+        metavar="N",
+        help="further attempts where the server is unavailable (default: 3)",
+    )
+    add("--tls", action="store_true", help="encrypt the connection")
+    add("--certificate", default="", metavar="FILE", help="authority of the server, PEM; with TLS")
+    return result
+
+
+def main(arguments: list[str]) -> None:
+    """Parses flags, asks, prints, and says what got no answer.
+
+    Raises:
+        UserError: nothing to do, or some images got no answer (the rest is printed).
+    """
+    flags = parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notes are not about the user's data
+    from tqdm import tqdm
+
+    from export.client import Client
+    from export.naming import named, read_description, summary
+    from faceattr_tf.predict import list_images
+
+    description = read_description(flags.description) if flags.description else None
+    files = list(list_images(flags.paths))
+    failed = []
+    client = Client(
+        flags.server,
+        flags.model,
+        protocol=flags.protocol,
+        version=flags.version,
+        label=flags.label,
+        batch_size=flags.batch_size,
+        concurrency=flags.concurrency,
+        deadline=flags.deadline,
+        retries=flags.retries,
+        tls=flags.tls,
+        certificate=flags.certificate,
+    )
+    width = max(map(len, files))
+    with client, tqdm(total=len(files), unit="image", disable=len(files) < 2) as bar:
+        for answer in client.predict(files, signature=flags.signature):
+            bar.update()
+            if answer.error:
+                failed.append(answer)
+                continue
+            values = named(answer.outputs, description)
+            if flags.format == "jsonl":
+                line = json.dumps({"file": answer.name, **values})
+            else:
+                line = f"{answer.name:<{width}}  {summary(values) or _figures(values)}"
+            bar.write(line, file=sys.stdout)
+    for answer in failed:
+        print(f"{answer.name}: {answer.error}", file=sys.stderr)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(files)} images got no answer")
+
+
+def _figures(values: dict) -> str:
+    """Outputs without names of labels, cut short."""
+    shown = (json.dumps(value) for value in values.values())
+    return "  ".join(
+        f"{name} {text if len(text) < 40 else text[:36] + ' ...'}"
+        for name, text in zip(values, shown, strict=True)
+    )
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_command("faceattr-client", lambda: main(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    run()

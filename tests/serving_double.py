@@ -1,0 +1,202 @@
+"""A test double of TensorFlow Serving: its gRPC services over an exported model.
+
+It implements the official servicers of tensorflow-serving-api for tests of the client and of the
+protocol. It is no server to be used: one process, TensorFlow's Python runtime, no batching.
+"""
+
+import concurrent.futures
+import http.server
+import json
+import pathlib
+import threading
+import time
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+AVAILABLE = get_model_status_pb2.ModelVersionStatus.State.AVAILABLE
+LIMIT = 256 * 2**20
+
+
+class Versions:
+    """The loaded versions of one model, replaced as a whole while requests run."""
+
+    def __init__(self, folder, name):
+        self.folder, self.name = pathlib.Path(folder), name
+        self.loaded, self.labels = {}, {}
+        self.lock = threading.Lock()
+
+    def serve(self, labels: dict[str, int]):
+        """Loads what is new before it is named, and only then lets go of what is old."""
+        with self.lock:
+            kept = {
+                version: self.loaded.get(version)
+                or tf.saved_model.load(str(self.folder / self.name / str(version))).signatures
+                for version in sorted(set(labels.values()))
+            }
+            # A request that comes meanwhile finds a label and its version in either state.
+            self.loaded = self.loaded | kept
+            self.labels = dict(labels)
+            self.loaded = kept
+
+    def find(self, spec, context):
+        """Version and signatures that a request asks for."""
+        labels = self.labels
+        loaded = self.loaded
+        if spec.name != self.name:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {spec.name}")
+        if spec.HasField("version"):
+            version = spec.version.value
+        elif spec.version_label:
+            version = labels.get(spec.version_label)
+        else:
+            version = max(loaded)
+        if version not in loaded:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no version {spec.version_label or version}")
+        return version, loaded[version]
+
+
+class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Predict and GetModelMetadata."""
+
+    def __init__(self, versions):
+        self.versions, self.delay, self.unavailable = versions, 0.0, 0
+        self.requests = 0
+
+    def Predict(self, request, context):
+        self.requests += 1
+        if self.unavailable:
+            self.unavailable -= 1
+            context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
+        time.sleep(self.delay)
+        version, signatures = self.versions.find(request.model_spec, context)
+        name = request.model_spec.signature_name or "serving_default"
+        if name not in signatures:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Serving signature {name} not found")
+        try:
+            inputs = {key: tf.constant(tf.make_ndarray(v)) for key, v in request.inputs.items()}
+            outputs = signatures[name](**inputs)
+        except (tf.errors.InvalidArgumentError, TypeError, ValueError) as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:500])
+        response = predict_pb2.PredictResponse()
+        response.model_spec.name = request.model_spec.name
+        response.model_spec.version.value = version
+        response.model_spec.signature_name = name
+        for key, value in outputs.items():
+            response.outputs[key].CopyFrom(tf.make_tensor_proto(value))
+        return response
+
+    def GetModelMetadata(self, request, context):
+        version, signatures = self.versions.find(request.model_spec, context)
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.model_spec.name = request.model_spec.name
+        response.model_spec.version.value = version
+        found = get_model_metadata_pb2.SignatureDefMap()
+        for name in signatures:
+            found.signature_def[name].method_name = "tensorflow/serving/predict"
+        response.metadata["signature_def"].Pack(found)
+        return response
+
+
+class Model(model_service_pb2_grpc.ModelServiceServicer):
+    """GetModelStatus, and a switch of versions by HandleReloadConfigRequest."""
+
+    def __init__(self, versions):
+        self.versions = versions
+
+    def GetModelStatus(self, request, context):
+        self.versions.find(request.model_spec, context)
+        response = get_model_status_pb2.GetModelStatusResponse()
+        for version in sorted(self.versions.loaded):
+            response.model_version_status.add(version=version, state=AVAILABLE)
+        return response
+
+    def HandleReloadConfigRequest(self, request, context):
+        from tensorflow_serving.apis.model_management_pb2 import ReloadConfigResponse
+
+        (model,) = request.config.model_config_list.config
+        self.versions.serve(dict(model.version_labels))
+        return ReloadConfigResponse()
+
+
+def start(folder, name, labels, credentials=None):
+    """A running server, its port, and the servicer that tests may disturb."""
+    versions = Versions(folder, name)
+    versions.serve(labels)
+    options = [("grpc.max_receive_message_length", LIMIT), ("grpc.max_send_message_length", LIMIT)]
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(8), options=options)
+    prediction = Prediction(versions)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Model(versions), server)
+    if credentials:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    return server, port, prediction
+
+
+def rest_answer(versions, path: str, body: bytes) -> tuple[int, dict]:
+    """What the REST interface answers: the same model behind TensorFlow Serving's JSON."""
+    import base64
+
+    pieces, _, verb = path.strip("/").partition(":")
+    _, _, name, *place = pieces.split("/")
+    if verb != "predict" or name != versions.name:
+        return 404, {"error": f"Servable not found for request: Latest({name})"}
+    kind, wanted = place or ("", "")
+    version = {"": max(versions.loaded), "labels": versions.labels.get(wanted)}.get(kind, wanted)
+    if int(version or 0) not in versions.loaded:
+        return 404, {"error": f"Servable not found for request: Specific({name}, {wanted})"}
+    request = json.loads(body)
+    signature = versions.loaded[int(version)].get(request.get("signature_name", "serving_default"))
+    if signature is None:
+        return 400, {"error": f"Serving signature name: {request['signature_name']!r} not found"}
+    rows = request["instances"]
+    inputs = {}
+    for key in rows[0]:
+        values = [row[key] for row in rows]
+        if isinstance(values[0], dict):
+            inputs[key] = tf.constant([base64.b64decode(value["b64"]) for value in values])
+        else:
+            dtype = signature.structured_input_signature[1][key].dtype
+            inputs[key] = tf.constant(values, dtype)
+    outputs = {key: value.numpy() for key, value in signature(**inputs).items()}
+    predictions = [
+        {key: np.asarray(value[index]).tolist() for key, value in outputs.items()}
+        for index in range(len(rows))
+    ]
+    return 200, {"predictions": predictions}
+
+
+def start_rest(versions):
+    """A running REST server and its port; `server.answers` are given before any real one."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.server.answers:
+                status, found = self.server.answers.pop()
+            else:
+                status, found = rest_answer(versions, self.path, body)
+            data = json.dumps(found).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.answers = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, server.server_address[1]

@@ -1,0 +1,315 @@
+"""The client against the official services, implemented by a test double over an exported model."""
+
+import concurrent.futures
+import json
+import shutil
+import subprocess
+import threading
+import time
+
+import numpy as np
+import pytest
+from serving_double import start, start_rest
+from tiny_workdir import draw_picture, encode, make_workdir
+
+import export
+from data_pipelines.errors import UserError
+from data_pipelines.geometry import Crop
+from export.client import Client, Refused, Unavailable
+from export.commands.client import main
+from export.drawn_requests import draw_faces
+from export.naming import named, read_description
+
+SIGNATURES = ("serving_default", "pixels", "crop", "features")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Two versions with different calibrations."""
+    folder = tmp_path_factory.mktemp("serving")
+    workdir = make_workdir(folder / "run", Crop("align", 12, 10, margin=0.2))
+    options = export.ExportOptions(warmup=False)
+    export.export_model(workdir.path, folder / "models", options=options)
+    workdir.write_json("calibration.json", {"attributes": {"temperature": 0.5}})
+    export.export_model(workdir.path, folder / "models", options=options)
+    return folder / "models"
+
+
+@pytest.fixture(scope="module")
+def running(models):
+    server, port, prediction = start(models, "faceattr", {"stable": 1, "canary": 2})
+    rest, rest_port = start_rest(prediction.versions)
+    yield {"grpc": f"127.0.0.1:{port}", "rest": f"127.0.0.1:{rest_port}",
+           "prediction": prediction, "web": rest}  # fmt: skip
+    server.stop(None)
+    rest.shutdown()
+    rest.server_close()
+
+
+@pytest.fixture(scope="module")
+def loaded(models):
+    import tensorflow as tf
+
+    return {version: tf.saved_model.load(str(models / "faceattr" / str(version))).signatures
+            for version in (1, 2)}  # fmt: skip
+
+
+def expected_answers(loaded, version, signature, inputs):
+    import tensorflow as tf
+
+    inputs = {name: tf.constant(values) for name, values in inputs.items()}
+    return {name: v.numpy() for name, v in loaded[version][signature](**inputs).items()}
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+@pytest.mark.parametrize("signature", SIGNATURES)
+def test_every_signature_answers(running, loaded, protocol, signature):
+    inputs = draw_faces(3, size=(60, 48)).inputs(signature)
+    with Client(running[protocol], protocol=protocol, label="stable") as client:
+        found = client.call(signature, inputs)
+    assert_same(found, expected_answers(loaded, 1, signature, inputs))
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_versions_and_labels(running, loaded, protocol):
+    inputs = draw_faces(1).inputs("serving_default")
+    for place, version in (({"version": 1}, 1), ({"label": "canary"}, 2), ({}, 2)):
+        with Client(running[protocol], protocol=protocol, **place) as client:
+            found = client.call("serving_default", inputs)
+        assert_same(found, expected_answers(loaded, version, "serving_default", inputs))
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_answers_come_in_order_and_a_bad_file_fails_alone(running, loaded, tmp_path, protocol):
+    files = []
+    for index in range(7):
+        files.append(tmp_path / f"{index}.jpg")
+        files[-1].write_bytes(encode(draw_picture(index)))
+    files[2].write_bytes(b"no image")
+    files[4].write_bytes(files[4].read_bytes()[:200])
+    files.insert(5, tmp_path / "absent.jpg")
+    options = {"protocol": protocol, "batch_size": 3, "concurrency": 2}
+    with Client(running[protocol], **options) as client:
+        answers = list(client.predict(files))
+    assert [answer.name for answer in answers] == [str(file) for file in files]
+    failed = {index for index, answer in enumerate(answers) if answer.error}
+    assert failed == {2, 4, 5}
+    assert answers[2].error == "no image that the model takes"
+    assert answers[5].error == "No such file or directory"
+    good = [index for index in range(8) if index not in failed]
+    contents = [files[index].read_bytes() for index in good]
+    expected = expected_answers(loaded, 2, "serving_default", {"image_bytes": contents})
+    del expected["valid"]
+    for row, index in enumerate(good):
+        assert_same(answers[index].outputs, {key: v[row] for key, v in expected.items()})
+
+
+def test_photographs_are_turned_upright(running):
+    data = encode(draw_picture(3, 60, 48))
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    with Client(running["grpc"]) as client:
+        plain, turned = client.predict([data, data[:2] + segment + data[2:]])
+    assert not turned.error
+    name = "attributes_probability"
+    assert np.abs(plain.outputs[name] - turned.outputs[name]).max() > 1e-3
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+@pytest.mark.parametrize(
+    ("options", "signature", "message"),
+    [
+        ({"model": "other"}, "serving_default", "not found"),
+        ({"version": 9}, "serving_default", "9"),
+        ({"label": "nightly"}, "serving_default", "nightly"),
+        ({}, "other", "not found"),
+    ],
+)
+def test_what_does_not_exist_is_refused_at_once(running, protocol, options, signature, message):
+    before = running["prediction"].requests
+    client = Client(running[protocol], protocol=protocol, **options)
+    with client, pytest.raises(Refused, match=message):
+        client.call(signature, {"image_bytes": [b""]})
+    if protocol == "grpc":
+        assert running["prediction"].requests == before + 1
+
+
+def test_inputs_of_another_shape_are_refused(running):
+    with Client(running["grpc"]) as client, pytest.raises(Refused, match="invalid argument"):
+        client.call("pixels", {"pixels": np.zeros([1, 5, 5], np.uint8)})
+
+
+def test_only_what_is_unavailable_is_tried_again(running):
+    inputs = {"image_bytes": [encode(draw_picture(1))]}
+    prediction = running["prediction"]
+    prediction.unavailable, before = 2, prediction.requests
+    with Client(running["grpc"], retries=2) as client:
+        assert client.call("serving_default", inputs)["valid"].all()
+    assert prediction.requests == before + 3
+    prediction.unavailable = 1
+    with Client(running["grpc"], retries=0) as client, pytest.raises(Unavailable, match="busy"):
+        client.call("serving_default", inputs)
+    running["web"].answers += [(503, {"error": "busy"})] * 2
+    with Client(running["rest"], protocol="rest", retries=2) as client:
+        assert client.call("serving_default", inputs)["valid"].all()
+    running["web"].answers += [(503, {"error": "busy"})]
+    options = {"protocol": "rest", "retries": 0}
+    with Client(running["rest"], **options) as client, pytest.raises(Unavailable, match="busy"):
+        client.call("serving_default", inputs)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_nobody_there_is_said_before_long(protocol):
+    with Client("127.0.0.1:9", protocol=protocol, retries=1) as client:
+        (answer,) = client.predict([b"x"])
+    assert answer.error and not answer.outputs
+
+
+def test_deadlines_hold(running):
+    running["prediction"].delay = 2.0
+    begin = time.monotonic()
+    try:
+        client = Client(running["grpc"], deadline=0.3)
+        with client, pytest.raises(Refused, match="deadline"):
+            client.call("serving_default", {"image_bytes": [b""]})
+        assert time.monotonic() - begin < 1.5
+    finally:
+        running["prediction"].delay = 0.0
+
+
+def test_versions_switch_under_load_without_a_failure(models, loaded):
+    import grpc
+    from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
+    from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
+
+    server, port, _ = start(models, "faceattr", {"stable": 1})
+    inputs = {"image_bytes": [encode(draw_picture(1))]}
+    name = "attributes_probability"
+    values = {
+        version: expected_answers(loaded, version, "serving_default", inputs)[name]
+        for version in (1, 2)
+    }
+    stop, seen = threading.Event(), []
+
+    def ask():
+        with Client(f"127.0.0.1:{port}", label="stable", retries=0) as client:
+            while not stop.is_set():
+                found = client.call("serving_default", inputs)[name]
+                seen.append([v for v in values if np.allclose(found, values[v], atol=1e-5)])
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        time.sleep(1)
+        request = ReloadConfigRequest()
+        config = request.config.model_config_list.config.add(name="faceattr")
+        config.version_labels["stable"] = 2
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            ModelServiceStub(channel).HandleReloadConfigRequest(request)
+        time.sleep(1)
+        stop.set()
+        for one in asking:
+            one.result()  # raises where a request failed
+    server.stop(None)
+    assert seen[0] == [1] and seen[-1] == [2] and all(len(one) == 1 for one in seen)
+
+
+def test_status_and_shutdown(models):
+    import grpc
+    from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+    from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
+
+    server, port, prediction = start(models, "faceattr", {"stable": 1, "canary": 2})
+    request = GetModelStatusRequest()
+    request.model_spec.name = "faceattr"
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        found = ModelServiceStub(channel).GetModelStatus(request).model_version_status
+    assert [status.version for status in found] == [1, 2]
+    prediction.delay = 0.5
+    inputs = {"image_bytes": [encode(draw_picture(1))]}
+    with Client(f"127.0.0.1:{port}", retries=0) as client:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            running = pool.submit(client.call, "serving_default", inputs)
+            time.sleep(0.2)
+            server.stop(grace=5)
+            assert running.result()["valid"].all()  # what is under way is answered
+        with pytest.raises(Unavailable):
+            client.call("serving_default", inputs)
+
+
+def test_the_connection_can_be_encrypted(models, tmp_path):
+    import grpc
+
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+         "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    pair = (key.read_bytes(), certificate.read_bytes())
+    server, port, _ = start(models, "faceattr", {"stable": 1}, grpc.ssl_server_credentials([pair]))
+    data = [encode(draw_picture(1))]
+    with Client(f"localhost:{port}", certificate=str(certificate)) as client:
+        assert not next(client.predict(data)).error
+    with Client(f"localhost:{port}", retries=0, deadline=3) as client:
+        assert next(client.predict(data)).error
+    server.stop(None)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_the_command_prints_names_and_lists_failures(running, models, tmp_path, protocol, capsys):
+    for index in range(3):
+        (tmp_path / f"{index}.jpg").write_bytes(encode(draw_picture(index)))
+    flags = [f"--server={running[protocol]}", f"--protocol={protocol}", "--version=1"]
+    described = f"--description={models / 'faceattr' / '1'}"
+    main([*flags, described, "--format=jsonl", str(tmp_path)])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["file"] for row in rows] == [str(tmp_path / f"{i}.jpg") for i in range(3)]
+    assert set(rows[0]["attributes"]) == {"Male", "Smiling", "Eyeglasses"}
+    assert set(rows[0]["attributes"]["Male"]) == {"probability", "label"}
+    assert rows[0]["pose"]["label"] in rows[0]["pose"]["probabilities"]
+    assert set(rows[0]["landmarks"]) >= {"left_eye", "nose"}
+    (tmp_path / "1.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match="1 of 3 images got no answer"):
+        main([*flags, described, str(tmp_path)])
+    output = capsys.readouterr()
+    assert len(output.out.splitlines()) == 2
+    assert any(pose in output.out for pose in rows[0]["pose"]["probabilities"])
+    assert f"{tmp_path / '1.jpg'}: no image that the model takes" in output.err
+    main([*flags, str(tmp_path / "0.jpg")])
+    assert "attributes_probability [" in capsys.readouterr().out
+
+
+def test_names_need_a_description_of_the_model(models, tmp_path):
+    description = read_description(models / "faceattr" / "1")
+    outputs = {"pose_probability": np.array([0.1, 0.9, 0, 0, 0]), "pose_label": np.int32(1)}
+    found = named(outputs, description)
+    assert found["pose"]["label"] == description["tasks"][1]["labels"][1]
+    assert named({"embedding": np.array([1.0, np.nan])}, None) == {"embedding": [1.0, None]}
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(UserError, match="no description of an exported model"):
+        read_description(tmp_path / "x.json")
+    with pytest.raises(UserError, match="absent: No such file"):
+        read_description(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": "udp"}, "protocol 'udp' is none of grpc, rest"),
+        ({"version": 1, "label": "stable"}, "expected one of them"),
+        ({"batch_size": 0}, "batch size 0: expected at least 1"),
+        ({"certificate": "absent.pem"}, "absent.pem: no such certificate"),
+    ],
+)
+def test_mistakes_are_one_line(options, message):
+    with pytest.raises(UserError, match=message):
+        Client("127.0.0.1:1", **options)
