@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from data_pipelines.errors import UserError
@@ -102,18 +103,31 @@ class Check:
 
 
 def page_of_faces(folder: str | Path) -> Examples:
-    """The pictures of a folder; drawn faces where it is empty.
+    """The pictures of a folder, drawn faces where it is empty.
+
+    Files that cannot be decoded are left out by name.
 
     Raises:
-        UserError: the folder holds no JPEG or PNG files.
+        UserError: the folder holds no JPEG or PNG files that can be decoded.
     """
+    import tensorflow as tf
+
     if not folder:
         faces = draw_faces(PAGE, seed=1)
         return Examples(faces.encoded, faces.box, faces.landmarks)
-    files = picture_files(folder)
-    count = len(files)
-    nowhere = np.full((count, 4), np.nan, "f4"), np.full((count, 5, 2), np.nan, "f4")
-    return Examples([upright(file.read_bytes()) for file in files], *nowhere)
+    encoded = []
+    for file in picture_files(folder):
+        try:
+            data = upright(file.read_bytes())
+            tf.io.decode_image(data)
+        except (tf.errors.InvalidArgumentError, cv2.error):
+            print(f"{file}: left out, it cannot be decoded", file=sys.stderr)
+        else:
+            encoded.append(data)
+    if not encoded:
+        raise UserError(f"{folder}: no picture there can be decoded")
+    nowhere = np.full((len(encoded), 4), np.nan, "f4"), np.full((len(encoded), 5, 2), np.nan, "f4")
+    return Examples(encoded, *nowhere)
 
 
 def picture_files(folder: str | Path) -> list[Path]:

@@ -40,6 +40,7 @@ def photos(tmp_path_factory):
     for seed in range(3):
         picture = draw_picture(seed, 50 + 9 * seed, 48)
         (folder / f"{seed}.jpg").write_bytes(encode(picture))
+    (folder / "cut.jpg").write_bytes((folder / "0.jpg").read_bytes()[:300])
     return folder
 
 
@@ -48,7 +49,9 @@ def test_an_export_that_agrees_is_published_with_its_figures(workdir, photos, tm
         [f"--workdir={workdir.path}", f"--output={tmp_path}", "--check", f"--images={photos}",
          "--batch_sizes=1,2", "--no_warmup"]
     )  # fmt: skip
-    lines = capsys.readouterr().out.splitlines()
+    output = capsys.readouterr()
+    assert output.err == f"{photos / 'cut.jpg'}: left out, it cannot be decoded\n"
+    lines = output.out.splitlines()
     assert lines[0].split() == [
         *("Signature", "images", "not", "valid", "largest", "difference", "labels", "changed")
     ]
