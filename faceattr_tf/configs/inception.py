@@ -180,6 +180,11 @@ def bottleneck_celeba() -> Recipe:
     The aligned images are 218x178; the crop keeps their shape at about the paper's area.
 
     `faceattr-train --config=inception_bottleneck_celeba --records=CELEBA --workdir=WORKDIR`
+
+    In bfloat16 with weights of another origin than ImageNet's (see README), on the 1,003 test
+    images of a 7,882-image part of CelebA at half size: mean accuracy 81.4 %, mean balanced
+    accuracy 51.3 % at 0.5 and 54.6 % at the thresholds of validation; the majority guess has 80.3
+    and 50.
     """
     return _on_celeba(bottleneck_mtfl())
 
@@ -188,6 +193,8 @@ def bottleneck_celeba_best() -> Recipe:
     """The same with an earlier layer, mirrored copies and AdamW.
 
     `faceattr-train --config=inception_bottleneck_celeba_best --records=CELEBA --workdir=WORKDIR`
+
+    Measured like that run: 85.7 %, 57.6 and 74.2.
     """
     recipe = bottleneck_celeba()
     recipe.data.bottlenecks.copies = 1
