@@ -221,6 +221,10 @@ def full_celeba_best() -> Recipe:
     """CelebA's 40 attributes, fine-tuned as `inception_full_mtfl_best` is, at half the size.
 
     `faceattr-train --config=inception_full_celeba_best --records=CELEBA --workdir=WORKDIR`
+
+    Shortened to 4 of the 12 epochs, in bfloat16 and with weights of another origin than ImageNet's
+    (see README), on the test images of `inception_bottleneck_celeba`, with `--flip`: 88.2 %, 67.7
+    and 80.2.
     """
     recipe = full_mtfl_best()
     recipe.data.crop = Crop(height=160, width=131)
