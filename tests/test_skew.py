@@ -126,10 +126,9 @@ def workdir_of(name, path, images):
 
 
 def networks():
-    """All; most pretrained ones, which share their construction, only where asked for."""
-    few = {"mobilenet_v3_small", "inception_v3"}
+    """All; of the pretrained ones, which share their construction, one unless asked for."""
     for name in MODELS:
-        often = name in few or name not in BACKBONES
+        often = name == "mobilenet_v3_small" or name not in BACKBONES
         yield pytest.param(name, marks=pytest.mark.slow if often else pytest.mark.thorough)
 
 
