@@ -273,15 +273,45 @@ def ask(
             return dict(found)
 
 
+def task_answers(raw: dict, transform, workdir, description: dict) -> dict[str, np.ndarray]:
+    """What an export has to answer where the workdir's Keras model gives `raw`, by output.
+
+    Args:
+        raw: task name -> output of the model.
+        transform: float32 `[N, 2, 3]`, from crop pixels to source pixels.
+        workdir: gives tasks and crop.
+        description: the export's metadata.
+    """
+    from data_pipelines.geometry import from_crop_coordinates
+    from faceattr_tf.affine import outline
+    from faceattr_tf.metrics import probabilities
+
+    crop, found = workdir.crop, {}
+    for task, fields in zip(workdir.tasks, description["tasks"], strict=True):
+        names = fields["outputs"]
+        values = probabilities(task, raw[task.name], fields.get("temperature", 1.0))
+        if task.kind in ("landmarks", "transform"):
+            (name,) = names.values()
+            points = outline(values) if task.kind == "transform" else values
+            place = np.asarray(transform), crop.height, crop.width
+            found[name] = np.asarray(from_crop_coordinates(points, *place))
+        elif task.kind == "regression":
+            found[names["value"]] = values
+        else:
+            found[names["probability"]] = values
+            if task.kind == "multiclass":
+                found[names["label"]] = values.argmax(axis=-1)
+            else:
+                found[names["label"]] = values >= np.array(fields["thresholds"])
+    return found
+
+
 def expected_answers(model, workdir, description: dict, examples: Examples) -> dict:
     """What the workdir's Keras model says: signature -> output -> values."""
     import keras
 
-    from data_pipelines.geometry import from_crop_coordinates
     from data_pipelines.preprocess import crop_pixels, decode, decode_and_crop
     from export.signatures import EMBEDDING, embedding_of
-    from faceattr_tf.affine import outline
-    from faceattr_tf.metrics import probabilities
 
     crop = workdir.crop
     network = keras.Model(model.input, (model.output, embedding_of(model, workdir.tasks)))
@@ -300,24 +330,8 @@ def expected_answers(model, workdir, description: dict, examples: Examples) -> d
         rows = []
         for images, transform in crops:
             raw, embedding = network(images, training=False)
-            row = {EMBEDDING: np.asarray(embedding)}
-            for task, fields in zip(workdir.tasks, description["tasks"], strict=True):
-                names = fields["outputs"]
-                values = probabilities(task, raw[task.name], fields.get("temperature", 1.0))
-                if task.kind in ("landmarks", "transform"):
-                    (name,) = names.values()
-                    points = outline(values) if task.kind == "transform" else values
-                    place = np.asarray(transform), crop.height, crop.width
-                    row[name] = np.asarray(from_crop_coordinates(points, *place))
-                elif task.kind == "regression":
-                    row[names["value"]] = values
-                else:
-                    row[names["probability"]] = values
-                    if task.kind == "multiclass":
-                        row[names["label"]] = values.argmax(axis=-1)
-                    else:
-                        row[names["label"]] = values >= np.array(fields["thresholds"])
-            rows.append(row)
+            found = task_answers(raw, transform, workdir, description)
+            rows.append({EMBEDDING: np.asarray(embedding), **found})
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     found = {

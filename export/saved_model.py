@@ -49,7 +49,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import LANDMARK_NAMES, Task
-from export.check import TOLERANCES, Check, pass_check
+from export.check import TOLERANCES, Check, pass_check, task_answers
 from export.warmup import write_warmup
 
 METADATA_NAME = "faceattr.json"
@@ -160,7 +160,7 @@ def export_model(
         with tempfile.TemporaryDirectory(dir=parent, prefix=".export-") as temporary:
             prepared = Path(temporary, "model")
             _save(with_precision(model, workdir, options.precision), workdir, description, prepared)
-            _check(prepared, model, workdir, _TOLERANCES[options.precision])
+            _check(prepared, model, workdir, description, _TOLERANCES[options.precision])
             _add_extras(prepared, name, description)
             if check:
                 pass_check(check, prepared, latest_version(parent), model, workdir, description)
@@ -281,29 +281,20 @@ def _add_extras(folder: Path, name: str, description: dict) -> None:
         write_warmup(extra, name, description["signatures"], description["batch_sizes"])
 
 
-def _check(folder: Path, model, workdir, tolerance: float) -> None:
+def _check(folder: Path, model, workdir, description: dict, tolerance: float) -> None:
     """Reloads the export and compares it with the Keras model on pictures of noise."""
     import tensorflow as tf
 
-    from data_pipelines.geometry import from_crop_coordinates
     from data_pipelines.preprocess import crop_pixels
-    from faceattr_tf.affine import outline
-    from faceattr_tf.metrics import probabilities
 
     pixels = np.random.default_rng(0).integers(0, 256, (2, 97, 83, 3), np.uint8)
     served = tf.saved_model.load(str(folder)).signatures["pixels"](pixels=tf.constant(pixels))
     nowhere = np.full([2, 4], np.nan, np.float32), np.full([2, 5, 2], np.nan, np.float32)
-    crop = workdir.crop
-    images, transform = crop_pixels(pixels, *nowhere, crop)
+    images, transform = crop_pixels(pixels, *nowhere, workdir.crop)
     raw = model(images, training=False)
-    for task in workdir.tasks:
-        temperature = workdir.calibration().get(task.name, {}).get("temperature", 1.0)
-        expected = probabilities(task, np.asarray(raw[task.name]), temperature)
-        if task.kind in ("landmarks", "transform"):
-            points = outline(expected) if task.kind == "transform" else expected
-            place = transform.numpy(), crop.height, crop.width
-            expected = from_crop_coordinates(points, *place)
-        name = next(iter(output_names(task).values()))
+    for name, expected in task_answers(raw, transform, workdir, description).items():
+        if name.endswith("_label"):  # follows from the probability, which noise may put anywhere
+            continue
         size = max(1.0, float(np.abs(expected).max()))
         if not np.allclose(served[name], expected, rtol=0, atol=tolerance * size):
             raise RuntimeError(
