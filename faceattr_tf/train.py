@@ -34,7 +34,12 @@ from faceattr_tf.state import (
     whole_model,
 )
 from faceattr_tf.task_stopping import should_stop
-from faceattr_tf.validation import create_losses, validate, validation_outputs
+from faceattr_tf.validation import (
+    create_losses,
+    validate,
+    validation_batches,
+    validation_outputs,
+)
 from faceattr_tf.workdir import MODEL, TOP, Workdir
 
 LOWER_IS_BETTER = ("loss", "nme", "failure_rate", "mae", "rmse", "corner_error")
@@ -370,6 +375,11 @@ class _Run:
         if self.chief:
             self.board = tf.summary.create_file_writer(str(workdir.path / "tensorboard"))
 
+    @functools.cached_property
+    def validation(self) -> list:
+        """The batches of the validation split."""
+        return validation_batches(self.experiment)
+
     def restore(self) -> None:
         latest = tf.train.latest_checkpoint(self.chief_checkpoints)
         if latest:
@@ -459,7 +469,7 @@ class _Run:
         sums = state.validated.numpy()
         state.validated.assign(np.zeros_like(sums))
         state.update_evaluated_model()
-        values = validate(state.forward, self.experiment)
+        values = validate(state.forward, self.experiment, self.validation)
         if not np.isfinite(values["loss"]):
             self._stop(f"the validation loss at step {step}")
         row = {f"validation/{name}": value for name, value in values.items()}
@@ -520,7 +530,7 @@ class _Run:
         if not self.chief:
             return best
         model = self.workdir.load_model(self.best_name)
-        outputs, labels, _ = validation_outputs(model, self.experiment)
+        outputs, labels, _ = validation_outputs(model, self.experiment, self.validation)
         if self.experiment.bottlenecks:
             model = whole_model(model, self.experiment)
             self.workdir.save_model(model)

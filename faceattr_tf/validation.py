@@ -1,7 +1,7 @@
 """Losses and metrics of a run's model on its validation examples."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -28,18 +28,21 @@ def create_losses(experiment: Experiment) -> dict:
     return losses
 
 
-def validate(forward, experiment: Experiment) -> dict:
+def validate(
+    forward, experiment: Experiment, batches: Sequence[Iterable[dict]] | None = None
+) -> dict:
     """Losses and metrics on the validation split of all record sets together.
 
     Args:
         forward: a model, or what `forward_function` made of one.
         experiment: gives data, tasks and losses.
+        batches: `validation_batches(experiment)`, from a caller that validates repeatedly.
 
     Returns:
         `{"loss": weighted sum, "<task>/loss": …, "<task>/<metric>": …}`, without the metrics where
         the loss is not finite.
     """
-    outputs, labels, transforms = validation_outputs(forward, experiment)
+    outputs, labels, transforms = validation_outputs(forward, experiment, batches)
     losses = create_losses(experiment)
     majority = experiment.majority()
     values = {"loss": 0.0}
@@ -64,11 +67,13 @@ def validate(forward, experiment: Experiment) -> dict:
     return values
 
 
-def validation_outputs(forward, experiment: Experiment):
+def validation_outputs(
+    forward, experiment: Experiment, batches: Sequence[Iterable[dict]] | None = None
+):
     """Outputs, labels and crop transforms of all validation examples, joined over record sets."""
     parts = [
-        predict_outputs(forward, batches, tasks=experiment.tasks)
-        for batches in _validation_batches(experiment)
+        predict_outputs(forward, part, tasks=experiment.tasks)
+        for part in batches or validation_batches(experiment)
     ]
     outputs = {
         t.name: np.concatenate([part[0][t.name] for part in parts]) for t in experiment.tasks
@@ -77,15 +82,19 @@ def validation_outputs(forward, experiment: Experiment):
     return outputs, labels, np.concatenate([part[2] for part in parts])
 
 
-def _validation_batches(experiment: Experiment) -> Iterator[Iterable[dict]]:
-    """The batches of every record set in turn."""
+def validation_batches(experiment: Experiment) -> list[Iterable[dict]]:
+    """The batches of every record set, which may be gone through as often as wanted.
+
+    Making them takes a second, so a caller that validates repeatedly keeps them.
+    """
     size = experiment.recipe.data.batch_size
     if experiment.bottlenecks:
-        for part in experiment.bottlenecks["validation"]:
-            yield bottlenecks.evaluation_batches(part, size)
-        return
-    for source in experiment.sources("validation"):
-        yield evaluation_batches(
+        return [
+            bottlenecks.evaluation_batches(part, size)
+            for part in experiment.bottlenecks["validation"]
+        ]
+    return [
+        evaluation_batches(
             source,
             experiment.tasks,
             experiment.crop,
@@ -93,3 +102,5 @@ def _validation_batches(experiment: Experiment) -> Iterator[Iterable[dict]]:
             aligned=experiment.aligned,
             disturb=experiment.disturb,
         )
+        for source in experiment.sources("validation")
+    ]
