@@ -74,7 +74,14 @@ def features(model, images, **options):
     return keras.Model(model.input, model.get_layer(BOTTLENECK).output)(images, **options)
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
+# Their construction is shared; inception_v3 is of another kind than the rest.
+OFTEN = ("inception_v3", "mobilenet_v3_small")
+NETWORKS = [
+    name if name in OFTEN else pytest.param(name, marks=pytest.mark.thorough) for name in BACKBONES
+]
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
 def pair(request, tmp_path_factory):
     """A network of Keras as users get it, and ours with its weights, by way of a file."""
     keras.layers.Conv2D(1, 1), keras.layers.BatchNormalization(), keras.layers.Activation("relu")

@@ -126,9 +126,9 @@ def workdir_of(name, path, images):
 
 
 def networks():
-    """All; of the pretrained ones, which share their construction, one unless asked for."""
+    """All; unless asked for, a pretrained one and one of our own: the graph around is the same."""
     for name in MODELS:
-        often = name == "mobilenet_v3_small" or name not in BACKBONES
+        often = name in ("mobilenet_v3_small", "resnet_small")
         yield pytest.param(name, marks=pytest.mark.slow if often else pytest.mark.thorough)
 
 

@@ -20,6 +20,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop
 from faceattr_tf.configs import TaskConfig, create_recipe
 
+
 def tiny(records, **changes):
     """The smoke recipe at 32x32, in a few steps; dropout, averaging and augmentation stay on."""
     recipe = create_recipe("smoke")
