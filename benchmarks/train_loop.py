@@ -1,6 +1,7 @@
 """Training images/s of the loop, beside its own bare step and beside PyTorch.
 
     python -m benchmarks.train_loop [--records=RECORDS] [--config=RECIPE] [--rounds=N] [--steps=N]
+        [--seconds=S] [--precision=P]
 
 Competitors take turns within one process and the medians of their rounds are compared, because
 absolute times mean little on a shared machine:
@@ -11,8 +12,7 @@ absolute times mean little on a shared machine:
   `DataLoader` with two workers that decodes and resizes with OpenCV, without augmentation;
 - torch step: that network on one batch that lies ready.
 
-The float32 rows of both compare like with like; the row of the recipe's own precision is what a
-user gets.
+The float32 rows of both compare like with like; the rows of `--precision` are what a user gets.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import time
 import numpy as np
 
 from faceattr_tf.configs import create_recipe
+from faceattr_tf.precision import processor_name, resolve
 
 
 def keras_competitors(recipe, precision: str) -> dict:
@@ -171,16 +172,30 @@ def torch_competitors(recipe, keras_model) -> dict:
     }
 
 
-def measure(competitors: dict, rounds: int, steps: int) -> dict:
-    """Median images/s of each competitor over interleaved rounds."""
-    rates = {name: [] for name in competitors}
-    for run in competitors.values():
+def measure(competitors: dict, rounds: int, steps: int, seconds: float) -> dict:
+    """Median images/s of each competitor over interleaved rounds, each printed as it is measured.
+
+    One that needs more than its share of `seconds` for its first steps is left out, and no round
+    begins after that time.
+    """
+    begun = time.perf_counter()
+    rates = {}
+    for name, run in competitors.items():
+        first = time.perf_counter()
         run(3)
-    for _ in range(rounds):
-        for name, run in competitors.items():
+        first = time.perf_counter() - first
+        if first > seconds / len(competitors):
+            print(f"{name}: left out, its first three steps took {first:.0f} s", flush=True)
+        else:
+            rates[name] = []
+    for index in range(rounds):
+        for name, values in rates.items():
+            if values and time.perf_counter() - begun > seconds:
+                continue
             begin = time.perf_counter()
-            images = run(steps)
-            rates[name].append(images / (time.perf_counter() - begin))
+            images = competitors[name](steps)
+            values.append(images / (time.perf_counter() - begin))
+            print(f"round {index + 1}  {name:24}{values[-1]:10,.0f} images/s", flush=True)
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
@@ -195,6 +210,14 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10, help="per round")
+    parser.add_argument(
+        "--seconds", type=float, default=240, help="no round begins later (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        help="measured beside float32; default: bfloat16 where this machine computes in it",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         records = options.records
@@ -206,6 +229,8 @@ def main() -> None:
             records = build("mtfl", f"{folder}/drawn", f"{folder}/records").path
         recipe = create_recipe(options.config)
         recipe.data.records = (records,)
+        recipe.precision, reason = resolve(options.precision)
+        print(f"{processor_name()}; {recipe.precision}{reason and f', since {reason}'}", flush=True)
         competitors, model = keras_competitors(recipe, "float32")
         if recipe.precision != "float32":
             competitors |= keras_competitors(recipe, recipe.precision)[0]
@@ -214,16 +239,15 @@ def main() -> None:
         else:
             if recipe.model.name == "resnet_small" and not recipe.model.options:
                 competitors |= torch_competitors(recipe, model)
-        rates = measure(competitors, options.rounds, options.steps)
+        rates = measure(competitors, options.rounds, options.steps, options.seconds)
     for name, rate in rates.items():
         print(f"{name:24}{rate:10,.0f} images/s")
     pairs = [("loop, float32", "step, float32")]
     if recipe.precision != "float32":
         pairs.append((f"loop, {recipe.precision}", f"step, {recipe.precision}"))
-    for ours in ("loop", "step"):
-        pairs.append((f"{ours}, float32", f"torch {ours}, float32"))
+    pairs += [(f"{ours}, float32", f"torch {ours}, float32") for ours in ("loop", "step")]
     for ours, peer in pairs:
-        if peer in rates:
+        if ours in rates and peer in rates:
             print(f"{ours} / {peer}: {rates[ours] / rates[peer]:.2f}")
 
 

@@ -6,6 +6,7 @@ import tempfile
 import tensorflow as tf
 
 from data_pipelines.errors import UserError
+from faceattr_tf.precision import PRECISIONS
 
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 
@@ -31,6 +32,23 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
             raise UserError(f"strategy tpu: no TPU was found ({error})") from error
         return tf.distribute.TPUStrategy(resolver)
     raise UserError(f"strategy {name!r} is none of {', '.join(STRATEGIES)}")
+
+
+def check_agreement(strategy: tf.distribute.Strategy, precision: str) -> None:
+    """Makes sure that all machines compute in the same precision, which each may choose itself.
+
+    Raises:
+        UserError: they do not.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return
+    own = float(PRECISIONS.index(precision))
+    everywhere = strategy.run(lambda: tf.constant(own))
+    if float(strategy.reduce(tf.distribute.ReduceOp.MEAN, everywhere, axis=None)) != own:
+        raise UserError(
+            f"the machines differ: this one computes in {precision}, others do not; "
+            "name one for all by --config.precision"
+        )
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

@@ -13,6 +13,7 @@ from data_pipelines.input import Source
 from data_pipelines.records import RecordSet
 from data_pipelines.tasks import ALIGNMENT, Task, join_labels
 from faceattr_tf.configs.base import Phase, Recipe, TaskConfig
+from faceattr_tf.precision import PRECISIONS, resolve
 
 CLASSIFIER_SEES = ("transformed", "crop", "aligned")
 
@@ -22,7 +23,7 @@ class Experiment:
     """A recipe together with the records it reads.
 
     Attributes:
-        recipe: what the user asked for.
+        recipe: what the user asked for; a precision of `auto` is replaced by what it stands for.
         record_sets: the records, in the order of `recipe.data.records`.
         tasks: what the model predicts; the last one is `alignment` where it has a transformer.
         task_configs: how each of them is learned.
@@ -54,6 +55,11 @@ class Experiment:
             raise UserError("no records: give --records=FOLDER, as faceattr-data build wrote it")
         if not recipe.phases:
             raise UserError(f"recipe {recipe.name!r} has no phases")
+        if recipe.precision not in PRECISIONS:
+            raise UserError(f"precision {recipe.precision!r} is none of {', '.join(PRECISIONS)}")
+        recipe = dataclasses.replace(
+            recipe, precision=resolve(recipe.precision, recipe.strategy)[0]
+        )
         record_sets = tuple(RecordSet.load(path) for path in data.records)
         if data.weights and len(data.weights) != len(record_sets):
             raise UserError(

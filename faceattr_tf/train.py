@@ -6,6 +6,7 @@ and its records: the batch and the dropout of a step follow from (seed, step), s
 was killed ends as the one that was not.
 """
 
+import dataclasses
 import functools
 
 import keras
@@ -19,12 +20,19 @@ from data_pipelines.input import explain_failure, training_batches
 from faceattr_tf import bottlenecks
 from faceattr_tf.calibration import calibrate
 from faceattr_tf.configs.base import Phase, Recipe
-from faceattr_tf.distribution import checkpoint_folder, create_strategy, distribute, is_chief
+from faceattr_tf.distribution import (
+    check_agreement,
+    checkpoint_folder,
+    create_strategy,
+    distribute,
+    is_chief,
+)
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.model_card import model_card
 from faceattr_tf.models.backbones import NEW_LAYERS, auxiliary_name, new_layers_of
 from faceattr_tf.models.heads import scale_pixels
 from faceattr_tf.optimization import decayed, rate_factors
+from faceattr_tf.precision import resolve
 from faceattr_tf.state import (
     TrainingState,
     classifier_of,
@@ -56,9 +64,11 @@ def train_and_evaluate(recipe: Recipe, path, *, progress: bool = True) -> dict:
     Raises:
         UserError: recipe, records and workdir do not fit together, or the loss is not finite.
     """
-    experiment = Experiment.of(recipe)
-    strategy = create_strategy(recipe.strategy)
     workdir = Workdir(path)
+    experiment = Experiment.of(begun_precision(recipe, workdir))
+    recipe = experiment.recipe
+    strategy = create_strategy(recipe.strategy)
+    check_agreement(strategy, recipe.precision)
     if recipe.data.bottlenecks.use:
         experiment = bottlenecks.attach(experiment, progress=progress)
     state = TrainingState(experiment, strategy)
@@ -77,6 +87,20 @@ def train_and_evaluate(recipe: Recipe, path, *, progress: bool = True) -> dict:
     run.restore()
     run.train(progress)
     return run.finish()
+
+
+def begun_precision(recipe: Recipe, workdir: Workdir) -> Recipe:
+    """The recipe in the precision in which the workdir's run was begun, where it leaves it open.
+
+    Where this machine would have taken another, that is said.
+    """
+    if recipe.precision != "auto" or not (workdir.path / "config.json").is_file():
+        return recipe
+    begun = workdir.recipe().precision
+    here, reason = resolve("auto", recipe.strategy)
+    if begun != here:
+        print(f"{workdir.path}: goes on in {begun}; begun here, it would be {here}, since {reason}")
+    return dataclasses.replace(recipe, precision=begun)
 
 
 def claim(workdir: Workdir, experiment: Experiment) -> None:

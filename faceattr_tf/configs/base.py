@@ -197,7 +197,9 @@ class Recipe:
         phases: the stretches of training, in order.
         average: decay of the exponential moving average of the weights; 0 means none. With it,
             validation, the best model, evaluation and export all use the averaged weights.
-        precision: `float32`, `mixed_bfloat16` or `mixed_float16`.
+        precision: `float32`, `mixed_bfloat16`, `mixed_float16`, or `auto`: bfloat16 where the
+            device computes in it, else float32 (`faceattr_tf.precision`). A workdir holds what it
+            came to, and a run goes on in that.
         strategy: `default` (one device), `mirrored` (all GPUs), `multi_worker` (machines named by
             `TF_CONFIG`) or `tpu`.
         warm_start: workdir whose model gives the initial weights where name and shape agree.

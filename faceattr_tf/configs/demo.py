@@ -28,7 +28,7 @@ def demo() -> Recipe:
                 weight_decay=0.02,
             ),
         ),
-        precision="mixed_bfloat16",
+        precision="auto",
         evaluate_every=3.0,
         best_metric="attributes/balanced_accuracy_at_half",
     )

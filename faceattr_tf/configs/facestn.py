@@ -245,6 +245,6 @@ def _small(crop: Crop, aligned: Crop, epochs: tuple[float, float, float]) -> Rec
             Phase(name="joint", epochs=epochs[2], learning_rate=6e-4, decay=0.0, **rate),
         ),
         average=0.99,
-        precision="mixed_bfloat16",
+        precision="auto",
         best_metric="attributes/accuracy",
     )

@@ -37,7 +37,7 @@ def mtfl() -> Recipe:
                 weight_decay=0.02,
             ),
         ),
-        precision="mixed_bfloat16",
+        precision="auto",
         best_metric="attributes/accuracy",
     )
 
@@ -86,7 +86,7 @@ def mtfl_best() -> Recipe:
             ),
         ),
         average=0.999,
-        precision="mixed_bfloat16",
+        precision="auto",
         best_metric="attributes/accuracy",
     )
 
@@ -137,7 +137,7 @@ def celeba() -> Recipe:
                 weight_decay=0.02,
             ),
         ),
-        precision="mixed_bfloat16",
+        precision="auto",
         best_metric="attributes/average_precision",
     )
 
@@ -183,6 +183,6 @@ def celeba_best() -> Recipe:
             ),
         ),
         average=0.999,
-        precision="mixed_bfloat16",
+        precision="auto",
         best_metric="attributes/average_precision",
     )
