@@ -6,6 +6,7 @@ import sys
 from absl.flags import argparse_flags as argparse
 
 from data_pipelines.command_line import run_command
+from data_pipelines.encoded import MAX_PIXELS
 from data_pipelines.errors import UserError
 from data_pipelines.readers import READERS
 
@@ -91,6 +92,7 @@ def _add_build(commands):
         default=0,
         help="how many images may be missing or broken; they are left out by name (default 0)",
     )
+    _add_max_pixels(parser)
     parser.add_argument(
         "--option",
         action="append",
@@ -103,6 +105,16 @@ def _add_build(commands):
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace records built from something else"
+    )
+
+
+def _add_max_pixels(parser):
+    parser.add_argument(
+        "--max_pixels",
+        type=int,
+        default=MAX_PIXELS,
+        help="a picture that is larger by its header is not decoded and counts as a bad one "
+        "(default %(default)s)",
     )
 
 
@@ -122,6 +134,7 @@ def _build(parsed):
         parsed.records,
         detections=parsed.detections,
         max_bad=parsed.max_bad,
+        max_pixels=parsed.max_pixels,
         overwrite=parsed.overwrite,
         **options,
     )
@@ -163,6 +176,7 @@ def _add_detect(commands):
         "--minimum_size", type=float, help="side in pixels of the smallest face looked for"
     )
     parser.add_argument("--max_bad", type=int, default=0, help="pictures that may fail to decode")
+    _add_max_pixels(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a table that exists")
 
 
@@ -170,13 +184,17 @@ def _detect(parsed):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from data_pipelines.detect import detect_folder
 
-    options = {name: getattr(parsed, name) for name in ("processes", "batch_size", "max_bad")}
+    options = {
+        name: getattr(parsed, name) for name in ("processes", "batch_size", "max_bad", "max_pixels")
+    }
     if parsed.minimum_size is not None:
         options["minimum_size"] = parsed.minimum_size
     found = detect_folder(
         parsed.source, parsed.output, boxes=parsed.boxes, overwrite=parsed.overwrite, **options
     )
     print(f"{found['output']}: {found['faces']:,} faces in {found['images']:,} pictures")
+    for what, count in found["passed_over"].items():
+        print(f"not read: {count:,} {what}")
     for reason in ("not_found", "undecodable"):
         for name in found[reason]:
             # A name need not be UTF-8.

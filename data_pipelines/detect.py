@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from data_pipelines.detections import BOX_COLUMNS, COLUMNS
 from data_pipelines.detector import MINIMUM_SIZE, Detection, Detector, nearest_first
+from data_pipelines.encoded import ENDINGS, MAX_PIXELS, decode
 from data_pipelines.errors import UserError
-from data_pipelines.readers.images import SUFFIXES, ImageFolder
+from data_pipelines.readers.images import ImageFolder
 
 __all__ = ["Detection", "Detector", "detect_folder", "nearest_first", "read_boxes"]
 
@@ -32,6 +33,7 @@ def detect_folder(
     boxes: str | Mapping[str, Sequence[float]] | None = None,
     minimum_size: float = MINIMUM_SIZE,
     max_bad: int = 0,
+    max_pixels: int = MAX_PIXELS,
     overwrite: bool = False,
 ) -> dict:
     """Detects the faces of every picture below a folder and writes one CSV.
@@ -50,10 +52,12 @@ def detect_folder(
             `read_boxes` reads.
         minimum_size: side in pixels of the smallest face looked for.
         max_bad: pictures that may fail to decode; they are listed and get no row.
+        max_pixels: a picture that is larger by its header is not decoded, and counts as one.
         overwrite: replace an output that exists.
 
     Returns:
         `images` (rows written), `faces` (rows with a face), `not_found` and `undecodable` (names),
+        `passed_over` (what kinds of files are no pictures, and how many each),
         `output` (path of the CSV).
 
     Raises:
@@ -67,7 +71,10 @@ def detect_folder(
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists; --overwrite replaces it")
     boxes = read_boxes(boxes) if isinstance(boxes, str | os.PathLike) else dict(boxes or {})
-    names = _picture_names(root)
+    folder = ImageFolder(root)
+    names = sorted(folder.sizes)
+    if not names:
+        raise UserError(f"{root}: no pictures ({', '.join(ENDINGS)}) in the folder or below it")
     points = {name: _centre(boxes[name]) for name in names if name in boxes}
     if boxes and not points:
         raise UserError(
@@ -83,7 +90,7 @@ def detect_folder(
         print(f"{output}: continues after {len(done)} of {len(names)} pictures")
     left = [name for name in names if name not in done]
     batches = [
-        (str(root), batch, [points.get(name) for name in batch], minimum_size)
+        (str(root), batch, [points.get(name) for name in batch], minimum_size, max_pixels)
         for batch in _batches(left, batch_size)
     ]
     undecodable = []
@@ -112,6 +119,7 @@ def detect_folder(
         "faces": len(done) - len(not_found),
         "not_found": not_found,
         "undecodable": sorted(undecodable),
+        "passed_over": dict(folder.left_out),
         "output": str(output),
     }
 
@@ -160,8 +168,8 @@ def _detector(minimum_size):
 
 def _detect_batch(job) -> tuple[list[tuple], list[str]]:
     """The rows of one batch of files, and the names of those that do not decode."""
-    root, names, points, minimum_size = job
-    images = {name: _read_image(os.path.join(root, name)) for name in names}
+    root, names, points, minimum_size, max_pixels = job
+    images = {name: _read_image(os.path.join(root, name), max_pixels) for name in names}
     bad = [name for name in names if images[name] is None]
     good = [(name, point) for name, point in zip(names, points, strict=True) if name not in bad]
     rows = []
@@ -214,22 +222,17 @@ def _start_worker(threads):
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
-def _picture_names(root) -> list[str]:
-    names = sorted(ImageFolder(root).sizes)
-    if not names:
-        raise UserError(f"{root}: no pictures ({', '.join(SUFFIXES)}) in the folder or below it")
-    return names
-
-
-def _read_image(path) -> np.ndarray | None:
-    """A picture as `uint8 [H, W, 3]` RGB, turned by its EXIF orientation; None if undecodable."""
+def _read_image(path, max_pixels) -> np.ndarray | None:
+    """A picture as upright `uint8 [H, W, 3]` RGB, as records hold it; None if they would not."""
     from data_pipelines.readers.base import decodes
 
     data = pathlib.Path(path).read_bytes()
-    if not decodes(data):
+    try:
+        pixels = decode(data, max_pixels)
+    except UserError:
         return None
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    # OpenCV fills what is missing of these two, which the readers refuse.
+    return pixels if decodes(data) or not data.startswith((b"\xff\xd8", b"\x89PNG")) else None
 
 
 def _centre(box):

@@ -20,8 +20,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipelines.counting import count_labels, measure_boxes
+from data_pipelines.encoded import MAX_PIXELS
 from data_pipelines.errors import UserError
 from data_pipelines.readers import READERS, reader_class
+from data_pipelines.readers.base import TURNED
 from data_pipelines.tasks import Task
 
 METADATA = "metadata.json"
@@ -41,8 +43,9 @@ class RecordSet:
         label_counts: split -> task -> `[[no, yes], ...]` per label of a multilabel task (unknown
             ones left out), `[count, ...]` per class of a multiclass task.
         left_out: what was counted and not stored; `bad images` holds name -> fault.
-        description: title, homepage, licence, citation, obtain, options, fingerprint, and how many
-            images were turned upright.
+        description: title, homepage, licence, citation, obtain, options, fingerprint, how many
+            images were turned upright or stored in another format, and which files beside the
+            images were passed over.
         statistics: split -> regression task -> `[mean, standard deviation]` per value, over the
             examples that know it.
         boxes: split -> `count` of images with a box (or else landmarks, whose bounding square
@@ -203,6 +206,10 @@ class RecordSet:
                 lines.append(f"left out: {count:,} {what}")
         if turned := self.description["turned_upright"]:
             lines.append(f"turned upright by their orientation tag: {turned:,} images")
+        for what, count in self.description.get("reencoded", {}).items():
+            lines.append(f"{what}: {count:,} images")
+        for what, count in self.description.get("passed_over", {}).items():
+            lines.append(f"not read: {count:,} {what}")
         return "\n".join(lines)
 
 
@@ -223,6 +230,7 @@ def build(
     *,
     detections: str | os.PathLike | None = None,
     max_bad: int = 0,
+    max_pixels: int = MAX_PIXELS,
     overwrite: bool = False,
     **options,
 ) -> RecordSet:
@@ -238,6 +246,7 @@ def build(
         records: the folder to make.
         detections: table written by `faceattr-data detect`, joined in by filename.
         max_bad: how many images may be missing or undecodable; they are left out by name.
+        max_pixels: an image that is larger by its header counts as undecodable.
         overwrite: replaces records that were built from something else.
         **options: of the reader.
 
@@ -250,7 +259,12 @@ def build(
     target = pathlib.Path(records).absolute()
     partial = target.with_name(f".{target.name}.partial")
     builder = reader_class(reader_name)(
-        source=source, data_dir=partial / "data", detections=detections, max_bad=max_bad, **options
+        source=source,
+        data_dir=partial / "data",
+        detections=detections,
+        max_bad=max_bad,
+        max_pixels=max_pixels,
+        **options,
     )
     fingerprint = builder.fingerprint()
     if target.exists() and not _replaceable(target, fingerprint, overwrite):
@@ -337,6 +351,7 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
         filenames[split], counts[split], statistics[split] = count_labels(paths, builder.tasks)
         boxes[split] = measure_boxes(paths)
     left_out = dict(builder.left_out)
+    changed = {what: count for what, count in sorted(builder.changed.items()) if what}
     if builder.bad:
         left_out["bad images"] = dict(sorted(builder.bad.items()))
     fields = {
@@ -350,7 +365,8 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
         "left_out": left_out,
         "description": dataclasses.asdict(builder.ABOUT)
         | {"options": builder.options, "detections": builder.joined}
-        | {"turned_upright": builder.reencoded, "fingerprint": fingerprint},
+        | {"turned_upright": changed.pop(TURNED, 0), "reencoded": changed}
+        | {"passed_over": dict(builder.images.left_out), "fingerprint": fingerprint},
     }
     (folder / FILENAMES).write_text(json.dumps(filenames))
     (folder / METADATA).write_text(json.dumps(fields, indent=1))

@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from data_pipelines.encoded import ENDINGS, upright
 from data_pipelines.errors import UserError
-from data_pipelines.orientation import upright
+from data_pipelines.readers.images import ImageFolder
 from data_pipelines.tasks import Task
 from export.drawn_requests import draw_faces
 from faceattr_tf.tables import Table
@@ -120,7 +120,7 @@ def page_of_faces(folder: str | Path) -> Examples:
         try:
             data = upright(file.read_bytes())
             tf.io.decode_image(data)
-        except (tf.errors.InvalidArgumentError, cv2.error):
+        except (tf.errors.InvalidArgumentError, UserError):
             print(f"{file}: left out, it cannot be decoded", file=sys.stderr)
         else:
             encoded.append(data)
@@ -131,15 +131,14 @@ def page_of_faces(folder: str | Path) -> Examples:
 
 
 def picture_files(folder: str | Path) -> list[Path]:
-    """The JPEG and PNG files of a folder and its sub-folders.
+    """The pictures of a folder and its sub-folders.
 
     Raises:
         UserError: there are none.
     """
-    endings = (".jpg", ".jpeg", ".png")
-    files = [f for f in sorted(Path(folder).glob("**/*")) if f.suffix.lower() in endings]
+    files = [Path(folder, name) for name in ImageFolder(folder).sizes]
     if not files:
-        raise UserError(f"{folder} holds no JPEG or PNG files")
+        raise UserError(f"{folder} holds no pictures ({', '.join(ENDINGS)})")
     return files
 
 

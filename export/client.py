@@ -21,11 +21,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from data_pipelines.encoded import upright
 from data_pipelines.errors import UserError
-from data_pipelines.orientation import upright
 
 PROTOCOLS = ("grpc", "rest")
 LONGEST_PAUSE = 5.0
@@ -202,7 +201,7 @@ class Client:
 def _upright(data: bytes) -> bytes:
     try:
         return upright(data)
-    except cv2.error:  # It is damaged: the server says so.
+    except UserError:  # It is damaged: the server says so.
         return data
 
 

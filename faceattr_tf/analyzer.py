@@ -12,14 +12,14 @@ import dataclasses
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from data_pipelines.encoded import MAX_PIXELS, decode, encode, upright
 from data_pipelines.errors import UserError
-from data_pipelines.orientation import upright
 from data_pipelines.tasks import LANDMARK_NAMES, Task
 from faceattr_tf.affine import CORNERS, components, outline
 from faceattr_tf.face import Alignment, Attribute, Choice, Face, TaskResult
@@ -41,6 +41,7 @@ class Analyzer:
         calibration: task name -> `{"temperature": t, "thresholds": [one per label]}`; what is
             absent is temperature 1 and thresholds 0.5.
         batch_size: how many faces go through the model at a time.
+        max_pixels: a picture that is larger by its header is refused before it is decoded.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Analyzer:
         calibration: dict[str, dict] | None = None,
         *,
         batch_size: int = 64,
+        max_pixels: int = MAX_PIXELS,
     ):
         """Keeps what it is given; networks are compiled when they are first used."""
         if batch_size < 1:
@@ -60,9 +62,12 @@ class Analyzer:
         self.crop = crop
         self.calibration = calibration or {}
         self.batch_size = batch_size
+        self.max_pixels = max_pixels
 
     @classmethod
-    def from_workdir(cls, path: str | Path, *, batch_size: int = 64) -> "Analyzer":
+    def from_workdir(
+        cls, path: str | Path, *, batch_size: int = 64, max_pixels: int = MAX_PIXELS
+    ) -> "Analyzer":
         """The best model of a training run.
 
         Raises:
@@ -77,6 +82,7 @@ class Analyzer:
             workdir.crop,
             workdir.calibration(),
             batch_size=batch_size,
+            max_pixels=max_pixels,
         )
 
     @property
@@ -113,7 +119,7 @@ class Analyzer:
         faces = []
         for start in range(0, len(images), self.batch_size):
             part = slice(start, start + self.batch_size)
-            pictures = [_read(image) for image in images[part]]
+            pictures = [_read(image, self.max_pixels) for image in images[part]]
             jobs = list(map(_Job, pictures, boxes[part], points[part]))
             if detect:
                 jobs = [
@@ -132,7 +138,7 @@ class Analyzer:
         faces = []
         for start in range(0, len(images), self.batch_size):
             found = self._detect(
-                [_read(image) for image in images[start : start + self.batch_size]]
+                [_read(image, self.max_pixels) for image in images[start : start + self.batch_size]]
             )
             judged = iter(self._judge([job for jobs in found for job in jobs]))
             faces += [list(itertools.islice(judged, len(jobs))) for jobs in found]
@@ -240,11 +246,10 @@ class _Picture:
 
     def pixels(self) -> np.ndarray:
         """uint8 RGB `[H, W, 3]`."""
-        content = np.frombuffer(self.content, np.uint8)
-        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-        if pixels is None:
-            raise UserError(f"{self}: {NO_IMAGE}")
-        return pixels[..., ::-1]
+        try:
+            return decode(self.content, sys.maxsize)
+        except UserError as error:
+            raise UserError(f"{self}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,14 +268,14 @@ class _Job:
         return Face(self.picture.name, box, known or None, self.score, tasks)
 
 
-def _read(image: Image) -> _Picture:
+def _read(image: Image, max_pixels: int) -> _Picture:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise UserError(
                 f"picture of shape {list(image.shape)} and type {image.dtype}: "
                 "expected uint8 RGB of shape [H, W, 3]"
             )
-        return _Picture("", _png(image))
+        return _Picture("", encode(image))
     if isinstance(image, bytes):
         picture = _Picture("", image)
     else:
@@ -278,17 +283,10 @@ def _read(image: Image) -> _Picture:
             picture = _Picture(str(image), Path(image).read_bytes())
         except OSError as error:
             raise UserError(f"{image}: {(error.strerror or str(error)).lower()}") from error
-    # TensorFlow decodes these two, without their orientation; all else is left to OpenCV.
-    if not picture.content.startswith((b"\xff\xd8", b"\x89PNG")):
-        return _Picture(picture.name, _png(picture.pixels()))
     try:
-        return _Picture(picture.name, upright(picture.content))
-    except cv2.error as error:
-        raise UserError(f"{picture}: {NO_IMAGE}") from error
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+        return _Picture(picture.name, upright(picture.content, max_pixels))
+    except UserError as error:
+        raise UserError(f"{picture}: {error}") from error
 
 
 def _per_picture(name: str, values, count: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Predictions for image files: a table of results, and annotated pictures."""
 
+import collections
 import contextlib
 import csv
 import dataclasses
@@ -13,16 +14,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
-import numpy as np
 from tqdm import tqdm
 
+from data_pipelines.encoded import ENDINGS, MAX_PIXELS, decode, readable, unread
 from data_pipelines.errors import UserError
+from data_pipelines.readers.images import ImageFolder
 from faceattr_tf.analyzer import Analyzer
 from faceattr_tf.face import Face
 
 FORMATS = ("jsonl", "csv")
-IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""What counts as an image in a folder; files that are named one by one may end otherwise."""
 
 
 @dataclasses.dataclass
@@ -34,12 +34,14 @@ class Summary:
         faces: how many faces were judged in them.
         unreadable: file name -> why it could not be judged.
         faceless: names of images in which no face was found.
+        passed_over: kinds of files in the folders that are no images, and how many of each.
     """
 
     images: int = 0
     faces: int = 0
     unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
     faceless: list[str] = dataclasses.field(default_factory=list)
+    passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def predict(
@@ -51,6 +53,7 @@ def predict(
     detect: bool = False,
     batch_size: int = 64,
     annotate: bool | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Summary:
     """Judges images with a workdir's best model, and writes one row per face.
 
@@ -58,11 +61,12 @@ def predict(
         workdir: folder of a training run.
         paths: image files, folders (searched recursively) and glob patterns.
         output: folder for `results.jsonl` or `results.csv`, which appears when it is complete, and
-            for `annotated/`; None writes the rows to standard output.
+            for `annotated/`, which replaces that of an earlier run; None writes the rows to standard output.
         format: one of `FORMATS`.
         detect: find the faces first and judge each of them; otherwise one face per image.
         batch_size: images read, and faces judged, at a time.
         annotate: whether to write annotated pictures; None: whenever there is an output folder.
+        max_pixels: an image that is larger by its header is not decoded, and counts as unreadable.
 
     Raises:
         UserError: no image at all, a path or the workdir is missing, or `annotate` without
@@ -72,40 +76,46 @@ def predict(
         raise UserError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
     if annotate and output is None:
         raise UserError("annotated pictures need a folder: give --output=DIR")
-    files = list_images(paths, leave_out=output)
+    passed_over: collections.Counter[str] = collections.Counter()
+    files = list_images(paths, leave_out=output, passed_over=passed_over)
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)
-    analyzer = Analyzer.from_workdir(workdir, batch_size=batch_size)
+    analyzer = Analyzer.from_workdir(workdir, batch_size=batch_size, max_pixels=max_pixels)
     if analyzer.needs_face and not detect:
         print(
             f"warning: the model was trained on faces cropped by {analyzer.crop.kind}; without "
             "--detect it sees whole pictures, which suits tightly framed faces only",
             file=sys.stderr,
         )
-    summary = Summary()
+    summary = Summary(passed_over=dict(passed_over))
     names = list(files)
     with (
         _writer(output, format) as write,
+        _annotations(output) as annotated,
         tqdm(total=len(names), unit="image", disable=None) as progress,
     ):
         for start in range(0, len(names), batch_size):
             batch = names[start : start + batch_size]
             for name, faces in _analyze(analyzer, batch, detect, summary):
                 write(faces)
-                if output is not None and annotate is not False:
-                    _annotate(name, faces, Path(output, "annotated", files[name]))
+                if annotated is not None and annotate is not False:
+                    _annotate(name, faces, annotated / files[name])
             progress.update(len(batch))
     return summary
 
 
 def list_images(
-    paths: Iterable[str | Path], leave_out: str | Path | None = None
+    paths: Iterable[str | Path],
+    leave_out: str | Path | None = None,
+    passed_over: collections.Counter[str] | None = None,
 ) -> dict[str, Path]:
     """The image files that `paths` name, each once, in order.
 
     Args:
-        paths: files, folders (searched recursively for `IMAGE_ENDINGS`, sorted) and glob patterns.
+        paths: files, folders (searched as by `ImageFolder`) and glob patterns. A file that is
+            named itself may end in anything.
         leave_out: a folder whose content is not taken, such as the one of the results.
+        passed_over: counts the kinds of files in folders, and of a pattern's, that are no images.
 
     Returns:
         File name -> its path relative to the folder through which it was found, numbered where
@@ -116,6 +126,7 @@ def list_images(
     """
     paths = [str(path) for path in paths]
     excluded = Path(leave_out).resolve() if leave_out is not None else None
+    passed_over = collections.Counter() if passed_over is None else passed_over
     found, taken = {}, set()
     for path in paths:
         matches = [path] if os.path.lexists(path) else sorted(glob.glob(path, recursive=True))
@@ -123,19 +134,24 @@ def list_images(
             kind = "pattern that matches nothing" if glob.has_magic(path) else "no such file"
             raise UserError(f"{path}: {kind}; expected images, folders or patterns")
         for match in map(Path, matches):
-            # A folder's files are filtered by their ending, and so are a pattern's matches.
-            inside = sorted(match.rglob("*")) if match.is_dir() else [match]
+            base, inside = match.parent, [match]
+            if match.is_dir():
+                folder = ImageFolder(match)
+                base, inside = match, [match / name for name in folder.sizes]
+                passed_over.update(folder.left_out)
+            elif matches != [path] and not readable(match.name):
+                passed_over[unread(match.name)] += 1
+                continue
             for file in inside:
-                if file.is_dir() or (excluded and excluded in file.resolve().parents):
+                if excluded and excluded in file.resolve().parents:
                     continue
-                named = matches == [path] and file == match
-                if (named or file.suffix.lower() in IMAGE_ENDINGS) and str(file) not in found:
-                    base = match if match.is_dir() else match.parent
+                if str(file) not in found:
                     found[str(file)] = _unused(file.relative_to(base), taken)
     if not found:
+        others = "; ".join(f"{count} {what}" for what, count in passed_over.items())
         raise UserError(
             f"{', '.join(paths) or 'no path given'}: no image found; expected files that end in "
-            f"{', '.join(IMAGE_ENDINGS)}"
+            f"{', '.join(ENDINGS)}{others and f'; there are {others}'}"
         )
     return found
 
@@ -189,6 +205,22 @@ def _writer(output: str | Path | None, format: str):
             os.replace(temporary, Path(output, f"results.{format}"))
 
 
+@contextlib.contextmanager
+def _annotations(output: str | Path | None) -> Iterator[Path | None]:
+    """A folder for annotated pictures, which at the end takes the place of an earlier run's."""
+    if output is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(dir=output, prefix=".annotated-") as folder:
+        drawn, earlier = Path(folder, "drawn"), Path(output, "annotated")
+        drawn.mkdir()
+        yield drawn
+        if earlier.exists():
+            os.replace(earlier, Path(folder, "earlier"))
+        if any(drawn.iterdir()):
+            os.replace(drawn, earlier)
+
+
 def _write_jsonl(file):
     return lambda faces: file.writelines(json.dumps(face.to_dict()) + "\n" for face in faces)
 
@@ -210,11 +242,10 @@ def _write_csv(file):
 def _annotate(name: str, faces: list[Face], target: Path) -> None:
     from faceattr_tf.annotate import draw_faces
 
-    pixels = cv2.imdecode(np.fromfile(name, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    target = target.with_name(target.name + ".jpg")
+    pixels = decode(Path(name).read_bytes(), sys.maxsize)
+    if target.suffix.lower() not in (".jpg", ".jpeg"):
+        target = target.with_name(target.name + ".jpg")
     target.parent.mkdir(parents=True, exist_ok=True)
     drawn = draw_faces(pixels, faces)
     content = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
-    temporary = target.with_name(f".{target.name}")
-    temporary.write_bytes(content.tobytes())
-    os.replace(temporary, target)
+    target.write_bytes(content.tobytes())

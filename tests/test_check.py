@@ -164,7 +164,7 @@ def test_scores_are_balanced_accuracies_of_known_labels():
     ("flags", "message"),
     [
         (["--images=photos"], "belong to --check"),
-        (["--check", "--images=."], "holds no JPEG or PNG files"),
+        (["--check", "--images=."], "holds no pictures"),
         (["--check", "--records=nowhere"], "nowhere"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from test_encoded import KINDS, PIXELS, TURNS, huge, jpeg, png, seen_by_all
 
 from data_pipelines import records
 from data_pipelines.detections import LANDMARK_COLUMNS
@@ -277,3 +278,31 @@ def test_the_drawn_manifest_is_read(tmp_path):
     assert built.task("attributes").labels == CELEBA_ATTRIBUTES
     assert built.task("pose") == POSE
     assert collections.Counter(built.splits) == {"train": 16, "validation": 2, "test": 2}
+
+
+def test_records_hold_what_every_decoder_sees_alike(tmp_path):
+    folder = tmp_path / "faces" / "someone"
+    folder.mkdir(parents=True)
+    files = {"turned.png": png(6), "turned.jpg": jpeg(8), "plain.jpg": jpeg(1)}
+    files |= {"palette.bmp": KINDS["BMP with a palette"], "a.tif": KINDS["TIFF"]}
+    files |= {"huge.gif": huge("GIF"), "notes.txt": b"", "._a.jpg": b""}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    built = build(tmp_path / "faces", max_bad=1)
+    images = {name.split("/")[1]: example["image"] for name, example in read(built).items()}
+    assert images.keys() == {"turned.png", "turned.jpg", "plain.jpg", "palette.bmp", "a.tif"}
+    np.testing.assert_array_equal(images["turned.png"], TURNS[6](PIXELS))
+    np.testing.assert_array_equal(images["a.tif"], PIXELS)
+    np.testing.assert_array_equal(
+        images["palette.bmp"], seen_by_all(KINDS["PNG with a palette"])[0]
+    )
+    summary = built.summary()
+    for line in (
+        "turned upright by their orientation tag: 2 images",
+        "stored as PNG (BMP): 1 images",
+        "stored as PNG (TIFF): 1 images",
+        "not read: 1 hidden or system files and folders",
+        "not read: 1 files that end in .txt",
+    ):
+        assert line in summary
+    assert "pixels by its header" in built.left_out["bad images"]["someone/huge.gif"]

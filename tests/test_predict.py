@@ -6,6 +6,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from test_encoded import huge
 from tiny_workdir import draw_picture, encode, make_workdir
 
 from data_pipelines.errors import UserError
@@ -58,7 +59,7 @@ def test_names_that_look_like_patterns_are_files(tmp_path):
     [
         ("absent.jpg", "absent.jpg: no such file"),
         ("*.tga", r"\*.tga: pattern that matches nothing"),
-        ("empty", "empty: no image found; expected files that end in .bmp"),
+        ("empty", "empty: no image found; expected files that end in .jpg"),
     ],
 )
 def test_no_image_at_all_is_a_mistake(tmp_path, monkeypatch, path, message):
@@ -99,9 +100,39 @@ def test_unreadable_images_are_named_and_the_rest_is_done(workdir, photos, tmp_p
     annotated = tmp_path / "out" / "annotated"
     assert sorted(path.relative_to(annotated).as_posix() for path in annotated.rglob("*.*")) == [
         "a.png.jpg",
-        "deep/b.JPG.jpg",
+        "deep/b.JPG",
     ]
     assert cv2.imread(str(annotated / "a.png.jpg")).shape[0] == 480
+
+
+def test_annotated_pictures_of_an_earlier_run_do_not_stay(workdir, photos, tmp_path):
+    predict(workdir, [photos], output=tmp_path / "out")
+    predict(workdir, [photos / "a.png"], output=tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out" / "annotated").iterdir()] == ["a.png.jpg"]
+    predict(workdir, [photos / "a.png"], output=tmp_path / "out", annotate=False)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.jsonl"]
+
+
+def test_what_is_no_image_is_one_line_each_and_what_is_passed_over_is_counted(
+    workdir, photos, tmp_path, capsys
+):
+    (photos / "a.png").write_bytes(encode(draw_picture(0, 90, 60), ".png"))
+    (photos / "huge.bmp").write_bytes(huge("BMP"))
+    (photos / "text.jpe").write_text("no image")
+    (photos / "c.jxl").write_bytes(b"")
+    (photos / ".hidden.png").write_bytes(b"")
+    with pytest.raises(UserError, match="3 of 5 images could not be read"):
+        command.main([f"--workdir={workdir}", "--max_pixels=5000", str(photos)])
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2
+    for line in (
+        "not read: 1 hidden or system files and folders",
+        "not read: 1 files that end in .jxl",
+        "a.png: 60 x 90 pixels by its header, more than --max_pixels=5000",
+        "huge.bmp: more than 178,956,970 pixels by its header, which is too large",
+        "text.jpe: not an image of a format that is read",
+    ):
+        assert line in err
 
 
 def test_an_interruption_leaves_no_results(workdir, photos, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """What all readers share: the schema of records, and images that are checked while being read."""
 
+import collections
 import dataclasses
 import hashlib
 import itertools
@@ -18,14 +19,16 @@ from tensorflow_datasets.core import writer
 from tqdm import tqdm
 
 from data_pipelines.detections import read_detections
+from data_pipelines.encoded import MAX_PIXELS, read_header, upright
 from data_pipelines.errors import UserError
-from data_pipelines.orientation import orientation, upright
 from data_pipelines.readers.images import ImageArchive, ImageFolder
 from data_pipelines.tasks import LANDMARKS, Task
 
 # Bad images beyond the limit after which reading on would only repeat the same complaint.
 _GIVE_UP = 20
 _READ_AHEAD = 256
+
+TURNED = "turned upright"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +74,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         detections: table of `faceattr-data detect`, joined in by filename; what the data set
             annotates itself wins over what was detected.
         max_bad: images that may be missing or undecodable before `records.build` fails.
+        max_pixels: an image that is larger by its header counts as undecodable.
         **options: the reader's own, see `OPTIONS`.
 
     Raises:
@@ -82,14 +86,23 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     OPTIONS: Mapping[str, tuple] = {}
     """Option -> allowed values, the first being the default; an empty tuple allows any text."""
 
-    def __init__(self, *, source, data_dir, detections=None, max_bad: int = 0, **options):
+    def __init__(
+        self,
+        *,
+        source,
+        data_dir,
+        detections=None,
+        max_bad: int = 0,
+        max_pixels: int = MAX_PIXELS,
+        **options,
+    ):
         """Finds the files and checks the options; reads no table yet."""
         self.source = pathlib.Path(source)
-        self.max_bad = max_bad
+        self.max_bad, self.max_pixels = max_bad, max_pixels
         self.options = self._checked_options(options)
         self.bad: dict[str, str] = {}
         self.left_out: dict[str, int] = {}
-        self.reencoded = 0
+        self.changed = collections.Counter()
         self.tables: dict[str, pathlib.Path] = {}
         self.images: ImageFolder | ImageArchive
         self.tasks: tuple[Task, ...]
@@ -194,8 +207,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         ):
             while batch := list(itertools.islice(faces, _READ_AHEAD)):
                 loaded = pool.map(self._load, (face.filename for face in batch))
-                for face, (image, fault, turned) in zip(batch, loaded, strict=True):
-                    self.reencoded += turned
+                for face, (image, fault, change) in zip(batch, loaded, strict=True):
+                    self.changed[change] += 1
                     if fault:
                         self._note_bad(face.filename, fault)
                     else:
@@ -206,19 +219,24 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             self.check_bad()
             raise UserError(f"{self.source}: split {split!r} has no image that can be used")
 
-    def _load(self, filename: str) -> tuple[bytes, str, bool]:
-        """The image's bytes, what is wrong with it ("" for nothing), whether it was turned."""
+    def _load(self, filename: str) -> tuple[bytes, str, str]:
+        """The image's bytes, what is wrong with it, how it was changed ("" for nothing each)."""
         if filename not in self.images.sizes:
-            return b"", "is missing", False
+            return b"", "is missing", ""
         try:
             data = self.images.read(filename)
         except (OSError, zipfile.BadZipFile, zlib.error) as error:
-            return b"", f"cannot be read ({error})", False
-        if not decodes(data):
-            return b"", "does not decode", False
-        if orientation(data) != 1:
-            return upright(data), "", True
-        return data, "", False
+            return b"", f"cannot be read ({error})", ""
+        try:
+            header = read_header(data, self.max_pixels)
+            image = data if header.plain else upright(data, self.max_pixels)
+        except UserError as error:
+            return b"", f"does not decode: {error}", ""
+        if not decodes(data if header.format in ("JPEG", "MPO", "PNG") else image):
+            return b"", "does not decode", ""
+        if header.plain:
+            return image, "", ""
+        return image, "", f"stored as PNG ({header.format})" if header.orientation == 1 else TURNED
 
     def _note_bad(self, filename: str, fault: str) -> None:
         self.bad[filename] = fault
@@ -282,7 +300,7 @@ class _SameBytesWriter(writer.ExampleWriter):
 
 
 def decodes(data: bytes) -> bool:
-    """Whether an encoded image decodes to its end.
+    """Whether an encoded JPEG or PNG decodes to its end.
 
     TensorFlow's decoder is asked because training uses it, and because it refuses a JPEG that was
     cut off, which OpenCV fills with grey.
@@ -293,7 +311,7 @@ def decodes(data: bytes) -> bool:
         if data[:2] == b"\xff\xd8":
             tf.io.decode_jpeg(data, channels=3, ratio=8)  # reads every bit, computes few pixels
         else:
-            tf.io.decode_image(data, channels=3, expand_animations=False)
+            tf.io.decode_png(data, channels=3)
     except tf.errors.OpError:
         return False
     return True

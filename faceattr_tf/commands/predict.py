@@ -9,6 +9,7 @@ import os
 import sys
 
 from data_pipelines.command_line import run_command
+from data_pipelines.encoded import MAX_PIXELS
 from data_pipelines.errors import UserError
 
 EXAMPLES = """\
@@ -35,6 +36,13 @@ def parser() -> argparse.ArgumentParser:
     add("--output", metavar="DIR", help="folder for the results; default: rows on standard output")
     add("--format", choices=("jsonl", "csv"), default="jsonl", help="of the rows (default: jsonl)")
     add("--batch_size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
+    add(
+        "--max_pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="an image that is larger by its header is not decoded (default: %(default)s)",
+    )
     annotated = {"dest": "annotate", "default": None}
     add("--annotate", action="store_true", **annotated, help="annotated pictures (with --output)")
     add("--noannotate", action="store_false", **annotated, help="no annotated pictures")
@@ -59,7 +67,10 @@ def main(arguments: list[str]) -> None:
         detect=flags.detect,
         batch_size=flags.batch_size,
         annotate=flags.annotate,
+        max_pixels=flags.max_pixels,
     )
+    for what, count in summary.passed_over.items():
+        print(f"not read: {count:,} {what}", file=sys.stderr)
     for name in summary.faceless:
         print(f"{name}: no face found", file=sys.stderr)
     for reason in summary.unreadable.values():
