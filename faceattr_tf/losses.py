@@ -53,29 +53,29 @@ def softmax_cross_entropy(labels, logits, smoothing=0.0):
     return -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1)
 
 
-def squared(labels, outputs, smoothing=0.0):
+def squared(labels, outputs):
     """Squared difference per value, `[B, n]`."""
     return ops.square(outputs - labels)
 
 
-def huber(labels, outputs, smoothing=0.0):
+def huber(labels, outputs):
     """Huber's loss per value, `[B, n]`: half the square up to a difference of 1, then linear."""
     difference = ops.abs(outputs - labels)
     return ops.where(difference < 1, 0.5 * ops.square(difference), difference - 0.5)
 
 
-def euclidean(labels, outputs, smoothing=0.0):
+def euclidean(labels, outputs):
     """Half the squared distance per landmark, `[B, n]` (Zhang et al., ECCV 2014)."""
     return 0.5 * ops.sum(ops.square(outputs - labels), axis=-1)
 
 
-def distance(labels, outputs, smoothing=0.0):
+def distance(labels, outputs):
     """Distance per landmark, `[B, n]`: what the normalised mean error measures."""
     # The root's gradient is infinite at zero, where the floor makes it zero.
     return ops.sqrt(ops.maximum(ops.sum(ops.square(outputs - labels), axis=-1), 1e-12))
 
 
-def wing(labels, outputs, smoothing=0.0):
+def wing(labels, outputs):
     """Wing loss per landmark, `[B, n]`, summed over x and y (Feng et al., CVPR 2018).
 
     `w ln(1 + |d| / e)` for `|d| < w`, else `|d| - C` with C such that both meet: small errors weigh
@@ -87,12 +87,12 @@ def wing(labels, outputs, smoothing=0.0):
     return ops.sum(ops.where(difference < WING_WIDTH, near, difference - offset), axis=-1)
 
 
-def parameters(labels, outputs, smoothing=0.0):
+def parameters(labels, outputs):
     """Mean squared difference of a transform's six numbers, `[B]` (FaceSTN, section III.C)."""
     return ops.mean(ops.square(outputs - labels), axis=(-2, -1))
 
 
-def corners(labels, outputs, smoothing=0.0):
+def corners(labels, outputs):
     """Mean distance of the four corners that a transform gives to a crop, `[B]`.
 
     Normalised units; what the corner error measures in pixels. Its square would be nothing new: the
@@ -110,16 +110,18 @@ class Loss:
 
     Attributes:
         kind: the kind of task that it belongs to.
-        function: `(labels, outputs, smoothing) -> ` loss per label, of the shape of `known`.
+        function: `(labels, outputs) -> ` loss per label, of the shape of `known`.
+        smooths: whether the function takes `smoothing` of labels as well.
     """
 
     kind: str
     function: Callable
+    smooths: bool = False
 
 
 LOSSES = {
-    "sigmoid_cross_entropy": Loss("multilabel", sigmoid_cross_entropy),
-    "softmax_cross_entropy": Loss("multiclass", softmax_cross_entropy),
+    "sigmoid_cross_entropy": Loss("multilabel", sigmoid_cross_entropy, smooths=True),
+    "softmax_cross_entropy": Loss("multiclass", softmax_cross_entropy, smooths=True),
     "squared": Loss("regression", squared),
     "huber": Loss("regression", huber),
     "wing": Loss("landmarks", wing),
@@ -131,11 +133,11 @@ LOSSES = {
 """Name -> loss; the first one of a kind is that kind's default."""
 
 
-def find_loss(task: Task, name: str = "") -> Loss:
+def find_loss(task: Task, name: str = "", label_smoothing: float = 0.0) -> Loss:
     """The loss of that name, or the default of the task's kind.
 
     Raises:
-        UserError: there is no such loss for tasks of this kind.
+        UserError: there is no such loss for tasks of this kind, or it smooths no labels.
     """
     fitting = {key: loss for key, loss in LOSSES.items() if loss.kind == task.kind}
     name = name or next(iter(fitting))
@@ -143,6 +145,13 @@ def find_loss(task: Task, name: str = "") -> Loss:
         raise UserError(
             f"task {task.name!r}: there is no loss {name!r} for {task.kind} tasks; "
             f"there are: {', '.join(fitting)}"
+        )
+    if not 0 <= label_smoothing < 1:
+        raise UserError(f"task {task.name!r}: label_smoothing {label_smoothing} is not in [0, 1)")
+    if label_smoothing and not fitting[name].smooths:
+        raise UserError(
+            f"task {task.name!r}: the loss {name!r} smooths no labels; "
+            f"expected label_smoothing 0 and not {label_smoothing}"
         )
     return fitting[name]
 
@@ -167,7 +176,7 @@ def task_loss(
     Returns:
         float32 `[B]`; 0 where no label of the example is known.
     """
-    function = find_loss(task, loss).function
+    found = find_loss(task, loss, label_smoothing)
     outputs = ops.cast(outputs, "float32")
     mask = known(task, labels)
     labels = ops.cast(labels, "float32")
@@ -177,7 +186,8 @@ def task_loss(
     while len(given.shape) < len(labels.shape):
         given = ops.expand_dims(given, -1)
     labels = ops.where(given, labels, ops.zeros_like(labels))
-    values = function(labels, outputs, label_smoothing)
+    smoothing = {"smoothing": label_smoothing} if found.smooths else {}
+    values = found.function(labels, outputs, **smoothing)
     if label_weights is not None:
         values = values * _spread_weights(task, labels, label_weights)
     values = ops.where(mask, values, ops.zeros_like(values))

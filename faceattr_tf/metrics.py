@@ -11,11 +11,63 @@ import numpy as np
 from scipy import special
 from sklearn import metrics as sklearn_metrics
 
+from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task
 from faceattr_tf import affine
 
+METRICS = {
+    "loss": "lower",
+    "accuracy": "higher",
+    "balanced_accuracy": "higher",
+    "accuracy_at_half": "higher",
+    "balanced_accuracy_at_half": "higher",
+    "precision": "higher",
+    "recall": "higher",
+    "precision_no": "higher",
+    "recall_no": "higher",
+    "f1": "higher",
+    "average_precision": "higher",
+    "roc_auc": "higher",
+    "mean_error": "lower",
+    "mae": "lower",
+    "rmse": "lower",
+    "r2": "higher",
+    "nme": "lower",
+    "failure_rate": "lower",
+    "corner_error": "lower",
+    "corner_error_median": "lower",
+    "rotation_error": "lower",
+    "scale_error": "lower",
+    "shift_error": "lower",
+}
+"""Every figure by which models may be chosen -> which of two values is the better one.
+
+`majority_accuracy` and `corner_error_identity` are the same for every model.
+"""
+
 FAILURE = 0.10
 """A face whose landmarks are off by more than this share of the eye distance has failed."""
+
+
+def score_of(values: dict[str, float], metric: str) -> float:
+    """A metric of validation, turned so that less is better; infinite where it is undefined.
+
+    Args:
+        values: what `validation.validate` measured.
+        metric: `loss`, or a task's name, a slash and a key of `METRICS`.
+
+    Raises:
+        UserError: it is no metric by which a model can be chosen.
+    """
+    name = metric.rpartition("/")[2]
+    if name not in METRICS:
+        raise UserError(
+            f"best_metric {metric!r}: {name!r} chooses no model; there are: {', '.join(METRICS)}"
+        )
+    value = values.get(metric, math.nan)
+    if math.isnan(value):
+        return math.inf
+    return value if METRICS[name] == "lower" else -value
 
 
 def probabilities(task: Task, outputs, temperature: float = 1.0) -> np.ndarray:

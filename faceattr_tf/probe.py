@@ -14,11 +14,12 @@ from data_pipelines.geometry import Crop
 from faceattr_tf import bottlenecks
 from faceattr_tf.configs.base import Recipe
 from faceattr_tf.experiment import Experiment
+from faceattr_tf.metrics import score_of
 from faceattr_tf.models.backbones import BACKBONES
 from faceattr_tf.state import TrainingState
 from faceattr_tf.tables import Table
-from faceattr_tf.train import create_train_step, score_of, training_stream
-from faceattr_tf.validation import validate
+from faceattr_tf.train import create_train_step, training_stream
+from faceattr_tf.validation import check_validation, validate
 
 EVALUATIONS = 10
 """Validations of a cell, of which the best counts."""
@@ -85,6 +86,7 @@ def probe(
         for name, crop in framings.items():
             data = dataclasses.replace(recipe.data, crop=crop)
             experiment = Experiment.of(dataclasses.replace(recipe, data=data))
+            check_validation(experiment)
             extract = functools.partial(
                 bottlenecks.extract, experiment, layers=layers, progress=progress
             )

@@ -176,7 +176,9 @@ def warnings(contents: dict) -> list[str]:
         )
     for name, numbers in contents["tasks"].items():
         rows = numbers["metrics"].get("labels", {})
-        if empty := [label for label, row in rows.items() if not row["count"]]:
+        if not numbers["metrics"]["count"]:
+            found.append(f"{name}: every label of this split is unknown; nothing was measured.")
+        elif empty := [label for label, row in rows.items() if not row["count"]]:
             found.append(f"{name}: this split has no known label for {_list(empty)}.")
     return found
 

@@ -128,7 +128,8 @@ def create_model(
     recipe, tasks = experiment.recipe, experiment.tasks
     if experiment.bottlenecks:
         width = experiment.bottlenecks["train"][0].features.shape[-1]
-        return build_top(width, tasks, dropout=recipe.model.dropout)
+        dropout = network_options(recipe.model).get("dropout", 0.0)
+        return build_top(width, tasks, dropout=dropout)
     if training and recipe.model.auxiliary_weight:
         options["auxiliary"] = True
     model = create_network(recipe.model, tasks, experiment.input_shape, precision, **options)
@@ -155,12 +156,7 @@ def create_network(
         precision: name of a Keras dtype policy; weights are float32 under each of them.
         **options: further arguments of the network's build function.
     """
-    if config.layer:
-        options["layer"] = config.layer
-    if config.dropout:
-        options["dropout"] = config.dropout
-    if config.width != 1.0:
-        options["width"] = config.width
+    options = network_options(config, **options)
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
@@ -171,10 +167,28 @@ def create_network(
             transformer=config.transformer,
             transformer_options=dict(config.transformer_options),
             **options,
-            **dict(config.options),
         )
     finally:
         keras.config.set_dtype_policy(previous)
+
+
+def network_options(config: ModelConfig, **options) -> dict:
+    """The arguments of a network's build function: those that a recipe names, and further ones.
+
+    Raises:
+        UserError: one is given twice, in `model.options` or beside them.
+    """
+    usual = {"layer": "", "dropout": 0.0, "width": 1.0}
+    named = {name: getattr(config, name) for name in usual}
+    options |= {name: value for name, value in named.items() if value != usual[name]}
+    for name, value in config.options:
+        if name in options:
+            raise UserError(
+                f"model.options gives {name!r} as {value!r}, but it is {options[name]!r} already; "
+                "expected it in one place"
+            )
+        options[name] = value
+    return options
 
 
 def classifier_of(model: keras.Model, tasks: Sequence[Task]) -> keras.Model:

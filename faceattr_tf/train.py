@@ -28,6 +28,7 @@ from faceattr_tf.distribution import (
     is_chief,
 )
 from faceattr_tf.experiment import Experiment
+from faceattr_tf.metrics import score_of
 from faceattr_tf.model_card import model_card
 from faceattr_tf.models.backbones import NEW_LAYERS, auxiliary_name, new_layers_of
 from faceattr_tf.models.heads import scale_pixels
@@ -43,14 +44,13 @@ from faceattr_tf.state import (
 )
 from faceattr_tf.task_stopping import should_stop
 from faceattr_tf.validation import (
+    check_validation,
     create_losses,
     validate,
     validation_batches,
     validation_outputs,
 )
 from faceattr_tf.workdir import MODEL, TOP, Workdir
-
-LOWER_IS_BETTER = ("loss", "nme", "failure_rate", "mae", "rmse", "corner_error")
 
 
 def train_and_evaluate(recipe: Recipe, path, *, progress: bool = True) -> dict:
@@ -67,6 +67,7 @@ def train_and_evaluate(recipe: Recipe, path, *, progress: bool = True) -> dict:
     workdir = Workdir(path)
     experiment = Experiment.of(begun_precision(recipe, workdir))
     recipe = experiment.recipe
+    check_validation(experiment)
     strategy = create_strategy(recipe.strategy)
     check_agreement(strategy, recipe.precision)
     if recipe.data.bottlenecks.use:
@@ -368,20 +369,6 @@ def training_stream(
     return iter(distribute(strategy, create, recipe.data.batch_size))
 
 
-def score_of(values: dict[str, float], metric: str) -> float:
-    """A metric of validation, turned so that less is better.
-
-    Raises:
-        UserError: it was not measured.
-    """
-    if metric not in values:
-        raise UserError(
-            f"best_metric {metric!r} is not measured; there are: {', '.join(sorted(values))}"
-        )
-    lower = metric.rsplit("/", 1)[-1] in LOWER_IS_BETTER
-    return values[metric] if lower else -values[metric]
-
-
 class _Run:
     """The loop over the steps of an experiment."""
 
@@ -502,7 +489,8 @@ class _Run:
                 row[f"epoch/{task.name}/loss"] = float(total / steps)
         self._write(step, phase, row)
         score = score_of(values, self.recipe.best_metric)
-        if score < float(state.best.numpy()):
+        # Where the metric is not defined yet, some model is better than none.
+        if score < float(state.best.numpy()) or int(state.best_step.numpy()) < 0:
             state.best.assign(score)
             state.best_step.assign(step)
             if self.chief:

@@ -1,6 +1,7 @@
 """Metrics against scikit-learn and OpenCV on the whole set, and what is undefined."""
 
 import json
+import math
 
 import cv2
 import numpy as np
@@ -8,8 +9,16 @@ import pytest
 from scipy import special
 from sklearn import metrics as reference
 
-from data_pipelines.tasks import LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
-from faceattr_tf.metrics import average_mirrored, evaluate_task, landmark_errors, probabilities
+from data_pipelines.errors import UserError
+from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
+from faceattr_tf.metrics import (
+    METRICS,
+    average_mirrored,
+    evaluate_task,
+    landmark_errors,
+    probabilities,
+    score_of,
+)
 
 AGE = Task("age", "regression", ("years", "months"))
 
@@ -194,3 +203,40 @@ def test_mirrored_outputs_are_seen_from_the_original():
 
     found = average_mirrored(MTFL_ATTRIBUTES, np.array([[1.0, 2, 3]]), np.array([[3.0, 2, 1]]))
     np.testing.assert_allclose(found, [[2, 2, 2]])
+
+
+FLOORS = {"majority_accuracy", "corner_error_identity"}
+
+
+@pytest.mark.parametrize("task", [MTFL_ATTRIBUTES, POSE, AGE, LANDMARKS, ALIGNMENT])
+def test_every_metric_prefers_the_truth_to_its_opposite(task):
+    random = np.random.default_rng(0)
+    if task.kind == "multilabel":
+        labels = random.integers(0, 2, (40, 3))
+        right = 8.0 * labels - 4
+    elif task.kind == "multiclass":
+        labels = np.arange(40) % 5
+        right = np.eye(5)[labels]
+    else:
+        labels = right = random.normal(1, 0.3, (40, *task.label_shape))
+    wrong = -2 * right if task.kind != "multiclass" else -right + np.eye(5)[(labels + 1) % 5]
+    good, bad = (
+        {
+            name: value
+            for name, value in (result.get("mean") or result).items()
+            if isinstance(value, float)
+        }
+        for result in (
+            evaluate_task(task, labels, outputs, majority=np.zeros(len(task.labels), int))
+            for outputs in (right, wrong)
+        )
+    )
+    assert set(good) - FLOORS <= set(METRICS) and "loss" in METRICS
+    for name in set(good) - FLOORS:
+        assert score_of(good, name) < score_of(bad, name), name
+
+
+def test_what_is_no_metric_chooses_no_model():
+    with pytest.raises(UserError, match="'luck' chooses no model; there are: loss, accuracy"):
+        score_of({"pose/luck": 1.0}, "pose/luck")
+    assert score_of({}, "attributes/precision") == math.inf

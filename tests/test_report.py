@@ -320,6 +320,10 @@ def test_what_must_be_known_before_believing_the_figures_is_said():
     assert "could not be checked" in said[1] and "old: no such folder" in said[1]
     assert "chosen on this very split" in said[2]
     assert "no known label for Eyeglasses" in said[3]
+    contents = _contents()
+    name = next(iter(contents["tasks"]))
+    contents["tasks"] = {name: {"metrics": {"count": 0}}}
+    assert report.warnings(contents)[-1].startswith(f"{name}: every label of this split is unknown")
 
 
 def test_summary_prints_in_even_columns():

@@ -19,6 +19,7 @@ import pytest
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop
 from faceattr_tf.configs import TaskConfig, create_recipe
+from faceattr_tf.configs.base import Model
 
 
 def tiny(records, **changes):
@@ -302,12 +303,36 @@ def test_a_workdir_that_cannot_be_written_is_named(tmp_path, mtfl_records):
         ({"phases": ()}, "has no phases"),
         ({"strategy": "many"}, "'many' is none of default"),
         ({"best_metric": "attributes/luck"}, "'attributes/luck' is not measured"),
+        ({"best_metric": "attributes/majority_accuracy"}, "is not measured"),
+        ({"tasks": (TaskConfig("landmarks", label_smoothing=0.1),)}, "'wing' smooths no labels"),
+        ({"model": Model(dropout=0.1, options=(("dropout", 0.2),))}, "gives 'dropout' as 0.2, but"),
     ],
 )
 def test_what_does_not_fit_is_one_line(tmp_path, mtfl_records, change, words):
     with pytest.raises(UserError, match=words) as error:
         train(tiny(mtfl_records, **change), tmp_path / "w")
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_validation_part_that_knows_no_label_of_a_task_is_refused(tmp_path):
+    from data_pipelines.records import build
+    from data_pipelines.synth import draw
+
+    draw("manifest", tmp_path / "drawn", images=60, seed=0)
+    table = tmp_path / "drawn" / "manifest.csv"
+    with open(table) as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["age"] = "" if row["split"] == "validation" else row["age"]
+    with open(table, "w") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    records = build("manifest", table, tmp_path / "r", tasks="age:regression")
+    with pytest.raises(UserError, match=r"task 'age': every label of the \d+ validation examples"):
+        train(tiny(records), tmp_path / "w")
+    assert not (tmp_path / "w").exists()
 
 
 def test_a_dry_run_learns_its_batch_and_writes_nothing(tmp_path, mtfl_records, monkeypatch, capsys):
