@@ -24,6 +24,7 @@ from data_pipelines.encoded import MAX_PIXELS
 from data_pipelines.errors import UserError
 from data_pipelines.readers import READERS, reader_class
 from data_pipelines.readers.base import TURNED
+from data_pipelines.record_files import check_files, describe_file
 from data_pipelines.tasks import Task
 
 METADATA = "metadata.json"
@@ -48,6 +49,7 @@ class RecordSet:
             images were passed over.
         statistics: split -> regression task -> `[mean, standard deviation]` per value, over the
             examples that know it.
+        files: name of a shard -> what `record_files.describe_file` says of it; of older records none.
         boxes: split -> `count` of images with a box (or else landmarks, whose bounding square
             counts), `mean_width`, `mean_height` and `mean_longer` side in pixels of these, and how
             many are `cut`: reach outside their image; and `landmarks`, the images with all five.
@@ -63,13 +65,15 @@ class RecordSet:
     description: dict
     statistics: dict[str, dict[str, list]] = dataclasses.field(default_factory=dict)
     boxes: dict[str, dict] = dataclasses.field(default_factory=dict)
+    files: dict[str, dict] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "RecordSet":
         """The record set in a folder.
 
         Raises:
-            UserError: the folder is missing, holds no records, or lacks one of its files.
+            UserError: the folder is missing, holds no records, lacks one of its files, or one is
+                not whole or of another build.
         """
         folder = pathlib.Path(path).absolute()
         if not folder.is_dir():
@@ -87,9 +91,11 @@ class RecordSet:
                 f"{path}: no complete records ({METADATA} is missing or not theirs); "
                 "`faceattr-data build` makes them"
             ) from None
-        for name in (name for names in records.shards.values() for name in names):
-            if not os.path.exists(name):
-                raise UserError(f"{name}: this file of the records is missing; build them again")
+        names = {
+            split: [os.path.basename(name) for name in shards]
+            for split, shards in records.shards.items()
+        }
+        check_files(folder, names, records.splits, records.files)
         return records
 
     def task(self, name: str) -> Task:
@@ -288,10 +294,12 @@ def _replaceable(target: pathlib.Path, fingerprint: str, overwrite: bool) -> boo
         return True
     try:
         existing = RecordSet.load(target)
-    except UserError:
+    except UserError as error:
         # What is no record set may be somebody's only copy of something else.
-        if target.is_dir() and (target / METADATA).exists() and overwrite:
-            return True
+        if target.is_dir() and (target / METADATA).exists():
+            if overwrite:
+                return True
+            raise UserError(f"{error}, with --overwrite") from None
         raise UserError(
             f"{target}: there is something else than complete records; give another folder"
         ) from None
@@ -345,6 +353,11 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
     shards = {
         name: [os.path.basename(f) for f in split.filepaths] for name, split in splits.items()
     }
+    files = {
+        name: describe_file(folder / name, length)
+        for split in shards
+        for name, length in zip(shards[split], splits[split].shard_lengths, strict=True)
+    }
     filenames, counts, statistics, boxes = {}, {}, {}, {}
     for split, names in shards.items():
         paths = [str(folder / name) for name in names]
@@ -359,6 +372,7 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
         "tasks": [task.to_dict() for task in builder.tasks],
         "splits": {split: len(names) for split, names in filenames.items()},
         "shards": shards,
+        "files": files,
         "label_counts": counts,
         "statistics": statistics,
         "boxes": boxes,

@@ -62,6 +62,8 @@ def _serialised(source: Source):
     if not source.count:
         raise UserError(f"{source.records.path}: split {source.split!r} holds no examples")
     dataset = tf.data.TFRecordDataset(list(source.records.shards[split]), buffer_size=2**20)
+    # Files that hold fewer end in an error, and not in an epoch without examples that never ends.
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(source.records.splits[split]))
     if mask is not None:
         # By the thousand: a Python-defined function per record costs more than reading it.
         chosen = tf.data.Dataset.from_tensor_slices(mask)
@@ -143,12 +145,18 @@ def named_failures(batches: Iterable, sources: Sequence[Source]) -> Iterator:
     Raises:
         UserError: an image or a file of records is damaged.
     """
-    import tensorflow as tf
-
     try:
         yield from batches
-    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+    except read_failures() as error:
         raise explain_failure(error, sources) from error
+
+
+def read_failures() -> tuple[type, ...]:
+    """What TensorFlow raises when an image or a file of records is damaged, cut, or too long."""
+    import tensorflow as tf
+
+    errors = tf.errors
+    return errors.InvalidArgumentError, errors.DataLossError, errors.FailedPreconditionError
 
 
 def explain_failure(error: Exception, sources: Sequence[Source]) -> Exception:
@@ -163,9 +171,11 @@ def explain_failure(error: Exception, sources: Sequence[Source]) -> Exception:
     spec = {key: tf.io.FixedLenFeature([], tf.string) for key in ("image", "filename")}
     for source in sources:
         split, _ = source.records.select(source.split, source.validation_share, source.seed)
+        count = 0
         for shard in source.records.shards[split]:
             try:
                 for record in tf.data.TFRecordDataset(shard):
+                    count += 1
                     fields = tf.io.parse_single_example(record, spec)
                     try:
                         decode(fields["image"])
@@ -174,4 +184,9 @@ def explain_failure(error: Exception, sources: Sequence[Source]) -> Exception:
                         return UserError(f"{shard}: image {name} cannot be decoded")
             except tf.errors.OpError:
                 return UserError(f"{shard}: not a whole file of records; build the records again")
+        if count != (expected := source.records.splits[split]):
+            return UserError(
+                f"{source.records.path}: {count:,} examples of {split!r} where {expected:,} were "
+                "built; build the records again"
+            )
     return error

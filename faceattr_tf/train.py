@@ -17,6 +17,7 @@ from tqdm import tqdm
 from data_pipelines.augment import Augment
 from data_pipelines.errors import UserError
 from data_pipelines.input import explain_failure, training_batches
+from data_pipelines.stream import read_failures
 from faceattr_tf import bottlenecks
 from faceattr_tf.calibration import calibrate
 from faceattr_tf.configs.base import Phase, Recipe
@@ -449,7 +450,7 @@ class _Run:
     def _next(self, batches):
         try:
             return next(batches)
-        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+        except read_failures() as error:
             raise explain_failure(error, self.experiment.sources("train")) from error
 
     def _log(self, step: int, phase: int, bar) -> None:

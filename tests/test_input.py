@@ -393,3 +393,20 @@ def test_a_set_larger_than_the_shuffle_window_is_still_read_whole(first, monkeyp
     seen = names(take(training([Source(first)]), 5))[:37]
     assert sorted(seen) == first_names(37)
     assert seen != first_names(37)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_files_that_hold_fewer_examples_end_in_an_error_and_not_in_waiting(tmp_path, cache):
+    records = write_records(tmp_path, "a", 8, (), lambda index: {}, shards=1)
+    for file in records.shards["train"]:
+        open(file, "wb").close()
+    source = Source(records)
+    words = "0 examples of 'train' where 8 were built"
+    batches = training_batches(
+        [source], (), Crop(height=20, width=20), Augment(), batch_size=4, seed=0, cache=cache
+    )
+    with pytest.raises(UserError, match=words):
+        next(named_failures(batches, [source]))
+    batches = evaluation_batches(source, (), Crop(height=20, width=20), batch_size=4)
+    with pytest.raises(UserError, match=words):
+        list(named_failures(batches, [source]))

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -94,6 +95,52 @@ def test_what_is_no_complete_set_is_refused(tmp_path):
     (folder / METADATA).write_text('{"name": "x"')
     with pytest.raises(UserError, match="no complete records"):
         RecordSet.load(folder)
+
+
+def copy_of(records, folder, older=False):
+    """A record set's folder to damage; an older one has no description of its files."""
+    folder = pathlib.Path(shutil.copytree(records.path, folder))
+    if older:
+        fields = json.loads((folder / METADATA).read_text())
+        del fields["files"]
+        (folder / METADATA).write_text(json.dumps(fields))
+    return folder
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_file_that_is_not_whole_is_named_when_records_are_opened(mtfl_records, tmp_path, older):
+    folder = copy_of(mtfl_records, tmp_path / "x", older)
+    assert RecordSet.load(folder).splits == mtfl_records.splits
+    file = folder / "mtfl-train.tfrecord-00000-of-00001"
+    whole = file.read_bytes()
+    first = 16 + int.from_bytes(whole[:8], "little")
+    for damaged in (b"", whole[:first], whole[:-5], whole + whole[:first]):
+        file.write_bytes(damaged)
+        with pytest.raises(
+            UserError, match="train.*bytes.*where.*build the records again"
+        ) as error:
+            RecordSet.load(folder)
+        assert str(file) in str(error.value)
+    file.write_bytes(whole)
+    (folder / "mtfl-test.tfrecord-00000-of-00001").unlink()
+    with pytest.raises(UserError, match="mtfl-test.*is missing"):
+        RecordSet.load(folder)
+
+
+def test_a_file_of_the_same_size_from_another_build_is_named(mtfl_records, tmp_path):
+    folder = copy_of(mtfl_records, tmp_path / "x")
+    file = folder / "mtfl-train.tfrecord-00000-of-00001"
+    file.write_bytes(file.read_bytes()[:-4] + b"abcd")
+    with pytest.raises(UserError, match="another last record than was built"):
+        RecordSet.load(folder)
+
+
+def test_damaged_records_are_built_again_when_asked(mtfl_tree, mtfl_records, tmp_path):
+    folder = copy_of(mtfl_records, tmp_path / "x")
+    (folder / "mtfl-train.tfrecord-00000-of-00001").write_bytes(b"")
+    with pytest.raises(UserError, match="0 bytes where .* with --overwrite"):
+        build("mtfl", mtfl_tree, folder)
+    assert build("mtfl", mtfl_tree, folder, overwrite=True).splits == mtfl_records.splits
 
 
 def test_a_set_is_known_without_tensorflow(celeba_records):
