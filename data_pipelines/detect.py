@@ -19,6 +19,7 @@ from data_pipelines.detections import BOX_COLUMNS, COLUMNS
 from data_pipelines.detector import MINIMUM_SIZE, Detection, Detector, nearest_first
 from data_pipelines.encoded import ENDINGS, MAX_PIXELS, decode
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 from data_pipelines.readers.images import ImageFolder
 
 __all__ = ["Detection", "Detector", "detect_folder", "nearest_first", "read_boxes"]
@@ -64,10 +65,10 @@ def detect_folder(
         UserError: no folder, no pictures, an output that exists, too many undecodable pictures, a
             boxes file in another format, a worker process that died.
     """
-    root = pathlib.Path(source)
+    root = local(source)
     if not root.is_dir():
         raise UserError(f"{source}: there is no such folder")
-    output = pathlib.Path(output or root / "detections.csv")
+    output = local(output or root / "detections.csv")
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists; --overwrite replaces it")
     boxes = read_boxes(boxes) if isinstance(boxes, str | os.PathLike) else dict(boxes or {})
@@ -133,7 +134,7 @@ def read_boxes(path: str) -> dict[str, tuple[float, float, float, float]]:
     Raises:
         UserError: the file is missing or a row is not in the format.
     """
-    path = pathlib.Path(path)
+    path = local(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file of boxes")
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:

@@ -1,10 +1,31 @@
-"""Files that are complete or not there."""
+"""Paths as users write them, and files that are complete or not there."""
 
 import contextlib
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterator
+
+from data_pipelines.errors import UserError
+
+
+def local(path: str | os.PathLike) -> pathlib.Path:
+    """The path that a user wrote, with `~` expanded, which a shell does not do in `--flag=~/x`.
+
+    Every path that somebody gives passes through here before anything is written.
+
+    Raises:
+        UserError: it is an address, such as `gs://bucket/x`, and no path of this machine.
+    """
+    text = os.fspath(path)
+    # `pathlib` makes `gs:/x` of `gs://x`.
+    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+(?=:/)", text):
+        raise UserError(
+            f"{text}: {scheme[0]}: is not read or written here; expected a path of this machine, "
+            "such as one where that storage is mounted or was copied to"
+        )
+    return pathlib.Path(os.path.expanduser(text))
 
 
 @contextlib.contextmanager
@@ -13,7 +34,7 @@ def replacing(file: str | pathlib.Path) -> Iterator[pathlib.Path]:
 
     Its name has the ending of `file`, by which libraries choose a format.
     """
-    file = pathlib.Path(file)
+    file = local(file)
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=".", suffix="-" + file.name)
     os.close(handle)
     try:

@@ -2,13 +2,12 @@
 
 import math
 import os
-import pathlib
 
 import cv2
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import replacing
+from data_pipelines.files import local, replacing
 from data_pipelines.records import RecordSet
 from data_pipelines.tasks import LANDMARK_NAMES, UNKNOWN, Task
 from data_pipelines.tfrecord import read_examples
@@ -42,6 +41,7 @@ def inspect_records(
     """
     if not isinstance(records, RecordSet):
         records = RecordSet.load(records)
+    picture = local(picture) if picture else None
     print(records.summary())
     if picture is None:
         return
@@ -52,7 +52,7 @@ def inspect_records(
     chosen = np.random.default_rng(seed).permutation(total)[:count]
     examples = [example for _, example in read_examples(records.shards[stored], chosen.tolist())]
     title = f"{records.name}, {stored}: {len(examples)} of {total:,} faces"
-    _write_sheet(pathlib.Path(picture), title, examples, records.tasks)
+    _write_sheet(picture, title, examples, records.tasks)
     print(f"{picture}: {title}")
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from data_pipelines.counting import count_labels, measure_boxes
 from data_pipelines.encoded import MAX_PIXELS
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 from data_pipelines.readers import READERS, reader_class
 from data_pipelines.readers.base import TURNED
 from data_pipelines.record_files import check_files, describe_file
@@ -75,7 +76,7 @@ class RecordSet:
             UserError: the folder is missing, holds no records, lacks one of its files, or one is
                 not whole or of another build.
         """
-        folder = pathlib.Path(path).absolute()
+        folder = local(path).absolute()
         if not folder.is_dir():
             raise UserError(f"{path}: no such folder of records; `faceattr-data build` makes one")
         try:
@@ -262,7 +263,8 @@ def build(
     """
     if reader_name not in READERS:
         raise UserError(f"no reader {reader_name!r}; there are: {', '.join(READERS)}")
-    target = pathlib.Path(records).absolute()
+    target, source = local(records).absolute(), local(source)
+    detections = local(detections) if detections else None
     partial = target.with_name(f".{target.name}.partial")
     builder = reader_class(reader_name)(
         source=source,

@@ -16,6 +16,7 @@ import numpy as np
 
 from data_pipelines.drawing import draw_face
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 from data_pipelines.matlab import write_matlab
 from data_pipelines.tasks import CELEBA_ATTRIBUTES, POSE_CLASSES, normalise_label
 
@@ -69,7 +70,7 @@ def draw(
     """
     if dataset not in LAYOUTS:
         raise ValueError(f"no data set {dataset!r} to draw; there are: {', '.join(LAYOUTS)}")
-    folder = pathlib.Path(folder)
+    folder = local(folder)
     if images < 10:
         raise UserError(f"{images} images are too few for every split, expected at least 10")
     if size is not None and min(size) < 32:

@@ -13,6 +13,7 @@ import numpy as np
 
 from data_pipelines.encoded import ENDINGS, upright
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 from data_pipelines.readers.images import ImageFolder
 from data_pipelines.tasks import Task
 from export.drawn_requests import draw_faces
@@ -136,7 +137,8 @@ def picture_files(folder: str | Path) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    files = [Path(folder, name) for name in ImageFolder(folder).sizes]
+    folder = local(folder)
+    files = [folder / name for name in ImageFolder(folder).sizes]
     if not files:
         raise UserError(f"{folder} holds no pictures ({', '.join(ENDINGS)})")
     return files

@@ -25,6 +25,7 @@ import numpy as np
 
 from data_pipelines.encoded import upright
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 
 PROTOCOLS = ("grpc", "rest")
 LONGEST_PAUSE = 5.0
@@ -107,6 +108,7 @@ class Client:
         ):
             if value < least:
                 raise UserError(f"{name} {value}: expected at least {least:g}")
+        certificate = str(local(certificate)) if certificate else ""
         if certificate and not os.path.isfile(certificate):
             raise UserError(f"{certificate}: no such certificate")
         self.batch_size, self.concurrency = batch_size, concurrency

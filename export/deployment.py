@@ -23,7 +23,7 @@ from pathlib import Path
 import jinja2
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import write_text
+from data_pipelines.files import local, write_text
 
 IMAGE = "tensorflow/serving:2.20.0"
 """The newest release that is known; exports are loaded by TensorFlow 2.20 as well."""
@@ -98,7 +98,7 @@ def write_deployment(
         UserError: there are no models, a label stands for what is not there or would move to what
             a running server has not loaded, or the output exists.
     """
-    output = Path(output)
+    models, output = local(models), local(output)
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists already: choose another folder or give --overwrite")
     before = _read_config(output / _MODELS_CONFIG)

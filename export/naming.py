@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 
 
 def read_description(path: str | Path) -> dict:
@@ -15,7 +16,7 @@ def read_description(path: str | Path) -> dict:
     Raises:
         UserError: it is not there or is something else.
     """
-    file = Path(path)
+    file = local(path)
     file = file / "assets" / "faceattr.json" if file.is_dir() else file
     try:
         description = json.loads(file.read_text())

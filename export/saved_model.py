@@ -48,6 +48,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 from data_pipelines.tasks import LANDMARK_NAMES, Task
 from export.check import TOLERANCES, Check, pass_check, task_answers
 from export.warmup import write_warmup
@@ -147,7 +148,7 @@ def export_model(
         raise UserError(f"name {name!r}: expected letters, digits, '_', '-' and '.' only")
     if version is not None and version < 1:
         raise UserError(f"version {version}: expected a positive whole number")
-    parent = Path(folder, name)
+    parent = local(folder) / name
     if version is not None and (parent / str(version)).exists():
         raise UserError(f"{parent / str(version)} exists already: choose another version")
     workdir = Workdir.open(workdir)

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 from data_pipelines.input import Source
 from faceattr_tf.configs.base import Recipe
 from faceattr_tf.experiment import Experiment
@@ -71,7 +72,7 @@ class Cache:
         key = feature_key(experiment, source, layer, copy, weights)
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         parent = experiment.recipe.data.bottlenecks.folder
-        parent = pathlib.Path(parent or pathlib.Path(source.records.path) / "bottlenecks")
+        parent = local(parent or pathlib.Path(source.records.path) / "bottlenecks")
         return cls(parent / f"{key['network']}-{layer}-{digest[:20]}", key, source.count)
 
     @property

@@ -7,12 +7,12 @@ accuracy, precision and recall of both classes for every approach and crop, besi
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 from data_pipelines.records import RecordSet
 from faceattr_tf.compare_runs import Run, evaluate_runs, separable, shared_tasks
 from faceattr_tf.evaluate import validation_part
@@ -81,7 +81,7 @@ def compare(
     everyone = [workdir for runs in workdirs.values() for run in runs for workdir in run]
     _check_images(everyone, record_set, split)
     name = f"comparison-{record_set.name}-{split}" + ("-flip" if flip else "")
-    folder = pathlib.Path(output) if output else everyone[0].path.parent / name
+    folder = local(output) if output else everyone[0].path.parent / name
     folder.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     detailed = {
         task.name: detailed_labels(task.labels, attributes)
@@ -153,7 +153,7 @@ def _check(conditions, baseline, reference, bootstrap, batch_size) -> None:
         if not all(runs) or not runs:
             raise UserError(f"condition {name!r} has no workdir")
         paths = [path for run in runs for path in run]
-        resolved = [pathlib.Path(path).resolve() for path in paths]
+        resolved = [local(path).resolve() for path in paths]
         for place, path in zip(resolved, paths, strict=True):
             if resolved.count(place) > 1:
                 raise UserError(f"condition {name!r}: workdir {path} is given twice")

@@ -6,12 +6,12 @@ them on validation data.
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 from data_pipelines.records import RecordSet
 from data_pipelines.tasks import ALIGNMENT, Task, join_labels
 from faceattr_tf.results import TaskResult, measure
@@ -116,6 +116,7 @@ def evaluate(
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: expected at least 1")
     workdir = Workdir.open(workdir)
+    folder = local(output) if output else workdir.path / "evaluation"
     if isinstance(records, str | os.PathLike):
         records = [records]
     record_sets = [RecordSet.load(path) for path in records]
@@ -127,7 +128,6 @@ def evaluate(
         if not record_set.count(split, *validation_part(workdir, record_set)):
             raise UserError(f"{record_set.path}: split {split!r} holds no examples")
     model = workdir.load_model()
-    folder = pathlib.Path(output) if output else workdir.path / "evaluation"
     reports = {}
     for record_set in record_sets:
         stem = f"{record_set.name}-{split}" + ("-flip" if flip else "")

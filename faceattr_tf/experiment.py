@@ -8,6 +8,7 @@ import numpy as np
 from data_pipelines.alignment import check_disturbance
 from data_pipelines.augment import Augment
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 from data_pipelines.geometry import Crop
 from data_pipelines.input import Source
 from data_pipelines.records import RecordSet
@@ -61,6 +62,7 @@ class Experiment:
             recipe, precision=resolve(recipe.precision, recipe.strategy)[0]
         )
         record_sets = tuple(RecordSet.load(path) for path in data.records)
+        recipe = _absolute(recipe, record_sets)
         if data.weights and len(data.weights) != len(record_sets):
             raise UserError(
                 f"data.weights has {len(data.weights)} values for {len(record_sets)} record sets"
@@ -246,6 +248,24 @@ class Experiment:
                 for records in self.record_sets
             ],
         }
+
+
+def _absolute(recipe: Recipe, record_sets: Sequence[RecordSet]) -> Recipe:
+    """The recipe with paths that mean the same in every folder."""
+
+    def whole(path: str) -> str:
+        return str(local(path).absolute()) if path and path != "imagenet" else path
+
+    kept = dataclasses.replace(
+        recipe.data.bottlenecks, folder=whole(recipe.data.bottlenecks.folder)
+    )
+    records = tuple(one.path for one in record_sets)
+    return dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, records=records, bottlenecks=kept),
+        model=dataclasses.replace(recipe.model, weights=whole(recipe.model.weights)),
+        warm_start=whole(recipe.warm_start),
+    )
 
 
 def _resolve(crop: Crop, record_sets: Sequence[RecordSet]) -> Crop:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 from data_pipelines.records import RecordSet
 
 
@@ -57,7 +58,7 @@ def _training_records(workdir, unchecked: list[str]):
         for entry in workdir.metadata().get("records", []):
             yield entry["path"], recipe.data.validation_share, recipe.seed
         seen.add(workdir.path.resolve())
-        if not recipe.warm_start or pathlib.Path(recipe.warm_start).resolve() in seen:
+        if not recipe.warm_start or local(recipe.warm_start).resolve() in seen:
             return
         try:
             workdir = Workdir.open(recipe.warm_start)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from data_pipelines.encoded import ENDINGS, MAX_PIXELS, decode, readable, unread
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 from data_pipelines.readers.images import ImageFolder
 from faceattr_tf.analyzer import Analyzer
 from faceattr_tf.face import Face
@@ -74,6 +75,7 @@ def predict(
     """
     if format not in FORMATS:
         raise UserError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
+    output = None if output is None else local(output)
     if annotate and output is None:
         raise UserError("annotated pictures need a folder: give --output=DIR")
     passed_over: collections.Counter[str] = collections.Counter()
@@ -124,7 +126,7 @@ def list_images(
     Raises:
         UserError: a path does not exist, a pattern matches nothing, or there is no image at all.
     """
-    paths = [str(path) for path in paths]
+    paths = [str(local(path)) for path in paths]
     excluded = Path(leave_out).resolve() if leave_out is not None else None
     passed_over = collections.Counter() if passed_over is None else passed_over
     found, taken = {}, set()

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 from faceattr_tf.models.backbones import BACKBONES, NEW_LAYERS, stable_names
 from faceattr_tf.weights_file import StoredLayer, open_weights
 
@@ -139,7 +140,7 @@ def load_weights(
             fits no layer; or the model has no such layer; or, being strict, one differs, of which
             the first is named. The model is then unchanged.
     """
-    path = pathlib.Path(path)
+    path = local(path)
     targets = [
         layer for layer in model.layers if layer.weights and not layer.name.startswith(NEW_LAYERS)
     ]

@@ -2,12 +2,11 @@
 
 import json
 import os
-import pathlib
 from collections.abc import Iterable
 
 from data_pipelines.augment import Augment
 from data_pipelines.errors import UserError
-from data_pipelines.files import replacing, write_text
+from data_pipelines.files import local, replacing, write_text
 from data_pipelines.geometry import Crop
 from data_pipelines.tasks import Task
 from faceattr_tf.configs.base import Recipe
@@ -36,7 +35,7 @@ class Workdir:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(path)
+        self.path = local(path)
 
     def __repr__(self):
         return f"Workdir({str(self.path)!r})"
@@ -50,7 +49,7 @@ class Workdir:
         """
         workdir = cls(path)
         if not workdir.path.is_dir():
-            raise UserError(f"workdir {path} does not exist")
+            raise UserError(f"workdir {workdir.path} does not exist")
         for name in ("config.json", "metadata.json"):
             if not (workdir.path / name).is_file():
                 raise UserError(f"workdir {path} holds no {name}: faceattr-train writes it")

@@ -7,14 +7,13 @@ Trains a top for every combination on bottlenecks, prints the grid and the flags
 The recipe's other fields are changed as with faceattr-train; the test part is not looked at.
 """
 
-import pathlib
 import sys
 
 from absl import flags
 
 from data_pipelines.command_line import run_command
 from data_pipelines.errors import UserError
-from data_pipelines.files import write_text
+from data_pipelines.files import local, write_text
 from faceattr_tf.commands.train import asks_for_help, help_text, parse
 
 
@@ -43,7 +42,7 @@ def main() -> None:
         decays = [float(text) for text in values.decays]
     except ValueError:
         raise UserError(f"decays {','.join(values.decays)}: expected numbers") from None
-    output = pathlib.Path(values.output) if values.output else None
+    output = local(values.output) if values.output else None
     if output and not output.parent.is_dir():
         raise UserError(f"output {output}: its folder does not exist")
     from faceattr_tf import probe
