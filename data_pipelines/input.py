@@ -160,7 +160,7 @@ def evaluation_batches(
     assemble = _assembler(tasks, crop, aligned, disturb, stream=source.count > 5_000)
     move, recolour = _changes(augment, crop, compile_)
     parse = _parser([source], tasks)
-    _, mask = source.records.select(source.split, source.validation_share, source.seed)
+    _, mask = source.select()
     stored = np.arange(source.count) if mask is None else np.flatnonzero(mask)
     batches = stored_stream(source).skip(start).batch(batch_size).enumerate()
 

@@ -23,6 +23,7 @@ from data_pipelines.counting import count_labels, measure_boxes
 from data_pipelines.encoded import MAX_PIXELS
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
+from data_pipelines.people import choose_people, count_people, read_identities
 from data_pipelines.readers import READERS, reader_class
 from data_pipelines.readers.base import TURNED
 from data_pipelines.record_files import check_files, describe_file
@@ -30,6 +31,7 @@ from data_pipelines.tasks import Task
 
 METADATA = "metadata.json"
 FILENAMES = "filenames.json"
+IDENTITIES = "identities.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,8 @@ class RecordSet:
             images were passed over.
         statistics: split -> regression task -> `[mean, standard deviation]` per value, over the
             examples that know it.
+        people: known people per split; empty where nobody is known, None in older records.
+        shared_people: `"SPLIT and SPLIT"` -> people who are in both.
         files: name of a shard -> what `record_files.describe_file` says of it; of older records none.
         boxes: split -> `count` of images with a box (or else landmarks, whose bounding square
             counts), `mean_width`, `mean_height` and `mean_longer` side in pixels of these, and how
@@ -67,6 +71,8 @@ class RecordSet:
     statistics: dict[str, dict[str, list]] = dataclasses.field(default_factory=dict)
     boxes: dict[str, dict] = dataclasses.field(default_factory=dict)
     files: dict[str, dict] = dataclasses.field(default_factory=dict)
+    people: dict[str, int] | None = None
+    shared_people: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "RecordSet":
@@ -112,7 +118,11 @@ class RecordSet:
         raise UserError(f"{self.path}: no task {name!r} in these records; there are: {known}")
 
     def select(
-        self, split: str, validation_share: float = 0.0, seed: int = 0
+        self,
+        split: str,
+        validation_share: float = 0.0,
+        seed: int = 0,
+        by_person: bool = False,
     ) -> tuple[str, np.ndarray | None]:
         """Where the examples of a split are stored.
 
@@ -123,6 +133,8 @@ class RecordSet:
             split: name of a stored split, or "validation".
             validation_share: share of the training examples, in [0, 1).
             seed: of the choice.
+            by_person: choose people with all of their images, where the set knows them, so that
+                nobody is in training and validation.
 
         Returns:
             The stored split and a boolean mask over its examples in stored order, None for all.
@@ -132,8 +144,10 @@ class RecordSet:
         """
         if not 0 <= validation_share < 1:
             raise UserError(f"validation_share={validation_share} is not in [0, 1)")
-        lends = validation_share > 0 and "train" in self.splits and "validation" not in self.splits
-        if lends and split in ("train", "validation"):
+        if self.lends(validation_share) and split in ("train", "validation"):
+            if by_person and self.people:
+                chosen = choose_people(self.identities("train"), validation_share, seed)
+                return "train", chosen == (split == "validation")
             count = self.splits["train"]
             chosen = np.random.default_rng(seed).permutation(count)
             mask = np.full(count, split == "train")
@@ -145,9 +159,13 @@ class RecordSet:
             raise UserError(f"{self.path}: no split {split!r}; there are: {known}{hint}")
         return split, None
 
-    def count(self, split: str, validation_share: float = 0.0, seed: int = 0) -> int:
-        """Number of examples that `select` chooses."""
-        stored, mask = self.select(split, validation_share, seed)
+    def lends(self, validation_share: float) -> bool:
+        """Whether a share of the training examples becomes the validation split."""
+        return validation_share > 0 and "train" in self.splits and "validation" not in self.splits
+
+    def count(self, split: str, *part, **named) -> int:
+        """Number of examples that `select` chooses, whose further arguments it takes."""
+        stored, mask = self.select(split, *part, **named)
         return self.splits[stored] if mask is None else int(mask.sum())
 
     def majority(self, split: str = "train") -> dict[str, np.ndarray]:
@@ -187,12 +205,32 @@ class RecordSet:
         stored, _ = self.select(split)
         return json.loads((pathlib.Path(self.path) / FILENAMES).read_text())[stored]
 
+    def identities(self, split: str) -> np.ndarray:
+        """Number of the person of every example of a stored split, -1 where unknown.
+
+        Raises:
+            UserError: the file that says so is missing.
+        """
+        stored, _ = self.select(split)
+        try:
+            found = json.loads((pathlib.Path(self.path) / IDENTITIES).read_text())[stored]
+        except (OSError, ValueError, KeyError):
+            raise UserError(
+                f"{self.path}: {IDENTITIES} is missing or not theirs; build the records again"
+            ) from None
+        return np.array(found)
+
     def summary(self) -> str:
         """Counts per split and the share of each label, as text."""
         splits = list(self.splits)
         lines = [f"{self.name}: {self.description['title']}"]
         lines += [f"{'':24}" + "".join(f"{split:>16}" for split in splits)]
         lines += [f"{'examples':24}" + "".join(f"{self.splits[split]:>16,}" for split in splits)]
+        if self.people:
+            lines.append(f"{'people':24}" + "".join(f"{self.people[s]:>16,}" for s in splits))
+        lines += [
+            f"the same people: {count:,} in {pair}" for pair, count in self.shared_people.items()
+        ]
         if any(box["count"] for box in self.boxes.values()):
             boxes = [self.boxes[split] for split in splits]
             sizes = [f"{box['mean_width']:.1f} x {box['mean_height']:.1f}" for box in boxes]
@@ -360,11 +398,16 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
         for split in shards
         for name, length in zip(shards[split], splits[split].shard_lengths, strict=True)
     }
-    filenames, counts, statistics, boxes = {}, {}, {}, {}
+    filenames, counts, statistics, boxes, identities = {}, {}, {}, {}, {}
     for split, names in shards.items():
         paths = [str(folder / name) for name in names]
         filenames[split], counts[split], statistics[split] = count_labels(paths, builder.tasks)
         boxes[split] = measure_boxes(paths)
+        identities[split] = read_identities(paths)
+    people, shared_people = count_people(identities)
+    if people:
+        numbers = {split: found.tolist() for split, found in identities.items()}
+        (folder / IDENTITIES).write_text(json.dumps(numbers))
     left_out = dict(builder.left_out)
     changed = {what: count for what, count in sorted(builder.changed.items()) if what}
     if builder.bad:
@@ -378,6 +421,8 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
         "label_counts": counts,
         "statistics": statistics,
         "boxes": boxes,
+        "people": people,
+        "shared_people": shared_people,
         "left_out": left_out,
         "description": dataclasses.asdict(builder.ABOUT)
         | {"options": builder.options, "detections": builder.joined}

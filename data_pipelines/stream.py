@@ -32,6 +32,7 @@ class Source:
         split: "train", "validation", "test" or whatever the set has.
         validation_share: see `RecordSet.select`.
         seed: of the choice of the validation share.
+        by_person: see `RecordSet.select`.
         weight: share of this source in the training stream, relative to the other sources.
     """
 
@@ -39,12 +40,18 @@ class Source:
     split: str = "train"
     validation_share: float = 0.0
     seed: int = 0
+    by_person: bool = False
     weight: float = 1.0
+
+    def select(self) -> tuple[str, np.ndarray | None]:
+        """The stored split and which of its examples belong to the source, None for all."""
+        return self.records.select(self.split, self.validation_share, self.seed, self.by_person)
 
     @property
     def count(self) -> int:
         """Number of examples."""
-        return self.records.count(self.split, self.validation_share, self.seed)
+        stored, mask = self.select()
+        return self.records.splits[stored] if mask is None else int(mask.sum())
 
 
 def stored_stream(source: Source):
@@ -58,7 +65,7 @@ def _serialised(source: Source):
     """The serialised examples of a source in stored order."""
     import tensorflow as tf
 
-    split, mask = source.records.select(source.split, source.validation_share, source.seed)
+    split, mask = source.select()
     if not source.count:
         raise UserError(f"{source.records.path}: split {source.split!r} holds no examples")
     dataset = tf.data.TFRecordDataset(list(source.records.shards[split]), buffer_size=2**20)
@@ -170,7 +177,7 @@ def explain_failure(error: Exception, sources: Sequence[Source]) -> Exception:
 
     spec = {key: tf.io.FixedLenFeature([], tf.string) for key in ("image", "filename")}
     for source in sources:
-        split, _ = source.records.select(source.split, source.validation_share, source.seed)
+        split, _ = source.select()
         count = 0
         for shard in source.records.shards[split]:
             try:

@@ -120,7 +120,7 @@ def extract(
     for source in sources:
         if not source.count:
             raise UserError(f"{source.records.path}: split {split!r} holds no examples")
-        stored, mask = source.records.select(source.split, source.validation_share, source.seed)
+        stored, mask = source.select()
         whole = Source(source.records, stored)
         own = []
         for copy in range(copies + 1):

@@ -35,7 +35,7 @@ def dry_run(recipe: Recipe) -> dict:
     on_images = sum(end - begin for phase, begin, end in phases if not phase.bottlenecks)
     print(f"recipe {recipe.name}")
     for records, source in zip(experiment.record_sets, experiment.sources("train"), strict=True):
-        count = records.count("train", recipe.data.validation_share, recipe.seed)
+        count = records.count("train", *recipe.validation_rule)
         print(f"  data   {records.name}: {count:,} training examples, weight {source.weight:g}")
     for task in experiment.tasks:
         print(f"  task   {task.name} ({task.kind}): {', '.join(task.labels)}")

@@ -184,14 +184,13 @@ def share_tasks(tasks: Sequence[Task], records: RecordSet) -> tuple[list[Task], 
     return shared, {"model_only": model_only, "data_only": data_only}
 
 
-def validation_part(workdir, records: RecordSet) -> tuple[float, int]:
-    """Share and seed by which training parted these records; other records are not parted."""
+def validation_part(workdir, records: RecordSet) -> tuple[float, int, bool]:
+    """The rule by which training parted these records; other records are not parted."""
     fingerprint = records.description.get("fingerprint")
     for entry in workdir.metadata().get("records", []):
         if fingerprint is not None and entry.get("fingerprint") == fingerprint:
-            recipe = workdir.recipe()
-            return recipe.data.validation_share, recipe.seed
-    return 0.0, 0
+            return workdir.recipe().validation_rule
+    return 0.0, 0, False
 
 
 def _describe(tasks: Sequence[Task]) -> str:

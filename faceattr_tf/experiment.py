@@ -67,13 +67,12 @@ class Experiment:
             raise UserError(
                 f"data.weights has {len(data.weights)} values for {len(record_sets)} record sets"
             )
-        examples = sum(
-            records.count("train", data.validation_share, recipe.seed) for records in record_sets
-        )
+        recipe = _parted(recipe, record_sets)
+        examples = sum(records.count("train", *recipe.validation_rule) for records in record_sets)
         steps_per_epoch = max(1, round(examples / data.batch_size))
         ends, end = [], 0
         for phase in recipe.phases:
-            end += phase.steps or round(phase.epochs * steps_per_epoch)
+            end += phase_length(phase, steps_per_epoch)
             ends.append(end)
         if not end:
             raise UserError(f"recipe {recipe.name!r}: its phases have no steps and no epochs")
@@ -166,11 +165,10 @@ class Experiment:
         """One source of examples per record set."""
         data = self.recipe.data
         weights = data.weights or [
-            records.count("train", data.validation_share, self.recipe.seed)
-            for records in self.record_sets
+            records.count("train", *self.recipe.validation_rule) for records in self.record_sets
         ]
         return [
-            Source(records, split, data.validation_share, self.recipe.seed, weight)
+            Source(records, split, *self.recipe.validation_rule, weight)
             for records, weight in zip(self.record_sets, weights, strict=True)
         ]
 
@@ -250,6 +248,11 @@ class Experiment:
         }
 
 
+def phase_length(phase: Phase, steps_per_epoch: int) -> int:
+    """Steps of a phase."""
+    return phase.steps or round(phase.epochs * steps_per_epoch)
+
+
 def _absolute(recipe: Recipe, record_sets: Sequence[RecordSet]) -> Recipe:
     """The recipe with paths that mean the same in every folder."""
 
@@ -266,6 +269,21 @@ def _absolute(recipe: Recipe, record_sets: Sequence[RecordSet]) -> Recipe:
         model=dataclasses.replace(recipe.model, weights=whole(recipe.model.weights)),
         warm_start=whole(recipe.warm_start),
     )
+
+
+def _parted(recipe: Recipe, record_sets: Sequence[RecordSet]) -> Recipe:
+    """The recipe, parting validation by person only where a set that lends it knows people."""
+    data = recipe.data
+    lending = [one for one in record_sets if one.lends(data.validation_share)]
+    by_person = data.validation_by_person and any(one.people for one in lending)
+    for records in lending if data.validation_by_person else ():
+        if records.people is None:
+            print(
+                f"{records.path}: built before people were counted: the validation share is one of "
+                "images; records that are built again part it by person where they know people"
+            )
+    data = dataclasses.replace(data, validation_by_person=by_person)
+    return dataclasses.replace(recipe, data=data)
 
 
 def _resolve(crop: Crop, record_sets: Sequence[RecordSet]) -> Crop:

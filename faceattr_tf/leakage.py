@@ -29,10 +29,10 @@ def training_overlap(workdir, records: RecordSet, filenames: Sequence[str]) -> d
     """
     result = {"count": 0, "filenames": [], "checked": [], "unchecked": []}
     found = set()
-    for path, share, seed in _training_records(workdir, result["unchecked"]):
+    for path, *part in _training_records(workdir, result["unchecked"]):
         try:
             training = RecordSet.load(path)
-            split, mask = training.select("train", share, seed)
+            split, mask = training.select("train", *part)
             trained = training.filenames(split)
         except (UserError, OSError) as error:
             result["unchecked"].append(str(error))
@@ -49,14 +49,14 @@ def training_overlap(workdir, records: RecordSet, filenames: Sequence[str]) -> d
 
 
 def _training_records(workdir, unchecked: list[str]):
-    """Path, validation share and seed of every record set behind the model's weights."""
+    """Path and `validation_rule` of every record set behind the model's weights."""
     from faceattr_tf.workdir import Workdir
 
     seen = set()
     while True:
         recipe = workdir.recipe()
         for entry in workdir.metadata().get("records", []):
-            yield entry["path"], recipe.data.validation_share, recipe.seed
+            yield entry["path"], *recipe.validation_rule
         seen.add(workdir.path.resolve())
         if not recipe.warm_start or local(recipe.warm_start).resolve() in seen:
             return

@@ -6,7 +6,6 @@ and its records: the batch and the dropout of a step follow from (seed, step), s
 was killed ends as the one that was not.
 """
 
-import dataclasses
 import functools
 
 import keras
@@ -34,7 +33,7 @@ from faceattr_tf.model_card import model_card
 from faceattr_tf.models.backbones import NEW_LAYERS, auxiliary_name, new_layers_of
 from faceattr_tf.models.heads import scale_pixels
 from faceattr_tf.optimization import decayed, rate_factors
-from faceattr_tf.precision import resolve
+from faceattr_tf.resumption import as_begun, claim
 from faceattr_tf.state import (
     TrainingState,
     classifier_of,
@@ -54,19 +53,23 @@ from faceattr_tf.validation import (
 from faceattr_tf.workdir import MODEL, TOP, Workdir
 
 
-def train_and_evaluate(recipe: Recipe, path, *, progress: bool = True) -> dict:
+def train_and_evaluate(
+    recipe: Recipe, path, *, progress: bool = True, extend: bool = False
+) -> dict:
     """Trains a recipe in a workdir, or continues there, and returns the best validation row.
 
     Args:
         recipe: what to train, on which records.
         path: the workdir; made if it is missing.
         progress: show a bar with images per second and the time that is left.
+        extend: go on with a run whose last phase has become longer since it was begun; its best
+            model stays the best until a better one comes.
 
     Raises:
         UserError: recipe, records and workdir do not fit together, or the loss is not finite.
     """
     workdir = Workdir(path)
-    experiment = Experiment.of(begun_precision(recipe, workdir))
+    experiment = Experiment.of(as_begun(recipe, workdir))
     recipe = experiment.recipe
     check_validation(experiment)
     strategy = create_strategy(recipe.strategy)
@@ -84,69 +87,11 @@ def train_and_evaluate(recipe: Recipe, path, *, progress: bool = True) -> dict:
             check_bottlenecks(state.model, experiment, phase)
     # Only now, so that a recipe that cannot be built leaves no workdir behind.
     if is_chief(strategy):
-        claim(workdir, experiment)
+        claim(workdir, experiment, extend=extend)
     run = _Run(experiment, state, workdir)
     run.restore()
     run.train(progress)
     return run.finish()
-
-
-def begun_precision(recipe: Recipe, workdir: Workdir) -> Recipe:
-    """The recipe in the precision in which the workdir's run was begun, where it leaves it open.
-
-    Where this machine would have taken another, that is said.
-    """
-    if recipe.precision != "auto" or not (workdir.path / "config.json").is_file():
-        return recipe
-    begun = workdir.recipe().precision
-    here, reason = resolve("auto", recipe.strategy)
-    if begun != here:
-        print(f"{workdir.path}: goes on in {begun}; begun here, it would be {here}, since {reason}")
-    return dataclasses.replace(recipe, precision=begun)
-
-
-def claim(workdir: Workdir, experiment: Experiment) -> None:
-    """Takes the workdir for this experiment, or continues the one that it holds.
-
-    Raises:
-        UserError: it holds another recipe's run, or the records have changed since.
-    """
-    config, metadata = experiment.recipe.to_dict(), experiment.metadata()
-    if (workdir.path / "config.json").exists():
-        stored = workdir.recipe().to_dict()
-        if difference := first_difference(stored, config):
-            raise UserError(
-                f"workdir {workdir.path} belongs to another run: {difference}; "
-                "choose another --workdir or the recipe that it was begun with"
-            )
-        known = [records["fingerprint"] for records in workdir.metadata()["records"]]
-        found = [records["fingerprint"] for records in metadata["records"]]
-        if known != found:
-            raise UserError(f"workdir {workdir.path}: its records have been built anew since")
-        return
-    try:
-        workdir.path.mkdir(parents=True, exist_ok=True)
-        workdir.write_json("metadata.json", metadata)
-        workdir.write_json("config.json", config)
-    except OSError as error:
-        raise UserError(f"workdir {workdir.path} cannot be written: {error.strerror}") from error
-
-
-def first_difference(stored, asked, where: str = "config") -> str:
-    """In words, the first field in which two configurations differ; empty where they do not."""
-    if isinstance(stored, dict) and isinstance(asked, dict):
-        for key in stored:
-            if difference := first_difference(stored[key], asked.get(key), f"{where}.{key}"):
-                return difference
-        return ""
-    if isinstance(stored, list | tuple) and isinstance(asked, list | tuple):
-        if len(stored) != len(asked):
-            return f"{where} has {len(stored)} entries there and {len(asked)} here"
-        for index, (left, right) in enumerate(zip(stored, asked, strict=True)):
-            if difference := first_difference(left, right, f"{where}[{index}]"):
-                return difference
-        return ""
-    return "" if stored == asked else f"{where} is {stored!r} there and {asked!r} here"
 
 
 def create_train_step(state: TrainingState, experiment: Experiment, phase_index: int):

@@ -57,7 +57,11 @@ class Workdir:
 
     def recipe(self) -> Recipe:
         """The recipe as it was resolved when the run began."""
-        return Recipe.from_dict(self._read_json("config.json"))
+        fields = self._read_json("config.json")
+        if isinstance(fields.get("data"), dict):
+            # Before the field there was, shares were taken of the images.
+            fields["data"].setdefault("validation_by_person", False)
+        return Recipe.from_dict(fields)
 
     def metadata(self) -> dict:
         """Tasks, crop, input shape, record sets, majority classes and the best step."""

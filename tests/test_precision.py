@@ -74,18 +74,18 @@ def test_a_run_goes_on_in_the_precision_in_which_it_was_begun(
     tmp_path, mtfl_records, monkeypatch, capsys
 ):
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.train import begun_precision, claim
+    from faceattr_tf.resumption import as_begun, claim
     from faceattr_tf.workdir import Workdir
 
     recipe = tiny(mtfl_records, precision="auto")
     workdir = Workdir(tmp_path / "w")
     of_machine(monkeypatch, {"amx_bf16"})
-    claim(workdir, Experiment.of(begun_precision(recipe, workdir)))
+    claim(workdir, Experiment.of(as_begun(recipe, workdir)))
     assert workdir.recipe().precision == "mixed_bfloat16"
-    claim(workdir, Experiment.of(begun_precision(recipe, workdir)))
+    claim(workdir, Experiment.of(as_begun(recipe, workdir)))
     assert not capsys.readouterr().out
     of_machine(monkeypatch, set())
-    experiment = Experiment.of(begun_precision(recipe, workdir))
+    experiment = Experiment.of(as_begun(recipe, workdir))
     claim(workdir, experiment)
     assert experiment.recipe.precision == "mixed_bfloat16"
     assert "goes on in mixed_bfloat16; begun here, it would be float32" in capsys.readouterr().out

@@ -5,7 +5,8 @@
       '--config.phases[0].learning_rate=0.01'
   faceattr-train --config=… --records=… --dry_run
 
-Called again with the same flags it continues from the last checkpoint. A field of the recipe is
+Called again with the same flags it continues from the last checkpoint; with a longer last phase and
+--extend it goes on beyond its end. A field of the recipe is
 changed with --config.FIELD=VALUE; a tuple is written as Python writes it.
 """
 
@@ -25,6 +26,9 @@ from faceattr_tf.configs import RECIPES, Recipe, create_recipe
 def define_flags(values: flags.FlagValues) -> None:
     """Declares the flags of this command alone."""
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_bool(
+        "extend", False, "go on with a run whose last phase is longer now", flag_values=values
+    )
     flags.DEFINE_bool(
         "dry_run",
         False,
@@ -137,7 +141,9 @@ def main() -> None:
         raise UserError("--workdir is missing: the folder of the run")
     from faceattr_tf.train import train_and_evaluate
 
-    best = train_and_evaluate(recipe, values.workdir, progress=values.progress)
+    best = train_and_evaluate(
+        recipe, values.workdir, progress=values.progress, extend=values.extend
+    )
     print(f"best at step {best['step']}; {values.workdir} is ready for faceattr-evaluate")
 
 

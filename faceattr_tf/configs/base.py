@@ -42,6 +42,8 @@ class Data:
         weights: sampling weight per folder; empty means in proportion to the number of examples.
         validation_share: share of the training split that is set aside for validation where the
             records have no validation split of their own.
+        validation_by_person: take that share of the people, with all of their images, where the
+            records know them, so that nobody is in both; else of the images.
         crop: what the network sees of an image; stored with the model. A `window` of 0 becomes the
             mean size of the faces' boxes in the training images (FaceSTN, III.B).
         aligned: the crop that a transformer learns to produce where the task `alignment` is
@@ -60,6 +62,7 @@ class Data:
     records: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     validation_share: float = 0.0
+    validation_by_person: bool = True
     crop: Crop = dataclasses.field(default_factory=Crop)
     aligned: Crop = dataclasses.field(default_factory=Crop)
     disturb: Augment = dataclasses.field(default_factory=Augment)
@@ -226,6 +229,11 @@ class Recipe:
     checkpoint_every: int = 500
     log_every: int = 20
     best_metric: str = "loss"
+
+    @property
+    def validation_rule(self) -> tuple[float, int, bool]:
+        """Share, seed, and whether by person: how `RecordSet.select` parts validation."""
+        return self.data.validation_share, self.seed, self.data.validation_by_person
 
     def to_dict(self) -> dict:
         """A JSON-ready copy, the inverse of `from_dict`."""

@@ -1,0 +1,64 @@
+"""Which people are in which part of a record set, where a data set says who is who."""
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+
+from data_pipelines.errors import UserError
+
+
+def read_identities(shards: list[str]) -> np.ndarray:
+    """The number of the person of every example of a split, in stored order; -1 where unknown."""
+    import tensorflow as tf
+
+    spec = {"identity": tf.io.FixedLenFeature((), tf.int64)}
+    dataset = tf.data.TFRecordDataset(shards).batch(1024)
+    batches = dataset.map(lambda data: tf.io.parse_example(data, spec)["identity"])
+    return np.concatenate(list(batches.as_numpy_iterator()))
+
+
+def count_people(identities: Mapping[str, np.ndarray]) -> tuple[dict[str, int], dict[str, int]]:
+    """How many people are known in each split, and how many of them in two splits.
+
+    Returns:
+        Split -> people; `"SPLIT and SPLIT"` -> people who are in both, without the pairs that share
+        none. Both are empty where nobody is known.
+    """
+    people = {split: np.unique(found[found >= 0]) for split, found in identities.items()}
+    if not any(map(len, people.values())):
+        return {}, {}
+    shared = {
+        f"{one} and {other}": len(np.intersect1d(people[one], people[other]))
+        for one, other in itertools.combinations(people, 2)
+    }
+    counts = {split: len(found) for split, found in people.items()}
+    return counts, {pair: count for pair, count in shared.items() if count}
+
+
+def choose_people(identities: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """A seeded choice of people whose images are about a share of all.
+
+    Args:
+        identities: person of every image, `[N]`; an image of nobody known stands for itself.
+        share: of the images, above 0.
+        seed: seed of the choice.
+
+    Returns:
+        Booleans `[N]`: all images of the chosen people. At least one person is chosen, and one left.
+
+    Raises:
+        UserError: all images are of one person.
+    """
+    unknown = identities < 0
+    alone = np.where(unknown, -1 - np.arange(len(identities)), identities)
+    _, person, images = np.unique(alone, return_inverse=True, return_counts=True)
+    if len(images) < 2:
+        raise UserError(
+            "all training images are of one person, so that validation cannot be other people; "
+            "--config.data.validation_by_person=False takes images"
+        )
+    order = np.random.default_rng(seed).permutation(len(images))
+    before = np.cumsum(images[order]) - images[order] / 2
+    wanted = np.searchsorted(before, share * len(identities))
+    return np.isin(person, order[: min(max(wanted, 1), len(images) - 1)])
