@@ -108,7 +108,9 @@ def training_batches(
         numbers = random_numbers(seed, number * slice_size + tf.range(slice_size, dtype=tf.int64))
         return recolour(numbers, assemble(parse(*batch), *move(numbers)))
 
-    stream = stream.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    stream = stream.map(
+        as_written(prepare), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
     return unsharded(stream.prefetch(tf.data.AUTOTUNE))
 
 
@@ -174,7 +176,9 @@ def evaluation_batches(
         numbers = random_numbers(seed, places + copy * _STORED)
         return recolour(numbers, assemble(fields, *move(numbers)))
 
-    batches = batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = batches.map(
+        as_written(prepare), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
     return unsharded(batches.prefetch(tf.data.AUTOTUNE))
 
 
@@ -206,6 +210,13 @@ def encoded_batches(source: Source, tasks: Sequence[Task], *, batch_size: int):
         }
 
     return stored_stream(source).batch(batch_size).map(arrange)
+
+
+def as_written(function):
+    """The function as TensorFlow traces it without AutoGraph, whose rewriting takes seconds."""
+    import tensorflow as tf
+
+    return tf.autograph.experimental.do_not_convert(function)
 
 
 def unsharded(dataset):

@@ -176,7 +176,9 @@ def compiled(function, settings):
 def _compiled(function, kind, fields):
     import tensorflow as tf
 
-    return tf.function(functools.partial(function, kind(*fields)), jit_compile=True)
+    return tf.function(
+        functools.partial(function, kind(*fields)), jit_compile=True, autograph=False
+    )
 
 
 def decode(image_bytes):

@@ -48,7 +48,7 @@ def create_signatures(
     with_embedding = keras.Model(model.input, (model.output, embedding_of(model, tasks)))
     crops = tf.TensorSpec([None, crop.height, crop.width, 3], tf.float32, "crops")
 
-    @tf.function(input_signature=[crops])
+    @tf.function(input_signature=[crops], autograph=False)
     def on_device(crops):
         raw, embedding = with_embedding(crops, training=False)
         outputs = {EMBEDDING: tf.cast(embedding, tf.float32)}
@@ -91,21 +91,21 @@ def create_signatures(
     boxes = tf.TensorSpec([None, 4], tf.float32, "box")
     points = tf.TensorSpec([None, len(LANDMARK_NAMES), 2], tf.float32, "landmarks")
 
-    @tf.function(input_signature=[strings])
+    @tf.function(input_signature=[strings], autograph=False)
     def from_bytes(image_bytes):
         crops, transform, usable = decoded(image_bytes, *_nowhere(tf.size(image_bytes)))
         return _only_where(usable, judge(crops, transform))
 
-    @tf.function(input_signature=[colours])
+    @tf.function(input_signature=[colours], autograph=False)
     def from_pixels(pixels):
         return judge(*crop_pixels(pixels, *_nowhere(tf.shape(pixels)[0]), crop))
 
-    @tf.function(input_signature=[strings, boxes, points])
+    @tf.function(input_signature=[strings, boxes, points], autograph=False)
     def from_faces(image_bytes, box, landmarks):
         crops, transform, usable = decoded(image_bytes, box, landmarks)
         return _only_where(usable, judge(crops, transform))
 
-    @tf.function(input_signature=[strings])
+    @tf.function(input_signature=[strings], autograph=False)
     def features(image_bytes):
         crops, _, usable = decoded(image_bytes, *_nowhere(tf.size(image_bytes)))
         return _only_where(usable, {EMBEDDING: computed(crops)[EMBEDDING]})

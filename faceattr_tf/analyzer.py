@@ -173,7 +173,7 @@ class Analyzer:
 
         points = [None, len(LANDMARK_NAMES), 2]
         signature = [([None], tf.string), ([None, 4], tf.float32), (points, tf.float32)]
-        return tf.function(network, [tf.TensorSpec(*spec) for spec in signature])
+        return tf.function(network, [tf.TensorSpec(*spec) for spec in signature], autograph=False)
 
     def _judge(self, jobs: list["_Job"]) -> list[Face]:
         faces = []

@@ -187,7 +187,8 @@ def feature_function(experiment: Experiment, layers: Sequence[str]) -> Callable:
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, layer=last))
     model = pretrained_model(dataclasses.replace(experiment, recipe=recipe), recipe.precision)
     outputs = {layer: features_at(model, layer) for layer in layers}
-    return tf.function(functools.partial(keras.Model(model.input, outputs), training=False))
+    network = functools.partial(keras.Model(model.input, outputs), training=False)
+    return tf.function(network, autograph=False)
 
 
 @dataclasses.dataclass

@@ -24,7 +24,7 @@ def forward_function(model) -> Callable:
     """
     import tensorflow as tf
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def forward(images):
         return model(images, training=False)
 

@@ -159,7 +159,7 @@ def create_train_step(state: TrainingState, experiment: Experiment, phase_index:
         optimizer.apply(gradients, learning)
         return per_task
 
-    @tf.function
+    @tf.function(autograph=False)
     def train_step(batch):
         for index, seed in enumerate(state.seeds):
             key = tf.stack([tf.cast(state.step, seed.dtype), recipe.seed * 1000 + index])
@@ -173,8 +173,8 @@ def create_train_step(state: TrainingState, experiment: Experiment, phase_index:
             value.assign(old + factor * (value - old))
         per_task = strategy.reduce(tf.distribute.ReduceOp.SUM, per_task, axis=None)
         finite = tf.math.is_finite(tf.reduce_sum(per_task * weights * state.active))
-        if tf.logical_and(tf.logical_not(finite), state.broken_step < 0):
-            state.broken_step.assign(state.step)
+        first = tf.logical_and(tf.logical_not(finite), state.broken_step < 0)
+        state.broken_step.assign(tf.where(first, state.step, state.broken_step))
         row = tf.stack([per_task, tf.cast(learned, tf.float32)])
         state.logged.assign_add(row)
         state.validated.assign_add(row)
