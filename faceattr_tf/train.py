@@ -71,9 +71,10 @@ def train_and_evaluate(
     workdir = Workdir(path)
     experiment = Experiment.of(as_begun(recipe, workdir))
     recipe = experiment.recipe
-    check_validation(experiment)
+    # Several machines have to be joined before TensorFlow computes anything.
     strategy = create_strategy(recipe.strategy)
     check_agreement(strategy, recipe.precision)
+    check_validation(experiment)
     if recipe.data.bottlenecks.use:
         experiment = bottlenecks.attach(experiment, progress=progress)
     state = TrainingState(experiment, strategy)
