@@ -17,8 +17,16 @@ def run_command(name: str, main: Callable[[], object]) -> int:
         The exit status: 0 done, 1 a mistake or something that the system refuses (a missing or
         read-only path, a full disk), 130 interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        _escape_what_it_cannot_hold(stream)
     with without_chatter():
         return _run(name, main)
+
+
+def _escape_what_it_cannot_hold(stream) -> None:
+    """Names of files need not be UTF-8, and a terminal need not be either: no output may fail."""
+    if getattr(stream, "errors", None) in ("strict", "surrogateescape"):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _run(name: str, main: Callable[[], object]) -> int:

@@ -6,6 +6,7 @@ import sys
 from absl.flags import argparse_flags as argparse
 
 from data_pipelines.command_line import run_command
+from data_pipelines.detector import MAXIMUM_SIDE
 from data_pipelines.encoded import MAX_PIXELS
 from data_pipelines.errors import UserError
 from data_pipelines.readers import READERS
@@ -106,6 +107,13 @@ def _add_build(commands):
     parser.add_argument(
         "--overwrite", action="store_true", help="replace records built from something else"
     )
+    _add_noprogress(parser)
+
+
+def _add_noprogress(parser):
+    parser.add_argument(
+        "--noprogress", dest="progress", action="store_false", help="show no progress bar"
+    )
 
 
 def _add_max_pixels(parser):
@@ -136,6 +144,7 @@ def _build(parsed):
         max_bad=parsed.max_bad,
         max_pixels=parsed.max_pixels,
         overwrite=parsed.overwrite,
+        progress=parsed.progress,
         **options,
     )
     print(built.summary())
@@ -175,18 +184,26 @@ def _add_detect(commands):
     parser.add_argument(
         "--minimum_size", type=float, help="side in pixels of the smallest face looked for"
     )
+    parser.add_argument(
+        "--maximum_side",
+        type=int,
+        default=MAXIMUM_SIDE,
+        help="faces of a picture that is wider or higher in pixels are looked for in a copy reduced "
+        "to this, where --minimum_size counts; boxes are in the picture's own pixels "
+        "(default %(default)s)",
+    )
     parser.add_argument("--max_bad", type=int, default=0, help="pictures that may fail to decode")
     _add_max_pixels(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a table that exists")
+    _add_noprogress(parser)
 
 
 def _detect(parsed):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from data_pipelines.detect import detect_folder
 
-    options = {
-        name: getattr(parsed, name) for name in ("processes", "batch_size", "max_bad", "max_pixels")
-    }
+    names = ("processes", "batch_size", "maximum_side", "max_bad", "max_pixels", "progress")
+    options = {name: getattr(parsed, name) for name in names}
     if parsed.minimum_size is not None:
         options["minimum_size"] = parsed.minimum_size
     found = detect_folder(
@@ -197,8 +214,7 @@ def _detect(parsed):
         print(f"not read: {count:,} {what}")
     for reason in ("not_found", "undecodable"):
         for name in found[reason]:
-            # A name need not be UTF-8.
-            print(f"{reason.replace('_', ' ')}: {name.encode(errors='backslashreplace').decode()}")
+            print(f"{reason.replace('_', ' ')}: {name}")
 
 
 def _add_synth(commands):

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines.detections import BOX_COLUMNS, COLUMNS
-from data_pipelines.detector import MINIMUM_SIZE, Detection, Detector, nearest_first
+from data_pipelines.detector import MAXIMUM_SIDE, MINIMUM_SIZE, Detection, Detector, nearest_first
 from data_pipelines.encoded import ENDINGS, MAX_PIXELS, decode
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
+from data_pipelines.progress import progress_bar
 from data_pipelines.readers.images import ImageFolder
 
 __all__ = ["Detection", "Detector", "detect_folder", "nearest_first", "read_boxes"]
@@ -33,9 +33,11 @@ def detect_folder(
     batch_size: int = 32,
     boxes: str | Mapping[str, Sequence[float]] | None = None,
     minimum_size: float = MINIMUM_SIZE,
+    maximum_side: int = MAXIMUM_SIDE,
     max_bad: int = 0,
     max_pixels: int = MAX_PIXELS,
     overwrite: bool = False,
+    progress: bool = True,
 ) -> dict:
     """Detects the faces of every picture below a folder and writes one CSV.
 
@@ -51,10 +53,11 @@ def detect_folder(
         batch_size: pictures that a worker takes at once.
         boxes: annotated boxes, filename -> (left, top, width, height), or the file with them that
             `read_boxes` reads.
-        minimum_size: side in pixels of the smallest face looked for.
+        minimum_size, maximum_side: see `Detector`; boxes are in pixels of the full pictures.
         max_bad: pictures that may fail to decode; they are listed and get no row.
         max_pixels: a picture that is larger by its header is not decoded, and counts as one.
         overwrite: replace an output that exists.
+        progress: show a bar, on a terminal.
 
     Returns:
         `images` (rows written), `faces` (rows with a face), `not_found` and `undecodable` (names),
@@ -84,20 +87,22 @@ def detect_folder(
         )
 
     annotated = hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest()
-    settings = {"minimum_size": float(minimum_size), "boxes": annotated}
+    settings = {"minimum_size": float(minimum_size), "maximum_side": maximum_side}
+    settings["boxes"] = annotated
     partial = output.with_name(output.name + ".partial")
     done = _resume(partial, settings, set(names))
     if done:
         print(f"{output}: continues after {len(done)} of {len(names)} pictures")
     left = [name for name in names if name not in done]
+    sizes = (minimum_size, maximum_side)
     batches = [
-        (str(root), batch, [points.get(name) for name in batch], minimum_size, max_pixels)
+        (str(root), batch, [points.get(name) for name in batch], sizes, max_pixels)
         for batch in _batches(left, batch_size)
     ]
     undecodable = []
     with (
         open(partial, "a", encoding="utf-8", errors="surrogateescape", newline="") as file,
-        tqdm(total=len(names), initial=len(done), unit="image", desc="detect") as progress,
+        progress_bar(len(names), "image", show=progress, initial=len(done), desc="detect") as bar,
     ):
         if not file.tell():
             file.write(_heading(settings) + "\n")
@@ -106,7 +111,7 @@ def detect_folder(
             file.flush()
             done.update((row[0], row) for row in rows)
             undecodable += bad
-            progress.update(len(rows) + len(bad))
+            bar.update(len(rows) + len(bad))
             if len(undecodable) > max_bad:
                 raise UserError(
                     f"{root}: {len(undecodable)} pictures do not decode, more than "
@@ -163,18 +168,27 @@ def read_boxes(path: str) -> dict[str, tuple[float, float, float, float]]:
 
 
 @functools.cache
-def _detector(minimum_size):
-    return Detector(minimum_size)
+def _detector(minimum_size, maximum_side):
+    return Detector(minimum_size, maximum_side)
 
 
 def _detect_batch(job) -> tuple[list[tuple], list[str]]:
     """The rows of one batch of files, and the names of those that do not decode."""
-    root, names, points, minimum_size, max_pixels = job
-    images = {name: _read_image(os.path.join(root, name), max_pixels) for name in names}
-    bad = [name for name in names if images[name] is None]
-    good = [(name, point) for name, point in zip(names, points, strict=True) if name not in bad]
+    root, names, points, sizes, max_pixels = job
+    good, bad = [], []
+
+    def images():
+        for name, point in zip(names, points, strict=True):
+            image = _read_image(os.path.join(root, name), max_pixels)
+            if image is None:
+                bad.append(name)
+            else:
+                good.append((name, point))
+                yield image
+            del image
+
+    faces = _detector(*sizes)(images())
     rows = []
-    faces = _detector(minimum_size)([images[name] for name, _ in good])
     for (name, point), detections in zip(good, faces, strict=True):
         if point is not None:
             detections = nearest_first(detections, point)
@@ -242,8 +256,7 @@ def _centre(box):
 
 def _listed(names, most=20) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    text = ", ".join(names[:most]) + more
-    return text.encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
+    return ", ".join(names[:most]) + more
 
 
 def _batches(items, size):

@@ -8,13 +8,14 @@ import collections
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from data_pipelines.errors import UserError
 
 MINIMUM_SIZE = 20
+MAXIMUM_SIDE = 2048
 _PIXELS_PER_PASS = 8_000_000  # bounds the memory whatever the size of the pictures
 _CELL = 12  # pixels that the proposal network sees of a face
 _PYRAMID_STEP = 0.709
@@ -46,37 +47,54 @@ class Detector:
     Pictures of equal size run as one batch, so that what is found in a picture does not depend on
     the pictures beside it (the package would pad them to a common size).
 
+    Time and memory of a picture grow with its area, therefore faces of a larger one than
+    `maximum_side` are looked for in a reduced copy. What is found is given in the picture's own
+    pixels.
+
     Args:
         minimum_size: side in pixels of the smallest face that is looked for, roughly. The time
-            per picture falls with its square; the networks themselves need at least 12.
+            per picture falls with its square; the networks themselves need at least 12. In a
+            reduced picture it counts after the reduction: in one of 4,096 pixels at the default,
+            faces from 40 of its own pixels on are found.
+        maximum_side: width or height in pixels above which a picture is reduced.
     """
 
-    def __init__(self, minimum_size: float = MINIMUM_SIZE):
+    def __init__(self, minimum_size: float = MINIMUM_SIZE, maximum_side: int = MAXIMUM_SIDE):
         """Loads the networks, which takes seconds the first time in a process."""
-        if minimum_size < _CELL:
+        if not minimum_size >= _CELL:
             raise UserError(f"minimum_size {minimum_size}: at least {_CELL} pixels are needed")
+        if maximum_side < minimum_size:
+            raise UserError(
+                f"maximum_side {maximum_side}: expected at least minimum_size, {minimum_size}"
+            )
         self._minimum_size = minimum_size
+        self._maximum_side = maximum_side
         self._network = _network()
 
-    def __call__(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
+    def __call__(self, images: Iterable[np.ndarray]) -> list[list[Detection]]:
         """The faces of each picture, the one nearest to the picture's centre first.
 
         Args:
-            images: `uint8 [H, W, 3]`, RGB, of any sizes.
+            images: `uint8 [H, W, 3]`, RGB, of any sizes; of a generator's, one at a time is held
+                in its full size.
         """
-        by_size = collections.defaultdict(list)
-        for index, image in enumerate(images):
-            by_size[image.shape[:2]].append(index)
-        found = [[] for _ in images]
+        sizes, reduced, by_size = [], [], collections.defaultdict(list)
+        for image in images:
+            sizes.append(image.shape[1::-1])
+            reduced.append(_reduce(image, self._maximum_side))
+            by_size[reduced[-1].shape[:2]].append(len(reduced) - 1)
+            del image  # before the next one is made
+        found = [[] for _ in reduced]
         for (height, width), indices in by_size.items():
             if min(height, width) < self._minimum_size:
                 continue
             count = max(1, _PIXELS_PER_PASS // (height * width))
             for part in (indices[i : i + count] for i in range(0, len(indices), count)):
-                faces = self._faces([images[i] for i in part])
+                faces = self._faces([reduced[i] for i in part])
                 for index, detections in zip(part, faces, strict=True):
-                    centre = ((width - 1) / 2, (height - 1) / 2)
-                    found[index] = nearest_first(detections, centre)
+                    size = np.array(sizes[index], np.float32)
+                    own = [_enlarge(face, size / (width, height)) for face in detections]
+                    found[index] = nearest_first(own, (size - 1) / 2)
         return found
 
     def _faces(self, images):
@@ -97,6 +115,26 @@ class Detector:
             ]
             for index in range(len(images))
         ]
+
+
+def _reduce(image, maximum_side):
+    side = max(image.shape[:2])
+    if side <= maximum_side:
+        return image
+    import cv2
+
+    height, width = (max(1, round(length * maximum_side / side)) for length in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _enlarge(face: Detection, factor: np.ndarray) -> Detection:
+    """A face of a reduced picture in pixels of the full one; `factor` [2] is full by reduced."""
+
+    def place(points):
+        return ((points + 0.5) * factor - 0.5).astype(np.float32)  # whole numbers: pixels' centres
+
+    box = np.concatenate([place(face.box[:2]), face.box[2:] * factor]).astype(np.float32)
+    return Detection(box, face.score, place(face.landmarks))
 
 
 def nearest_first(detections: Sequence[Detection], point) -> list[Detection]:

@@ -30,7 +30,8 @@ def without_chatter() -> Iterator[None]:
     reader, writer = os.pipe()
     os.dup2(writer, 2)
     os.close(writer)
-    sys.stderr = os.fdopen(outside, "w", buffering=1, closefd=False)
+    encoding, errors = python_stream.encoding, python_stream.errors
+    sys.stderr = os.fdopen(outside, "w", 1, encoding, errors, closefd=False)
     thread = threading.Thread(target=_forward, args=(reader, outside), daemon=True)
     thread.start()
     try:

@@ -277,6 +277,7 @@ def build(
     max_bad: int = 0,
     max_pixels: int = MAX_PIXELS,
     overwrite: bool = False,
+    progress: bool = True,
     **options,
 ) -> RecordSet:
     """Turns a data set's folder into a folder of records.
@@ -293,6 +294,7 @@ def build(
         max_bad: how many images may be missing or undecodable; they are left out by name.
         max_pixels: an image that is larger by its header counts as undecodable.
         overwrite: replaces records that were built from something else.
+        progress: show a bar, on a terminal.
         **options: of the reader.
 
     Raises:
@@ -310,6 +312,7 @@ def build(
         detections=detections,
         max_bad=max_bad,
         max_pixels=max_pixels,
+        progress=progress,
         **options,
     )
     fingerprint = builder.fingerprint()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.detector import MAXIMUM_SIDE, Detector
 from data_pipelines.encoded import MAX_PIXELS, decode, encode, upright
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import LANDMARK_NAMES, Task
@@ -25,7 +26,7 @@ from faceattr_tf.affine import CORNERS, components, outline
 from faceattr_tf.face import Alignment, Attribute, Choice, Face, TaskResult
 
 NO_IMAGE = "not an image that can be decoded"
-_DECODED = 8  # pictures held decoded at a time: those of telephones take 40 MB each
+_DECODED = 8  # pictures held at a time for detection, decoded and reduced
 
 Image = str | Path | bytes | np.ndarray
 """A file name, the bytes of an image file, or uint8 RGB pixels `[H, W, 3]`."""
@@ -42,6 +43,8 @@ class Analyzer:
             absent is temperature 1 and thresholds 0.5.
         batch_size: how many faces go through the model at a time.
         max_pixels: a picture that is larger by its header is refused before it is decoded.
+        maximum_side: width or height in pixels above which faces are looked for in a reduced copy,
+            see `data_pipelines.detector.Detector`; all else sees the picture as it is.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Analyzer:
         *,
         batch_size: int = 64,
         max_pixels: int = MAX_PIXELS,
+        maximum_side: int = MAXIMUM_SIDE,
     ):
         """Keeps what it is given; networks are compiled when they are first used."""
         if batch_size < 1:
@@ -63,12 +67,11 @@ class Analyzer:
         self.calibration = calibration or {}
         self.batch_size = batch_size
         self.max_pixels = max_pixels
+        self.maximum_side = maximum_side
 
     @classmethod
-    def from_workdir(
-        cls, path: str | Path, *, batch_size: int = 64, max_pixels: int = MAX_PIXELS
-    ) -> "Analyzer":
-        """The best model of a training run.
+    def from_workdir(cls, path: str | Path, **options) -> "Analyzer":
+        """The best model of a training run; `options` are those of the class.
 
         Raises:
             UserError: the folder is no workdir, or holds no model that loads.
@@ -81,8 +84,7 @@ class Analyzer:
             workdir.tasks,
             workdir.crop,
             workdir.calibration(),
-            batch_size=batch_size,
-            max_pixels=max_pixels,
+            **options,
         )
 
     @property
@@ -146,15 +148,13 @@ class Analyzer:
 
     @functools.cached_property
     def _detector(self):
-        from data_pipelines.detector import Detector
-
-        return Detector()
+        return Detector(maximum_side=self.maximum_side)
 
     def _detect(self, pictures: list["_Picture"]) -> list[list["_Job"]]:
         found = []
         for start in range(0, len(pictures), _DECODED):
             part = pictures[start : start + _DECODED]
-            found += self._detector([picture.pixels() for picture in part])
+            found += self._detector(picture.pixels() for picture in part)
         return [
             [_Job(picture, face.box, face.landmarks, float(face.score)) for face in faces]
             for picture, faces in zip(pictures, found, strict=True)

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from data_pipelines.augment import Augment
 from data_pipelines.errors import UserError
 from data_pipelines.input import evaluation_batches as image_batches
 from data_pipelines.input import named_failures
 from data_pipelines.labels import label_places
+from data_pipelines.progress import progress_bar
 from data_pipelines.stream import Source
 from faceattr_tf import bottleneck_cache
 from faceattr_tf.bottleneck_batches import Features, evaluation_batches, training_batches
@@ -306,7 +306,7 @@ def _complete(experiment: Experiment, parts: list[_Part], create, progress: bool
         if not rest:
             return
         network = create(layers)
-        with tqdm(total=rest, unit="image", disable=not progress, dynamic_ncols=True) as bar:
+        with progress_bar(rest, "image", show=progress) as bar:
             bar.set_description("bottlenecks")
             for part in incomplete:
                 part.compute(experiment, network, bar)

@@ -34,6 +34,7 @@ def compare(
     flip: bool = False,
     bootstrap: int = 2000,
     batch_size: int = 128,
+    progress: bool = True,
 ) -> dict:
     """Evaluates every run and writes `compare.json`, `compare.md` and `compare.html`.
 
@@ -51,6 +52,7 @@ def compare(
         flip: average every output with that of the mirrored image.
         bootstrap: resamples for the 95 % intervals; 0 leaves them out.
         batch_size: images per forward pass.
+        progress: show a bar, on a terminal.
 
     Returns:
         What is in `compare.json`; its `folder` says where it lies.
@@ -96,6 +98,7 @@ def compare(
         flip=flip,
         bootstrap=bootstrap,
         batch_size=batch_size,
+        progress=progress,
     )
     filenames = runs[baseline][0].parts[0].filenames
     recipes = {name: _recipes(group) for name, group in workdirs.items()}

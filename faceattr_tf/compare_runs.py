@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.progress import progress_bar
 from data_pipelines.records import RecordSet
 from data_pipelines.tasks import ALIGNMENT, Task
 from faceattr_tf.evaluate import measure_split, share_tasks, split_batches, validation_part
@@ -199,6 +200,7 @@ def evaluate_runs(
     flip: bool = False,
     bootstrap: int = 2000,
     batch_size: int = 128,
+    progress: bool = True,
 ) -> dict[str, list[Run]]:
     """Every run over the whole split, with a progress bar.
 
@@ -210,12 +212,12 @@ def evaluate_runs(
         flip: average every output with that of the mirrored image.
         bootstrap: how often the images are drawn again.
         batch_size: images per forward pass.
+        progress: show a bar, on a terminal.
 
     Raises:
         UserError: a model cannot be read.
     """
     import keras
-    from tqdm import tqdm
 
     runs: dict[str, list[Run]] = {name: [] for name in conditions}
     total = sum(
@@ -224,15 +226,15 @@ def evaluate_runs(
         for run in group
         for workdir in run
     )
-    with tqdm(total=total, unit="image", disable=None) as progress:
+    with progress_bar(total, "image", show=progress) as bar:
         for condition, group in conditions.items():
             for run in group:
                 parts = []
                 for workdir in run:
-                    progress.set_description(f"{condition}, {workdir.path.name}")
+                    bar.set_description(f"{condition}, {workdir.path.name}")
                     labels = () if runs[condition] else shown
                     part = _evaluate(
-                        workdir, records, split, labels, flip, bootstrap, batch_size, progress
+                        workdir, records, split, labels, flip, bootstrap, batch_size, bar
                     )
                     parts.append(part)
                     keras.utils.clear_session()  # frees the model

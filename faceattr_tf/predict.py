@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
-from tqdm import tqdm
 
+from data_pipelines.detector import MAXIMUM_SIDE
 from data_pipelines.encoded import ENDINGS, MAX_PIXELS, decode, readable, unread
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
+from data_pipelines.progress import progress_bar
 from data_pipelines.readers.images import ImageFolder
 from faceattr_tf.analyzer import Analyzer
 from faceattr_tf.face import Face
@@ -55,6 +56,8 @@ def predict(
     batch_size: int = 64,
     annotate: bool | None = None,
     max_pixels: int = MAX_PIXELS,
+    maximum_side: int = MAXIMUM_SIDE,
+    progress: bool = True,
 ) -> Summary:
     """Judges images with a workdir's best model, and writes one row per face.
 
@@ -68,6 +71,9 @@ def predict(
         batch_size: images read, and faces judged, at a time.
         annotate: whether to write annotated pictures; None: whenever there is an output folder.
         max_pixels: an image that is larger by its header is not decoded, and counts as unreadable.
+        maximum_side: width or height in pixels above which faces are looked for in a reduced copy,
+            see `data_pipelines.detector.Detector`.
+        progress: show a bar, on a terminal.
 
     Raises:
         UserError: no image at all, a path or the workdir is missing, or `annotate` without
@@ -82,7 +88,9 @@ def predict(
     files = list_images(paths, leave_out=output, passed_over=passed_over)
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)
-    analyzer = Analyzer.from_workdir(workdir, batch_size=batch_size, max_pixels=max_pixels)
+    analyzer = Analyzer.from_workdir(
+        workdir, batch_size=batch_size, max_pixels=max_pixels, maximum_side=maximum_side
+    )
     if analyzer.needs_face and not detect:
         print(
             f"warning: the model was trained on faces cropped by {analyzer.crop.kind}; without "
@@ -94,7 +102,7 @@ def predict(
     with (
         _writer(output, format) as write,
         _annotations(output) as annotated,
-        tqdm(total=len(names), unit="image", disable=None) as progress,
+        progress_bar(len(names), "image", show=progress) as bar,
     ):
         for start in range(0, len(names), batch_size):
             batch = names[start : start + batch_size]
@@ -102,7 +110,7 @@ def predict(
                 write(faces)
                 if annotated is not None and annotate is not False:
                     _annotate(name, faces, annotated / files[name])
-            progress.update(len(batch))
+            bar.update(len(batch))
     return summary
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop
+from data_pipelines.progress import progress_bar
 from faceattr_tf import bottlenecks
 from faceattr_tf.configs.base import Recipe
 from faceattr_tf.experiment import Experiment
@@ -82,7 +82,7 @@ def probe(
     framings = framings or {recipe.data.crop.kind: recipe.data.crop}
     cells = []
     total = len(framings) * len(layers) * len(decays)
-    with tqdm(total=total, unit="top", disable=not progress, dynamic_ncols=True) as bar:
+    with progress_bar(total, "top", show=progress) as bar:
         for name, crop in framings.items():
             data = dataclasses.replace(recipe.data, crop=crop)
             experiment = Experiment.of(dataclasses.replace(recipe, data=data))

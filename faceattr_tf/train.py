@@ -11,11 +11,11 @@ import functools
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from data_pipelines.augment import Augment
 from data_pipelines.errors import UserError
 from data_pipelines.input import explain_failure, training_batches
+from data_pipelines.progress import progress_bar
 from data_pipelines.stream import read_failures
 from faceattr_tf import bottlenecks
 from faceattr_tf.calibration import calibrate
@@ -362,13 +362,12 @@ class _Run:
         every = recipe.evaluate_steps or max(
             1, round(recipe.evaluate_every * self.experiment.steps_per_epoch)
         )
-        bar = tqdm(
-            total=total * recipe.data.batch_size,
+        bar = progress_bar(
+            total * recipe.data.batch_size,
+            "image",
+            show=progress and self.chief,
             initial=step * recipe.data.batch_size,
-            unit="image",
             unit_scale=True,
-            disable=not (progress and self.chief),
-            dynamic_ncols=True,
             smoothing=0.05,
         )
         with bar:

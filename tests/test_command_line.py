@@ -1,5 +1,9 @@
 """How commands end, and what they keep off the terminal."""
 
+import io
+import os
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -7,6 +11,9 @@ import pytest
 
 from data_pipelines.command_line import run_command
 from data_pipelines.errors import UserError
+from data_pipelines.progress import progress_bar
+
+PACKAGES = ("data_pipelines", "faceattr_tf", "export")
 
 
 def raising(error):
@@ -35,6 +42,53 @@ def test_an_interrupt_is_no_traceback(capsys):
 def test_a_defect_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command("tool", raising(ZeroDivisionError()))
+
+
+def test_no_output_dies_of_a_character_that_its_stream_cannot_hold():
+    code = """
+import sys
+from data_pipelines.command_line import run_command
+from data_pipelines.errors import UserError
+def main():
+    print("Jos\\xe9", "\\udcff")
+    print("Jos\\xe9", file=sys.stderr)
+    raise UserError("\\udcff: Jos\\xe9")
+sys.exit(run_command("tool", main))
+"""
+    for encoding, shown in (("ascii", r"Jos\xe9"), ("utf-8", "Jos\xe9")):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, env=environment, check=False
+        )
+        assert done.returncode == 1
+        assert done.stdout.decode() == shown + " \\udcff\n"
+        assert done.stderr.decode() == f"{shown}\ntool: error: \\udcff: {shown}\n"
+
+
+def test_progress_is_shown_on_a_terminal_only(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    def shown(stream, **options):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with progress_bar(3, "image", **options) as bar:
+            bar.set_description("all")
+            bar.update(3)
+        return stream.getvalue()
+
+    assert "3/3" in shown(Terminal())
+    assert shown(Terminal(), show=False) == ""
+    assert shown(io.StringIO()) == ""
+
+
+def test_all_progress_bars_follow_the_one_rule():
+    root = pathlib.Path(__file__).parents[1]
+    files = [path for name in PACKAGES for path in (root / name).rglob("*.py")]
+    made = {
+        str(p.relative_to(root)) for p in files if re.search(r"\b(tq|tr)(dm|ange)\(", p.read_text())
+    }
+    assert made == {"data_pipelines/progress.py"}
 
 
 def test_only_native_chatter_is_dropped():

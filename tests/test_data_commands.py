@@ -1,10 +1,13 @@
 import errno
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 
 from data_pipelines import command_line
@@ -47,7 +50,22 @@ def test_build_prints_counts_and_balance(mtfl_tree, tmp_path, capsys):
     assert re.search(rf"examples +{records.splits['train']} +{records.splits['test']}", printed.out)
     (no, yes), *_ = records.label_counts["train"]["attributes"]
     assert f"{yes} ({yes / (no + yes):.1%})" in printed.out
-    assert "mtfl train: 100%" in printed.err
+    assert printed.err == ""
+
+
+def test_bars_are_shown_on_a_terminal_unless_they_are_not_wanted(mtfl_tree, tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    cv2.imwrite(str(tmp_path / "one" / "grey.png"), np.full((16, 16, 3), 90, np.uint8))
+    build = ["build", "--dataset=mtfl", f"--source={mtfl_tree}"]
+    detect = ["detect", f"--source={tmp_path / 'one'}", "--processes=1", "--overwrite"]
+    for wanted in ([], ["--noprogress"]):
+        terminal = io.StringIO()
+        terminal.isatty = lambda: True
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert main([*build, f"--records={tmp_path / f'records{len(wanted)}'}", *wanted]) == 0
+        assert main([*detect, *wanted]) == 0
+        for bar in ("mtfl train: 100%", "detect: 100%"):
+            assert (bar in terminal.getvalue()) is not bool(wanted)
 
 
 def test_options_reach_the_reader(celeba_tree, tmp_path):

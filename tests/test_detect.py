@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipelines import detect
 from data_pipelines.detections import COLUMNS, read_detections
+from data_pipelines.drawing import draw_face
 from data_pipelines.errors import UserError
 
 MTFL = pathlib.Path(__file__).parents[2] / "shared" / "data" / "mtfl"
@@ -141,6 +144,8 @@ def test_wrong_folders_and_sizes_are_refused(tmp_path):
         detect.detect_folder(str(tmp_path))
     with pytest.raises(UserError, match="at least 12 pixels"):
         detect.Detector(minimum_size=5)
+    with pytest.raises(UserError, match="maximum_side 15: expected at least minimum_size, 20"):
+        detect.Detector(maximum_side=15)
 
 
 def test_boxes_are_read_from_a_csv_and_from_celebas_own_file(tmp_path):
@@ -167,6 +172,70 @@ def test_wrong_boxes_name_the_row(faceless, tmp_path, text, message):
         detect.detect_folder(str(faceless), str(tmp_path / "faces.csv"), boxes=str(table))
     with pytest.raises(UserError, match="no such file of boxes"):
         detect.read_boxes(str(tmp_path / "missing.csv"))
+
+
+@pytest.fixture(scope="module")
+def large():
+    """A drawn face that the networks find, 356 x 436 pixels."""
+    drawn, *_ = draw_face(np.random.default_rng(23), {"Smiling": True})
+    return drawn.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def test_boxes_of_a_large_picture_are_those_of_one_reduced_by_hand(large):
+    small = np.asarray(Image.fromarray(large).reduce(2))
+    (face,) = detect.Detector(maximum_side=218)([large])[0]
+    (same,) = detect.Detector()([small])[0]
+    np.testing.assert_allclose(face.box[2:], 2 * same.box[2:], atol=0.4)
+    # Pixel 0 of the small picture covers pixels 0 and 1 of the large one: its centre is at 0.5.
+    np.testing.assert_allclose(face.box[:2], 2 * same.box[:2] + 0.5, atol=0.4)
+    np.testing.assert_allclose(face.landmarks, 2 * same.landmarks + 0.5, atol=0.4)
+    assert face.score == pytest.approx(same.score, abs=0.01)
+
+
+def test_only_pictures_above_the_largest_side_are_reduced(large, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        detect.Detector, "_faces", lambda _, images: [seen.append(i) or [] for i in images]
+    )
+    thin, detector = np.zeros((30, 4001, 3), np.uint8), detect.Detector(20, 436)
+    detector([large, cv2.resize(large, (358, 438)), np.zeros((200, 4001, 3), np.uint8), thin])
+    # Reduced, the last one is lower than the smallest face that is looked for.
+    assert [image.shape[:2] for image in seen] == [(436, 356), (436, 356), (22, 436)]
+    assert seen[0] is large
+    detect.Detector()([np.zeros((1024, 4096, 3), np.uint8)])
+    assert seen[-1].shape == (512, 2048, 3)
+
+
+def test_a_generators_pictures_are_held_one_at_a_time(monkeypatch):
+    made = []
+
+    class Picture(np.ndarray):
+        pass
+
+    def pictures():
+        for _ in range(4):
+            assert not any(picture() is not None for picture in made)
+            picture = np.zeros((100, 100, 3), np.uint8).view(Picture)
+            made.append(weakref.ref(picture))
+            yield picture
+            del picture
+
+    monkeypatch.setattr(detect.Detector, "_faces", lambda _, images: [[] for _ in images])
+    assert detect.Detector(20, 50)(pictures()) == [[]] * 4
+
+
+def test_faces_found_in_another_reduction_are_not_continued(faceless, tmp_path, monkeypatch):
+    output, partial = tmp_path / "faces.csv", tmp_path / "faces.csv.partial"
+
+    def interrupted(output, rows):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(detect, "_write", interrupted)
+    for side, continues in ((100, False), (100, True), (101, False)):
+        before = partial.read_text() if partial.exists() else ""
+        with pytest.raises(KeyboardInterrupt):
+            detect.detect_folder(str(faceless), str(output), processes=1, maximum_side=side)
+        assert (partial.read_text() == before) is continues
 
 
 class TestRealPictures:

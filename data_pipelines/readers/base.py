@@ -21,6 +21,7 @@ from tqdm import tqdm
 from data_pipelines.detections import read_detections
 from data_pipelines.encoded import MAX_PIXELS, read_header, upright
 from data_pipelines.errors import UserError
+from data_pipelines.progress import progress_bar
 from data_pipelines.readers.images import ImageArchive, ImageFolder
 from data_pipelines.tasks import LANDMARKS, Task
 
@@ -75,6 +76,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             annotates itself wins over what was detected.
         max_bad: images that may be missing or undecodable before `records.build` fails.
         max_pixels: an image that is larger by its header counts as undecodable.
+        progress: show a bar, on a terminal.
         **options: the reader's own, see `OPTIONS`.
 
     Raises:
@@ -94,11 +96,12 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         detections=None,
         max_bad: int = 0,
         max_pixels: int = MAX_PIXELS,
+        progress: bool = True,
         **options,
     ):
         """Finds the files and checks the options; reads no table yet."""
         self.source = pathlib.Path(source)
-        self.max_bad, self.max_pixels = max_bad, max_pixels
+        self.max_bad, self.max_pixels, self.progress = max_bad, max_pixels, progress
         self.options = self._checked_options(options)
         self.bad: dict[str, str] = {}
         self.left_out: dict[str, int] = {}
@@ -203,7 +206,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         good = 0
         with (
             multiprocessing.pool.ThreadPool(min(8, os.cpu_count() or 1)) as pool,
-            tqdm(total=total, desc=f"{self.name} {split}", unit=" images") as progress,
+            progress_bar(total, "image", show=self.progress, desc=f"{self.name} {split}") as bar,
         ):
             while batch := list(itertools.islice(faces, _READ_AHEAD)):
                 loaded = pool.map(self._load, (face.filename for face in batch))
@@ -214,7 +217,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
                     else:
                         good += 1
                         yield os.fsencode(face.filename), self._record(face, image)
-                progress.update(len(batch))
+                bar.update(len(batch))
         if not good:
             self.check_bad()
             raise UserError(f"{self.source}: split {split!r} has no image that can be used")

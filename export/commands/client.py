@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--tls", action="store_true", help="encrypt the connection")
     add("--certificate", default="", metavar="FILE", help="authority of the server, PEM; with TLS")
+    add("--noprogress", dest="progress", action="store_false", help="show no progress bar")
     return result
 
 
@@ -64,8 +65,7 @@ def main(arguments: list[str]) -> None:
     """
     flags = parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notes are not about the user's data
-    from tqdm import tqdm
-
+    from data_pipelines.progress import progress_bar
     from export.client import Client
     from export.naming import named, read_description, summary
     from faceattr_tf.predict import list_images
@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> None:
         certificate=flags.certificate,
     )
     width = max(map(len, files))
-    with client, tqdm(total=len(files), unit="image", disable=len(files) < 2) as bar:
+    with client, progress_bar(len(files), "image", show=flags.progress and len(files) > 1) as bar:
         for answer in client.predict(files, signature=flags.signature):
             bar.update()
             if answer.error:

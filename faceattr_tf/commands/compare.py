@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
         help="resamples for the 95%% intervals; 0: no intervals (default: 2000)",
     )
     add("--batch_size", type=int, default=128, metavar="N", help="images at a time (default: 128)")
+    add("--noprogress", dest="progress", action="store_false", help="show no progress bar")
     return result
 
 
@@ -132,6 +133,7 @@ def main() -> None:
         flip=flags.flip,
         bootstrap=flags.bootstrap,
         batch_size=flags.batch_size,
+        progress=flags.progress,
     )
     from faceattr_tf.compare_report import printed, title
 

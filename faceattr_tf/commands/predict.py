@@ -9,6 +9,7 @@ import os
 import sys
 
 from data_pipelines.command_line import run_command
+from data_pipelines.detector import MAXIMUM_SIDE
 from data_pipelines.encoded import MAX_PIXELS
 from data_pipelines.errors import UserError
 
@@ -43,9 +44,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="an image that is larger by its header is not decoded (default: %(default)s)",
     )
+    add(
+        "--maximum_side",
+        type=int,
+        default=MAXIMUM_SIDE,
+        metavar="N",
+        help="with --detect, faces of an image that is wider or higher in pixels are looked for in "
+        "a copy reduced to this; boxes are in the image's own pixels (default: %(default)s)",
+    )
     annotated = {"dest": "annotate", "default": None}
     add("--annotate", action="store_true", **annotated, help="annotated pictures (with --output)")
     add("--noannotate", action="store_false", **annotated, help="no annotated pictures")
+    add("--noprogress", dest="progress", action="store_false", help="show no progress bar")
     return result
 
 
@@ -68,6 +78,8 @@ def main(arguments: list[str]) -> None:
         batch_size=flags.batch_size,
         annotate=flags.annotate,
         max_pixels=flags.max_pixels,
+        maximum_side=flags.maximum_side,
+        progress=flags.progress,
     )
     for what, count in summary.passed_over.items():
         print(f"not read: {count:,} {what}", file=sys.stderr)
