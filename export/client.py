@@ -181,7 +181,7 @@ class Client:
         answers, names, contents = {}, [], []
         for index, (name, image) in enumerate(batch):
             try:
-                data = image if isinstance(image, bytes) else Path(image).read_bytes()
+                data = image if isinstance(image, bytes) else local(image).read_bytes()
                 contents.append(_upright(data))
                 names.append((index, name))
             except OSError as error:

@@ -21,6 +21,7 @@ import numpy as np
 from data_pipelines.detector import MAXIMUM_SIDE, Detector
 from data_pipelines.encoded import MAX_PIXELS, decode, encode, upright
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 from data_pipelines.tasks import LANDMARK_NAMES, Task
 from faceattr_tf.affine import CORNERS, components, outline
 from faceattr_tf.face import Alignment, Attribute, Choice, Face, TaskResult
@@ -280,7 +281,7 @@ def _read(image: Image, max_pixels: int) -> _Picture:
         picture = _Picture("", image)
     else:
         try:
-            picture = _Picture(str(image), Path(image).read_bytes())
+            picture = _Picture(str(image), local(image).read_bytes())
         except OSError as error:
             raise UserError(f"{image}: {(error.strerror or str(error)).lower()}") from error
     try:

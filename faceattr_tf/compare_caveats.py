@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from faceattr_tf.configs.base import Recipe
 
+PLACES = ("data.records", "data.bottlenecks.folder")
+"""Names of folders: what the records are is compared by their fingerprints."""
+
 
 def differing(recipes: Mapping[str, Recipe], left_out: Sequence[str] = ("name", "seed")) -> dict:
     """What recipes do not agree in.
@@ -22,8 +25,8 @@ def differing(recipes: Mapping[str, Recipe], left_out: Sequence[str] = ("name", 
     for name in names:
         values = {key: fields.get(name) for key, fields in flat.items()}
         everywhere = all(name in fields for fields in flat.values())
-        shown = everywhere or name.endswith("].name")
-        if shown and name not in left_out and len({repr(value) for value in values.values()}) > 1:
+        shown = (everywhere or name.endswith("].name")) and name not in (*left_out, *PLACES)
+        if shown and len({repr(value) for value in values.values()}) > 1:
             found[name] = values
     return found
 

@@ -392,7 +392,9 @@ def test_no_share_is_given_where_the_reference_is_no_better_for_sure():
 def test_recipes_are_compared_field_by_field_and_phases_by_their_name():
     plain = Recipe(seed=1, phases=(Phase("train", steps=10),))
     other = Recipe(
-        seed=2, data=Data(batch_size=32), phases=(Phase("first"), Phase("train", steps=20))
+        seed=2,
+        data=Data(records=("other/name/",), batch_size=32),
+        phases=(Phase("first"), Phase("train", steps=20)),
     )
     assert compare_caveats.differing({"x": plain, "y": other}) == {
         "data.batch_size": {"x": 64, "y": 32},
