@@ -196,16 +196,26 @@ def _decode(data: bytes, header: Header) -> np.ndarray:
 
 
 def _by_pillow(data: bytes) -> np.ndarray:
+    with _opened(data) as image:
+        return from_pillow(image)
+
+
+def from_pillow(image) -> np.ndarray:
+    """A PIL image, turned upright by its tag, as uint8 RGB `[H, W, 3]`.
+
+    Raises:
+        ValueError: its pixels are of a type without a range.
+        OSError: it is read from a file, which is damaged.
+    """
     from PIL import Image, ImageOps
 
-    with _opened(data) as image:
-        # Pillow turns some formats as it decodes them, and then says so.
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):  # it would not be scaled
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        if image.mode in ("I", "F"):
-            raise ValueError(f"mode {image.mode} has no range")
-        return np.asarray(image.convert("RGB"))
+    # Pillow turns some formats as it decodes them, and then says so.
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # it would not be scaled
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode} has no range")
+    return np.asarray(image.convert("RGB"))
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -12,25 +12,21 @@ import dataclasses
 import functools
 import itertools
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data_pipelines.detector import MAXIMUM_SIDE, Detector
-from data_pipelines.encoded import MAX_PIXELS, decode, encode, upright
+from data_pipelines.encoded import MAX_PIXELS
 from data_pipelines.errors import UserError
-from data_pipelines.files import local
 from data_pipelines.tasks import LANDMARK_NAMES, Task
 from faceattr_tf.affine import CORNERS, components, outline
 from faceattr_tf.face import Alignment, Attribute, Choice, Face, TaskResult
+from faceattr_tf.picture import Image, Picture, as_list, read_picture
 
 NO_IMAGE = "not an image that can be decoded"
 _DECODED = 8  # pictures held at a time for detection, decoded and reduced
-
-Image = str | Path | bytes | np.ndarray
-"""A file name, the bytes of an image file, or uint8 RGB pixels `[H, W, 3]`."""
 
 
 class Analyzer:
@@ -102,7 +98,9 @@ class Analyzer:
         and finally to the whole picture (see `data_pipelines.geometry.crop_transform`).
 
         Args:
-            images: one picture or a sequence of them. Orientation tags of files are applied.
+            images: one picture or several: file names, bytes of image files, open files, PIL
+                images, or uint8 arrays and tensors, RGB `[H, W, 3]` or grey `[H, W]`. Orientation
+                tags are applied.
             box: the face's left, top, width, height `[4]` in pixels of the upright picture, or
                 `[N, 4]` for N pictures; NaN where unknown.
             landmarks: its points `[5, 2]` (x, y) in pixels, ordered as
@@ -113,8 +111,7 @@ class Analyzer:
         Raises:
             UserError: a file is missing or is no image, or a shape does not fit (named).
         """
-        single = isinstance(images, (str, Path, bytes, np.ndarray))
-        images = [images] if single else list(images)
+        images, single = as_list(images)
         if detect and (box is not None or landmarks is not None):
             raise UserError("detect=True finds the faces itself: leave box and landmarks out")
         boxes = _per_picture("box", box, len(images), (4,))
@@ -122,7 +119,7 @@ class Analyzer:
         faces = []
         for start in range(0, len(images), self.batch_size):
             part = slice(start, start + self.batch_size)
-            pictures = [_read(image, self.max_pixels) for image in images[part]]
+            pictures = [read_picture(image, self.max_pixels) for image in images[part]]
             jobs = list(map(_Job, pictures, boxes[part], points[part]))
             if detect:
                 jobs = [
@@ -132,26 +129,36 @@ class Analyzer:
             faces += self._judge(jobs)
         return faces[0] if single else faces
 
-    def find_faces(self, images: Sequence[Image]) -> list[list[Face]]:
-        """Every face that the detector finds in each picture, the most central first.
+    def find_faces(self, images: Image | Sequence[Image]) -> list[Face] | list[list[Face]]:
+        """Every face that the detector finds in a picture, the most central first.
+
+        Args:
+            images: as of `analyze`.
+
+        Returns:
+            The faces of one picture, or a list of them for several.
 
         Raises:
             UserError: a file is missing or is no image (named).
         """
+        images, single = as_list(images)
         faces = []
         for start in range(0, len(images), self.batch_size):
             found = self._detect(
-                [_read(image, self.max_pixels) for image in images[start : start + self.batch_size]]
+                [
+                    read_picture(image, self.max_pixels)
+                    for image in images[start : start + self.batch_size]
+                ]
             )
             judged = iter(self._judge([job for jobs in found for job in jobs]))
             faces += [list(itertools.islice(judged, len(jobs))) for jobs in found]
-        return faces
+        return faces[0] if single else faces
 
     @functools.cached_property
     def _detector(self):
         return Detector(maximum_side=self.maximum_side)
 
-    def _detect(self, pictures: list["_Picture"]) -> list[list["_Job"]]:
+    def _detect(self, pictures: list[Picture]) -> list[list["_Job"]]:
         found = []
         for start in range(0, len(pictures), _DECODED):
             part = pictures[start : start + _DECODED]
@@ -236,28 +243,10 @@ class Analyzer:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Picture:
-    """An image file's name and its bytes, turned upright."""
-
-    name: str
-    content: bytes
-
-    def __str__(self):
-        return self.name or "picture"
-
-    def pixels(self) -> np.ndarray:
-        """uint8 RGB `[H, W, 3]`."""
-        try:
-            return decode(self.content, sys.maxsize)
-        except UserError as error:
-            raise UserError(f"{self}: {error}") from error
-
-
-@dataclasses.dataclass(frozen=True)
 class _Job:
     """A face to be judged: its picture, and where it is in it (NaN where unknown)."""
 
-    picture: _Picture
+    picture: Picture
     box: np.ndarray
     landmarks: np.ndarray
     score: float | None = None
@@ -267,27 +256,6 @@ class _Job:
         points = zip(LANDMARK_NAMES, self.landmarks.tolist(), strict=True)
         known = {name: (x, y) for name, (x, y) in points if not math.isnan(x + y)}
         return Face(self.picture.name, box, known or None, self.score, tasks)
-
-
-def _read(image: Image, max_pixels: int) -> _Picture:
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise UserError(
-                f"picture of shape {list(image.shape)} and type {image.dtype}: "
-                "expected uint8 RGB of shape [H, W, 3]"
-            )
-        return _Picture("", encode(image))
-    if isinstance(image, bytes):
-        picture = _Picture("", image)
-    else:
-        try:
-            picture = _Picture(str(image), local(image).read_bytes())
-        except OSError as error:
-            raise UserError(f"{image}: {(error.strerror or str(error)).lower()}") from error
-    try:
-        return _Picture(picture.name, upright(picture.content, max_pixels))
-    except UserError as error:
-        raise UserError(f"{picture}: {error}") from error
 
 
 def _per_picture(name: str, values, count: int, shape: tuple[int, ...]) -> np.ndarray:

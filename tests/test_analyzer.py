@@ -12,6 +12,7 @@ from tiny_workdir import CALIBRATION, TASKS, build_model, draw_picture, encode, 
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop
 from faceattr_tf.analyzer import Analyzer
+from faceattr_tf.picture import read_picture
 
 SMALLER = (0.5, 0.0, 0.2, 0.0, 0.5, -0.1)
 NOWHERE = np.full([1, 4], np.nan, np.float32), np.full([1, 5, 2], np.nan, np.float32)
@@ -186,7 +187,14 @@ def test_it_prints_as_an_aligned_table(analyzer):
         (b"", {}, "picture: not an image"),
         (encode(draw_picture(1))[:300], {}, "picture: not an image"),
         (np.zeros((5, 5, 3)), {}, r"\[5, 5, 3\] and type float64: expected uint8 RGB"),
-        (np.zeros((5, 5), np.uint8), {}, "expected uint8 RGB"),
+        (np.zeros((5, 5), np.float32), {}, r"shape \[5, 5\] and type float32: expected uint8"),
+        (np.zeros((5, 5, 4), np.uint8), {}, r"shape \[5, 5, 4\] and type uint8: expected uint8"),
+        (np.zeros((0, 5, 3), np.uint8), {}, r"shape \[0, 5, 3\] and type uint8"),
+        (None, {}, "type NoneType: expected a file name"),
+        (["a.jpg", 7][1:], {}, "type int: expected a file name"),
+        ("a\0.jpg", {}, r"a\\0.jpg: embedded null byte"),
+        (io.StringIO("text"), {}, "opened for reading text"),
+        (Image.new("F", (9, 9)), {}, "mode F has no range"),
         (draw_picture(1), {"box": [1, 2]}, r"box of shape \[2\]: expected \[1, 4\]"),
         (draw_picture(1), {"box": [1, 2, 3, 4], "detect": True}, "leave box and landmarks out"),
     ],
@@ -194,6 +202,57 @@ def test_it_prints_as_an_aligned_table(analyzer):
 def test_mistakes_are_named(analyzer, images, options, message):
     with pytest.raises(UserError, match=message):
         analyzer.analyze(images, **options)
+
+
+def test_every_form_of_a_picture_gives_the_same_answer(analyzer, tmp_path):
+    import tensorflow as tf
+
+    pixels = draw_picture(4)
+    content = encode(pixels, ".png")
+    (tmp_path / "a.png").write_bytes(content)
+    expected = analyzer.analyze(pixels).tasks
+    with open(tmp_path / "a.png", "rb") as file:
+        forms = [content, bytearray(content), memoryview(content), io.BytesIO(content), file]
+        forms += [Image.fromarray(pixels), Image.fromarray(pixels).convert("RGBA")]
+        forms += [tf.constant(pixels), str(tmp_path / "a.png"), tmp_path / "a.png"]
+        faces = analyzer.analyze(forms)
+    assert [face.tasks for face in faces[1:]] == [faces[0].tasks] * (len(forms) - 1)
+    for face in [*faces[:1], *analyzer.analyze(tf.constant(pixels)[None])]:
+        ages = face.tasks["age"]["years"], expected["age"]["years"]
+        assert ages[0] == pytest.approx(ages[1], rel=1e-4)
+    assert {face.filename for face in faces} == {"", str(tmp_path / "a.png")}
+    grey = pixels[..., 0]
+    answers = [grey, grey[..., None], Image.fromarray(grey), np.stack([grey] * 3, axis=-1)]
+    assert len({str(face.tasks) for face in analyzer.analyze(answers)}) == 1
+
+
+def test_pillows_images_may_be_too_large_as_well():
+    with pytest.raises(UserError, match="picture: 30 x 20 pixels, more than --max_pixels=599"):
+        read_picture(Image.new("L", (30, 20)), 599)
+
+
+def test_pillows_images_are_turned_upright(analyzer):
+    turned = Image.fromarray(np.ascontiguousarray(np.rot90(draw_picture(4))))
+    turned.getexif()[0x0112] = 6
+    assert analyzer.analyze(turned).tasks == analyzer.analyze(draw_picture(4)).tasks
+
+
+def test_tensors_of_torch_are_taken_from_the_processor_only(analyzer):
+    torch = pytest.importorskip("torch")
+    pixels = draw_picture(4)
+    same = analyzer.analyze(torch.from_numpy(pixels))
+    assert same.tasks == analyzer.analyze(pixels).tasks
+    with pytest.raises(UserError, match="picture of type Tensor"):
+        analyzer.analyze(torch.empty(5, 5, 3, device="meta"))
+
+
+def test_one_picture_gives_its_faces_and_several_a_list_of_them(workdir, tmp_path):
+    analyzer = Analyzer.from_workdir(workdir.path)
+    analyzer._detector = lambda images: [[detection(8, 0.9), detection(25, 0.9)] for _ in images]
+    (tmp_path / "a.png").write_bytes(encode(draw_picture(6), ".png"))
+    faces = analyzer.find_faces(str(tmp_path / "a.png"))
+    assert [face.box[0] for face in faces] == [8, 25]
+    assert analyzer.find_faces([tmp_path / "a.png"]) == [faces]
 
 
 def test_the_bad_picture_of_a_batch_is_named(analyzer, tmp_path):

@@ -1,0 +1,135 @@
+"""One picture in any of the forms in which Python programs hold one."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.encoded import decode, encode, from_pillow, upright
+from data_pipelines.errors import UserError
+from data_pipelines.files import local
+
+_ARRAYS = "expected uint8 RGB of shape [H, W, 3], or grey of [H, W] or [H, W, 1]"
+ACCEPTED = (
+    "expected a file name, the bytes of an image file, a file opened for reading bytes, a PIL "
+    f"image, an array or a tensor ({_ARRAYS.removeprefix('expected ')})"
+)
+
+Image = Any
+"""A picture as `ACCEPTED` says; arrays and tensors are what NumPy takes without a copy from GPUs."""
+
+_BYTES = (bytes, bytearray, memoryview)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image file's name and its bytes, turned upright."""
+
+    name: str
+    content: bytes
+
+    def __str__(self):
+        return self.name or "picture"
+
+    def pixels(self) -> np.ndarray:
+        """uint8 RGB `[H, W, 3]`."""
+        try:
+            return decode(self.content, sys.maxsize)
+        except UserError as error:
+            raise UserError(f"{self}: {error}") from error
+
+
+def as_list(images: Image | Iterable[Image]) -> tuple[list[Image], bool]:
+    """Pictures as a list, and whether it was one alone; an array of four dimensions is several."""
+    if isinstance(images, (str, os.PathLike, *_BYTES)) or hasattr(images, "read"):
+        return [images], True
+    if _is_array(images) and len(images.shape) != 4:
+        return [images], True
+    if _is_pillow(images):
+        return [images], True
+    if isinstance(images, Iterable):
+        return list(images), False
+    raise UserError(f"picture of type {_type(images)}: {ACCEPTED}, or several of them")
+
+
+def read_picture(image: Image, max_pixels: int) -> Picture:
+    """A picture of any accepted form; orientation tags are applied.
+
+    Args:
+        image: see `ACCEPTED`.
+        max_pixels: one that is larger by its header is refused before it is decoded.
+
+    Raises:
+        UserError: it is of no accepted type, a file is missing, or it does not decode.
+    """
+    if _is_pillow(image):
+        return _from_pillow(image, max_pixels)
+    if _is_array(image):
+        return Picture("", encode(_pixels(image)))
+    name, content = _content(image)
+    try:
+        return Picture(name, upright(content, max_pixels))
+    except UserError as error:
+        raise UserError(f"{name or 'picture'}: {error}") from error
+
+
+def _content(image: Image) -> tuple[str, bytes]:
+    if isinstance(image, _BYTES):
+        return "", bytes(image)
+    if isinstance(image, (str, os.PathLike)):
+        try:
+            return str(image), local(image).read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            reason = getattr(error, "strerror", None) or str(error)
+            shown = str(image).replace("\0", "\\0")
+            raise UserError(f"{shown}: {reason.lower()}") from error
+    if not hasattr(image, "read"):
+        raise UserError(f"picture of type {_type(image)}: {ACCEPTED}")
+    name = getattr(image, "name", "")
+    content = image.read()
+    if not isinstance(content, bytes):
+        raise UserError(f"{name or 'file'}: it was opened for reading text: {ACCEPTED}")
+    return name if isinstance(name, str) else "", content
+
+
+def _from_pillow(image, max_pixels: int) -> Picture:
+    name = getattr(image, "filename", "")
+    width, height = image.size
+    if width * height > max_pixels:
+        raise UserError(
+            f"{name or 'picture'}: {width:,} x {height:,} pixels, more than --max_pixels={max_pixels}"
+        )
+    try:
+        return Picture(name, encode(from_pillow(image)))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name or 'picture'}: {error}") from error
+
+
+def _pixels(image) -> np.ndarray:
+    try:
+        pixels = np.asarray(image)
+    except (TypeError, RuntimeError) as error:  # tensors of a GPU or of a graph, or with gradients
+        raise UserError(f"picture of type {_type(image)}: {error}") from error
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    fits = pixels.ndim == 3 and pixels.shape[2] in (1, 3) and pixels.size
+    if pixels.dtype != np.uint8 or not fits:
+        raise UserError(f"picture of shape {list(image.shape)} and type {pixels.dtype}: {_ARRAYS}")
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+
+def _is_array(image) -> bool:
+    return hasattr(image, "__array__") and hasattr(image, "shape")
+
+
+def _is_pillow(image) -> bool:
+    from PIL import Image as pillow
+
+    return isinstance(image, pillow.Image)
+
+
+def _type(image) -> str:
+    return type(image).__name__
