@@ -41,6 +41,24 @@ def as_begun(recipe: Recipe, workdir: Workdir) -> Recipe:
     return recipe
 
 
+def check_claim(workdir: Workdir, experiment: Experiment, *, extend: bool = False) -> bool:
+    """Makes sure that the workdir may be claimed, and writes nothing; for the rest see `claim`.
+
+    Returns:
+        Whether the run that it holds becomes a longer one.
+    """
+    if not (workdir.path / "config.json").exists():
+        if extend:
+            raise UserError(f"workdir {workdir.path} holds no run that could be extended")
+        return False
+    _check_records(workdir, experiment.metadata())
+    stored = workdir.recipe()
+    configs = stored.to_dict(), experiment.recipe.to_dict()
+    if difference := first_difference(*map(_deciding, configs)):
+        _check_longer(workdir, stored, experiment, difference, extend)
+    return bool(difference)
+
+
 def claim(workdir: Workdir, experiment: Experiment, *, extend: bool = False) -> None:
     """Takes the workdir for this experiment, or continues the one that it holds.
 
@@ -53,25 +71,20 @@ def claim(workdir: Workdir, experiment: Experiment, *, extend: bool = False) -> 
         extend: go on with a run whose last phase has become longer.
 
     Raises:
-        UserError: it holds another recipe's run or one on other records, or the last phase is
-            longer and nobody asked to extend it.
+        UserError: it holds another recipe's run or one on other records, the last phase is longer
+            and nobody asked to extend it, or the folder cannot be written.
     """
-    config, metadata = experiment.recipe.to_dict(), experiment.metadata()
-    if (workdir.path / "config.json").exists():
-        _check_records(workdir, metadata)
-        stored = workdir.recipe()
-        if difference := first_difference(*map(_deciding, (stored.to_dict(), config))):
-            _check_longer(workdir, stored, experiment, difference, extend)
-            _extend(workdir, stored, experiment, config, metadata)
-        return
-    if extend:
-        raise UserError(f"workdir {workdir.path} holds no run that could be extended")
-    try:
-        workdir.path.mkdir(parents=True, exist_ok=True)
-        workdir.write_json("metadata.json", metadata)
-        workdir.write_json("config.json", config)
-    except OSError as error:
-        raise UserError(f"workdir {workdir.path} cannot be written: {error.strerror}") from error
+    if check_claim(workdir, experiment, extend=extend):
+        _extend(workdir, experiment)
+    elif not (workdir.path / "config.json").exists():
+        try:
+            workdir.path.mkdir(parents=True, exist_ok=True)
+            workdir.write_json("metadata.json", experiment.metadata())
+            workdir.write_json("config.json", experiment.recipe.to_dict())
+        except OSError as error:
+            raise UserError(
+                f"workdir {workdir.path} cannot be written: {error.strerror}"
+            ) from error
 
 
 def _check_records(workdir: Workdir, metadata: dict) -> None:
@@ -134,14 +147,12 @@ def _check_longer(
         raise UserError(f"{other}; --extend goes on with the longer phase; {anew}")
 
 
-def _extend(
-    workdir: Workdir, stored: Recipe, experiment: Experiment, config: dict, metadata: dict
-) -> None:
+def _extend(workdir: Workdir, experiment: Experiment) -> None:
     """Makes the workdir's run a longer one that has not ended yet, and says what changes.
 
     The configuration comes last: until then the workdir is the shorter run's, which ends again.
     """
-    begun, asked = stored.phases[-1], experiment.recipe.phases[-1]
+    begun, asked = workdir.recipe().phases[-1], experiment.recipe.phases[-1]
     lengths = [phase_length(phase, experiment.steps_per_epoch) for phase in (begun, asked)]
     end = experiment.phase_ends[-1] - lengths[1] + lengths[0]
     print(
@@ -155,10 +166,10 @@ def _extend(
             f"learning rate is {rates[1]:.3g} where it was {rates[0]:.3g}; the run does not end as "
             "one that was this long from the start"
         )
-    workdir.write_json("metadata.json", metadata)
+    workdir.write_json("metadata.json", experiment.metadata())
     for name in FINISHED:
         (workdir.path / name).unlink(missing_ok=True)
-    workdir.write_json("config.json", config)
+    workdir.write_json("config.json", experiment.recipe.to_dict())
 
 
 def _rate(phase: Phase, length: int, step: int) -> float:

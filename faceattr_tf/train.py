@@ -33,7 +33,7 @@ from faceattr_tf.model_card import model_card
 from faceattr_tf.models.backbones import NEW_LAYERS, auxiliary_name, new_layers_of
 from faceattr_tf.models.heads import scale_pixels
 from faceattr_tf.optimization import decayed, rate_factors
-from faceattr_tf.resumption import as_begun, claim
+from faceattr_tf.resumption import as_begun, check_claim, claim
 from faceattr_tf.state import (
     TrainingState,
     classifier_of,
@@ -70,6 +70,7 @@ def train_and_evaluate(
     """
     workdir = Workdir(path)
     experiment = Experiment.of(as_begun(recipe, workdir))
+    check_claim(workdir, experiment, extend=extend)
     recipe = experiment.recipe
     # Several machines have to be joined before TensorFlow computes anything.
     strategy = create_strategy(recipe.strategy)

@@ -97,6 +97,16 @@ def test_a_refusal_says_how_to_go_on(begun, tmp_path):
     assert workdir.recipe().phases == recipe.phases
 
 
+def test_a_run_is_refused_before_anything_is_computed(begun, monkeypatch):
+    import faceattr_tf.train as training
+
+    workdir, recipe = begun
+    monkeypatch.setattr(training, "TrainingState", None)
+    monkeypatch.setattr(training, "create_strategy", None)
+    with pytest.raises(UserError, match="--extend goes on"):
+        train(longer(recipe, 12), workdir.path)
+
+
 def test_a_longer_schedule_is_said(begun, capsys):
     workdir, recipe = begun
     recipe = longer(recipe, 18)
