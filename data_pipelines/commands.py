@@ -100,8 +100,9 @@ def _add_build(commands):
         default=[],
         metavar="NAME=VALUE",
         help="an option of the data set's reader, may be repeated; celeba: images=aligned|wild, "
-        "split=official|identity; manifest: tasks=NAME:KIND:COLUMN,...;... (kinds multilabel, "
-        "multiclass, regression), manifest, images, identity, split, shares, seed, box, landmarks, "
+        "split=official|identity, rows=complete|subset, no=-1|0; manifest: tasks=NAME:KIND:COLUMN,...;... (kinds multilabel, "
+        "multiclass, regression), manifest, path, images, identity, split, shares, seed, box, corners, "
+        "landmarks, "
         "minus_one=no|unknown, title, licence",
     )
     parser.add_argument(

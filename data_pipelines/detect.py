@@ -130,8 +130,11 @@ def detect_folder(
     }
 
 
+_BOX_HEADERS = ((COLUMNS[0], *BOX_COLUMNS), ("image_id", "x_1", "y_1", "width", "height"))
+
+
 def read_boxes(path: str) -> dict[str, tuple[float, float, float, float]]:
-    """Annotated boxes from a CSV with `filename,left,top,width,height` or CelebA's own text file.
+    """Annotated boxes from a CSV with `filename,left,top,width,height`, or CelebA's text file or CSV.
 
     Returns:
         filename -> (left, top, width, height) in pixels.
@@ -149,7 +152,7 @@ def read_boxes(path: str) -> dict[str, tuple[float, float, float, float]]:
         rows, first = [line.split() for line in lines[2:]], 3
     else:
         header, *rows = csv.reader(lines) if lines else [[]]
-        if [name.strip() for name in header[:5]] != [COLUMNS[0], *BOX_COLUMNS]:
+        if tuple(name.strip() for name in header[:5]) not in _BOX_HEADERS:
             expected = ",".join((COLUMNS[0], *BOX_COLUMNS))
             raise UserError(f"{path}, row 1: {','.join(header)!r}, expected {expected}")
         first = 2

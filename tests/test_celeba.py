@@ -3,6 +3,7 @@ import os
 import shutil
 import zipfile
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -241,3 +242,87 @@ def test_the_real_files_lose_nothing(real_data, tmp_path):
     majority = records.majority()["attributes"]
     test = np.array([labels[name] for name in labels if parts[name][0] == 2])
     assert round(100 * np.mean((test == 1) == majority), 1) == 80.3
+
+
+def edit(path, change):
+    path.write_text("\n".join(change(path.read_text().split("\n"))))
+
+
+def test_a_subset_of_the_rows_is_built_when_asked_for(tree, tmp_path):
+    attributes = tree / "Anno/list_attr_celeba.txt"
+    edit(attributes, lambda lines: ["202599", *lines[1:12]])
+    with pytest.raises(UserError, match=r"row 1: says '202599' rows, but 10 .* rows=subset"):
+        build("celeba", tree, tmp_path / "records")
+    kept = list(rows(attributes))
+    (tree / "img_align_celeba" / kept[0]).unlink()
+    records = build("celeba", tree, tmp_path / "records", rows="subset")
+    assert set(examples(records)) == set(kept[1:])
+    assert records.left_out["rows without an image"] == 1
+    assert records.left_out["images without a row"] == 14
+    labels = rows(attributes)
+    for name, example in examples(records).items():
+        np.testing.assert_array_equal(example["tasks"]["attributes"], (labels[name] + 1) / 2)
+
+
+def test_the_first_images_with_the_whole_tables(tree, tmp_path, capsys):
+    parts = rows(tree / "Eval/list_eval_partition.txt", header=0)
+    there = [name for name, part in parts.items() if part[0] == 0][:5]
+    for path in (tree / "img_align_celeba").iterdir():
+        if path.name not in there:
+            path.unlink()
+    with pytest.raises(UserError, match=r"19 of 24 images .* are missing, such as .* rows=subset"):
+        build("celeba", tree, tmp_path / "records")
+    assert "is missing" not in capsys.readouterr().err
+    records = build("celeba", tree, tmp_path / "records", rows="subset")
+    assert records.splits == {"train": 5}
+    assert "left out: 19 rows without an image" in records.summary()
+
+
+def test_zeros_for_no_are_read_when_said(tree, drawn, tmp_path):
+    path = tree / "Anno/list_attr_celeba.txt"
+    path.write_text(path.read_text().replace("-1", "0"))
+    with pytest.raises(UserError, match=r"is 0, expected one of -1, 1; .*--option no=0"):
+        build("celeba", tree, tmp_path / "records")
+    records = build("celeba", tree, tmp_path / "records", no="0")
+    assert records.label_counts == build("celeba", drawn, tmp_path / "official").label_counts
+    with pytest.raises(UserError, match="is -1, expected one of 0, 1$"):
+        build("celeba", drawn, tmp_path / "other", no="0")
+
+
+def test_a_missing_count_of_rows_is_named(tree, tmp_path):
+    edit(tree / "Anno/list_attr_celeba.txt", lambda lines: lines[1:])
+    with pytest.raises(
+        UserError, match="list_attr_celeba.txt, row 1: .* number of rows is missing"
+    ):
+        build("celeba", tree, tmp_path / "records")
+
+
+def test_quoted_fields_are_those_of_a_csv(tree, drawn, tmp_path):
+    as_csv(tree)
+    for path in tree.glob("*.csv"):
+        with open(path, newline="") as file:
+            lines = list(csv.reader(file))
+        with open(path, "w", newline="") as file:
+            csv.writer(file, quoting=csv.QUOTE_ALL).writerows(lines)
+    records = build("celeba", tree, tmp_path / "records")
+    assert records.label_counts == build("celeba", drawn, tmp_path / "official").label_counts
+
+
+def test_losslessly_stored_images_are_found_by_their_ending(tree, tmp_path):
+    (tree / "img_align_celeba").rename(tree / "img_align_celeba_png")
+    for path in (tree / "img_align_celeba_png").iterdir():
+        cv2.imwrite(str(path.with_suffix(".png")), cv2.imread(str(path)))
+        path.unlink()
+    records = build("celeba", tree, tmp_path / "records")
+    assert sum(records.splits.values()) == 24
+    assert all(name.endswith(".png") for name in records.filenames("train"))
+
+
+def test_options_that_came_later_leave_the_fingerprint_of_what_was_built_before(drawn, tmp_path):
+    from data_pipelines.readers.celeba import Celeba
+
+    def fingerprint(**options):
+        return Celeba(source=drawn, data_dir=tmp_path, **options).fingerprint()
+
+    assert fingerprint() == fingerprint(rows="complete", no="-1")
+    assert len({fingerprint(), fingerprint(rows="subset"), fingerprint(no="0")}) == 3

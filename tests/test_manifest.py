@@ -1,5 +1,7 @@
 import collections
 import json
+import os
+import unicodedata
 
 import cv2
 import numpy as np
@@ -174,13 +176,14 @@ def test_shares_are_exact_seeded_and_keep_people_together(source):
 def test_folders_of_classes_need_no_table(source, prefixes):
     names = [f"{p}{c}/{i}.png" for p in prefixes for c in ("cat", "Dog") for i in (1, 2)]
     draw(source, [*names, f"{prefixes[0]}stray.png"])
+    (source / "note.png").write_bytes((source / names[0]).read_bytes())
     built = build(source)
     assert built.tasks == (Task("class", "multiclass", ("Dog", "cat")),)
     split_names = ("train", "validation", "test")[: len(prefixes)]
     assert built.splits == dict.fromkeys(sorted(split_names), 4)
     for name, example in read(built).items():
         assert example["tasks"]["class"] == ("cat" in name)
-    assert built.left_out == {"images in no folder of a class": 1}
+    assert built.left_out == {"images in no folder of a class": 2}
 
 
 def test_folders_of_more_people_than_a_byte_can_count(source):
@@ -202,9 +205,16 @@ def test_folders_of_more_people_than_a_byte_can_count(source):
         ("path,ok,ok\n0.png,1,1\n", "row 1: column 'ok' occurs twice"),
         ("path,ok,\n0.png,1,1\n", "row 1: a column has no name"),
         ("path,ok\n0.png,1\n\n1.png,maybe\n", "row 4: ok is 'maybe', expected 1, yes, true"),
-        ("path,ok\n0.png,1\n0.png,0\n", "row 3: image '0.png' is already in row 2"),
-        ("path,ok\n../0.png,1\n", r"row 2: '../0.png' is no path relative"),
-        ("path,ok\n/etc/0.png,1\n", "row 2: '/etc/0.png' is no path relative"),
+        ("path,ok\n0.png,1\n0.png,0\n", "row 3: image '0.png' is already in row 2; several faces"),
+        ("path,ok\n../0.png,1\n", r"row 2: '../0.png' is no path below"),
+        ("path,ok\na/../0.png,1\n", r"row 2: 'a/../0.png' is no path below"),
+        ("path,ok\nC:\\0.png,1\n", "row 2: 'C:.*0.png' is an absolute path"),
+        ("path;ok\n0.png;1\n", "row 1: one column 'path;ok'; .* parted by ';', expected commas"),
+        ("path\tok\n0.png\t1\n", r"row 1: one column 'path.tok'; .* parted by '.t'"),
+        ("path,ok,x1,y1,x2,y2\n0.png,1,1,1,2,2\n", "x1,y1,x2,y2 seem to be corners of boxes"),
+        ("path,ok,left,top,width,height\n0.png,1,1,1,2,2\n0.png,1,1,1,2,2\n", "already in row 2"),
+        ("path,ok,left,top,width,height\n0.png,1,1,1,2,2\n0.png,1,,,,\n", "already in row 2"),
+        ("path,ok\n/etc/0.png,1\n", "row 2: '/etc/0.png' is an absolute path, and not below"),
         ("path,ok\n9.png,1\n", "9.png is missing"),
         ("path,ok,split\n0.png,1,\n", "row 2: split is '', expected a split"),
         ("path,ok,split\n0.png,1,all\n", "row 2: split is 'all'"),
@@ -306,3 +316,104 @@ def test_records_hold_what_every_decoder_sees_alike(tmp_path):
     ):
         assert line in summary
     assert "pixels by its header" in built.left_out["bad images"]["someone/huge.gif"]
+
+
+def test_paths_are_found_however_they_are_written(source):
+    draw(source, ["img/a.png", "img/b.png", "12:30.png", "d.png"])
+    draw(source, [unicodedata.normalize("NFD", "é.png")])
+    written = ["./img/a.png", "img//b.png", "12:30.png", f"{source}/d.png", "é.png"]
+    text = "file,ok\n" + "".join(f"{path},1\n" for path in written)
+    built = build(manifest(source, text, 0), tasks="ok:multilabel", path="file")
+    names = ["12:30.png", "d.png", unicodedata.normalize("NFD", "é.png"), "img/a.png", "img/b.png"]
+    assert sorted(built.filenames("train")) == names
+    with pytest.raises(UserError, match="no column 'path'; it has: file, ok; --option path=COLUMN"):
+        build(source, tasks="ok:multilabel")
+
+
+def test_row_numbers_of_a_data_frame_are_left_out_and_unread_columns_named(source, capsys):
+    text = ",path,ok,note,score\n0,0.png,1,x,3\n1,1.png,0,y,4\n"
+    built = build(manifest(source, text, 2), tasks="ok:multilabel")
+    assert labels(built, "ok") == [[1], [0]]
+    assert "its first column, without a name, holds row numbers" in capsys.readouterr().err
+    assert "not read: 2 columns: note, score" in built.summary()
+    with pytest.raises(UserError, match="row 1: a column has no name"):
+        build(manifest(source, text.replace("1,1.png", "7,1.png")), tasks="ok:multilabel")
+
+
+def test_two_faces_of_a_picture_are_two_rows_with_a_box_each(source):
+    text = "path,ok,left,top,width,height\n0.png,1,0,0,4,4\n0.png,0,6,0,4,4\n1.png,0,,,,\n"
+    built = build(manifest(source, text, 2), tasks="ok:multilabel")
+    assert sorted(built.filenames("train")) == ["0.png", "0.png", "1.png"]
+    import tensorflow_datasets as tfds
+
+    found = tfds.as_numpy(tfds.builder_from_directory(built.path).as_dataset(split="train"))
+    faces = {tuple(e["box"].tolist()): e["tasks"]["ok"][0] for e in found if e["box"][2] > 0}
+    assert faces == {(0, 0, 4, 4): 1, (6, 0, 4, 4): 0}
+
+
+def test_corners_are_boxes_when_said(source):
+    manifest(source, "path,ok,x1,y1,x2,y2\n0.png,1,1,2,5,9\n", 1)
+    built = build(source, tasks="ok:multilabel", corners="x1,y1,x2,y2")
+    np.testing.assert_array_equal(read(built)["0.png"]["box"], [1, 2, 4, 7])
+    with pytest.raises(UserError, match="options box and corners: expected one"):
+        build(source, tasks="ok:multilabel", corners="x1,y1,x2,y2", box="x1,y1,x2,y2")
+
+
+def test_nan_is_unknown_in_every_column(source):
+    text = "path,race,identity\n0.png,White,ann\n1.png,nan,NaN\n2.png,Asian,\n"
+    built = build(manifest(source, text, 3), tasks="race:multiclass")
+    assert built.task("race").labels == ("Asian", "White")
+    assert labels(built, "race") == [1, -1, 0]
+    assert [e["identity"] for _, e in sorted(read(built).items())] == [0, -1, -1]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_text_that_is_not_utf8_is_refused_with_its_row(source, encoding):
+    manifest(source, "", 2)
+    (source / "manifest.csv").write_bytes("path,race\n0.png,a\n1.png,Café\n".encode(encoding))
+    row = {"cp1252": "row 3", "utf-16": "row 1"}[encoding]
+    with pytest.raises(UserError, match=f"{row}: .* is not UTF-8; save the table as UTF-8"):
+        build(source, tasks="race:multiclass")
+
+
+def test_a_class_whose_name_is_not_utf8_is_refused(source):
+    draw(source, ["a/0.png", "b/1.png"])
+    os.rename(source / "b", os.fsencode(source) + b"/\xe9")
+    with pytest.raises(UserError, match="is not UTF-8; rename the folder"):
+        build(source)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            ["a/0.png", "b/1.tga"],
+            r"b: this class holds no picture that is read \(1 files that end in",
+        ),
+        (["a/0.png", "b/"], r"b: this class holds no picture that is read \(it is empty\)"),
+        (["train/a/0.png", "val/a/1.png", "val/b/"], "val/b: this class holds no picture"),
+        (
+            ["train/a/0.png", "val/a/1.png", "more/b/2.png"],
+            "train, val look like splits, more like",
+        ),
+    ],
+)
+def test_folders_that_can_be_read_in_two_ways_or_not_at_all_are_refused(source, files, message):
+    draw(source, [name for name in files if name.endswith(".png")])
+    for name in files:
+        place = source / name
+        if name.endswith("/"):
+            place.mkdir(parents=True)
+        elif not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(b"")
+    with pytest.raises(UserError, match=message):
+        build(source)
+
+
+def test_what_the_system_adds_to_folders_is_no_class(source):
+    draw(source, ["0/a.png", "1/b.png", ".ipynb_checkpoints/a.png", "__MACOSX/0/a.png"])
+    (source / "0" / "._a.png").write_bytes(b"Mac")
+    built = build(source)
+    assert built.tasks == (Task("class", "multiclass", ("0", "1")),)
+    assert "not read: 3 hidden or system files and folders" in built.summary()

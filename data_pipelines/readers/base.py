@@ -87,6 +87,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     ABOUT = About("")
     OPTIONS: Mapping[str, tuple] = {}
     """Option -> allowed values, the first being the default; an empty tuple allows any text."""
+    LATER_OPTIONS: frozenset[str] = frozenset()
+    """Options that count in the fingerprint only when they are used: records from before them."""
 
     def __init__(
         self,
@@ -114,6 +116,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         self._detections_path = detections
         self._detected = read_detections(detections) if detections else {}
         self.joined = 0
+        self.shared: set[str] = set()  # images of several faces, each of which has a row and a box
         self._locate()
         super().__init__(data_dir=data_dir)
 
@@ -181,7 +184,13 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         Images count by name and size, tables by their bytes; where the source lies does not count.
         """
         digest = hashlib.sha256(f"{self.name} {self.VERSION}\n".encode())
-        digest.update(json.dumps(self.options, sort_keys=True, default=str).encode())
+        unused = self.LATER_OPTIONS & {
+            name
+            for name, values in self.OPTIONS.items()
+            if self.options[name] == (values or ("",))[0]
+        }
+        options = {name: value for name, value in self.options.items() if name not in unused}
+        digest.update(json.dumps(options, sort_keys=True, default=str).encode())
         tables = dict(self.tables)
         if self._detections_path:
             tables["detections"] = pathlib.Path(self._detections_path)
@@ -216,7 +225,10 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
                         self._note_bad(face.filename, fault)
                     else:
                         good += 1
-                        yield os.fsencode(face.filename), self._record(face, image)
+                        key = face.filename
+                        if key in self.shared:
+                            key += f" {face.box}"
+                        yield os.fsencode(key), self._record(face, image)
                 bar.update(len(batch))
         if not good:
             self.check_bad()
@@ -267,7 +279,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _record(self, face: Face, image: bytes) -> dict:
         detected_box = detected_landmarks = None
-        if face.filename in self._detected:
+        if face.filename in self._detected and face.filename not in self.shared:
             self.joined += 1
             detected_box, detected_landmarks = self._detected[face.filename]
         record = {

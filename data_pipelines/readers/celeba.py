@@ -1,5 +1,6 @@
 """CelebA, the CelebFaces Attributes data set (Liu et al., ICCV 2015), in all its usual layouts."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from data_pipelines import tasks
 from data_pipelines.errors import UserError
 from data_pipelines.readers.base import About, Face, FaceBuilder
 from data_pipelines.readers.images import ImageArchive, ImageFolder
-from data_pipelines.readers.tables import Table, parse_rows, read_lines
+from data_pipelines.readers.tables import Table, csv_fields, parse_rows, read_lines
 
 SPLITS = ("train", "validation", "test")
 IDENTITY_RANGES = {"train": (1, 8000), "validation": (8001, 9000), "test": (9001, 10000)}
@@ -20,6 +21,8 @@ LNets+ANet (section 5) trains its networks on the images of the first eight thou
 its support vector machines on those of another thousand, and tests on the remaining thousand. The
 data set has 10,177 identities: the images of the last 177 are counted and left out.
 """
+
+_FEW = 5  # so many missing images are named one by one
 
 _POINTS = tuple(
     f"{name}_{axis}"
@@ -41,6 +44,10 @@ class Celeba(FaceBuilder):
     when present. `list_bbox_celeba` and `list_landmarks_celeba` describe the photographs and are
     never joined to aligned images. The files say -1 for no; records say 0.
 
+    What circulates besides the whole set is read when asked for: with `rows=subset` rows without
+    their images, images without their rows, and tables shorter than their first line says are left
+    out and counted; with `no=0` the attributes say 0 for no.
+
     `split=official` is `list_eval_partition` (162,770 / 19,867 / 19,962 images); `split=identity`
     is the protocol of LNets+ANet, see `IDENTITY_RANGES`.
     """
@@ -57,7 +64,10 @@ class Celeba(FaceBuilder):
     OPTIONS: Mapping[str, tuple] = {
         "images": ("aligned", "wild"),
         "split": ("official", "identity"),
+        "rows": ("complete", "subset"),
+        "no": ("-1", "0"),
     }
+    LATER_OPTIONS = frozenset({"rows", "no"})
 
     def _locate(self):
         kind = self.options["images"]
@@ -75,10 +85,12 @@ class Celeba(FaceBuilder):
         self.tables = {role: path for role, path in found.items() if path}
 
     def _images(self, folder: str) -> ImageFolder | ImageArchive:
-        path = self.need(f"Img/{folder}", folder, f"Img/{folder}.zip", f"{folder}.zip")
+        names = (folder, f"{folder}_png")  # the second are the same images without losses
+        places = [f"{place}{name}" for name in names for place in ("Img/", "")]
+        path = self.need(*places, *(f"{place}.zip" for place in places))
         if path.suffix == ".zip":
-            return ImageArchive(path, folder)
-        nested = path / folder  # as the competition site's archive unpacks
+            return ImageArchive(path, path.stem)
+        nested = path / path.name  # as the competition site's archive unpacks
         return ImageFolder(nested if nested.is_dir() else path)
 
     def _info(self):
@@ -86,8 +98,10 @@ class Celeba(FaceBuilder):
         return self.face_info((tasks.CELEBA, *annotated))
 
     def _split_generators(self, dl_manager):
-        attributes = _read(self.tables["attributes"], tasks.CELEBA_ATTRIBUTES, header=True)
-        labels = attributes.require(slice(None), (-1, 1)) == 1
+        attributes = self._read("attributes", tasks.CELEBA_ATTRIBUTES)
+        zero = self.options["no"] == "0"
+        hint = "" if zero else "; where 0 means no: --option no=0"
+        labels = attributes.require(slice(None), (0, 1) if zero else (-1, 1), hint) == 1
         names = attributes.names
         identities = self._identities(names)
         parts = self._parts(names, identities)
@@ -96,6 +110,7 @@ class Celeba(FaceBuilder):
         if boxes is not None:
             boxes = np.where((boxes[:, 2:] > 0).all(1, keepdims=True), boxes, np.nan)
         self.left_out["images without a row"] = len(self.images.sizes.keys() - set(names))
+        self._check_missing(np.array(names)[parts >= 0])
 
         def faces(part: int) -> Iterator[Face]:
             for row in np.flatnonzero(parts == part):
@@ -116,11 +131,75 @@ class Celeba(FaceBuilder):
     def _generate_examples(self, split, faces, total):
         yield from self.examples(split, faces, total)
 
+    @property
+    def _subset(self) -> bool:
+        return self.options["rows"] == "subset"
+
+    def _names(self, names: list[str]) -> list[str]:
+        """Names of images as they lie there: losslessly stored ones end in `.png`."""
+        if not self.images.path.stem.endswith("_png"):
+            return names
+        return [str(pathlib.PurePosixPath(name).with_suffix(".png")) for name in names]
+
+    def _present(self, parts: np.ndarray, names: list[str]) -> np.ndarray:
+        """The parts of a subset, without rows whose images are not there; these are counted."""
+        if self._subset:
+            absent = np.array([name not in self.images.sizes for name in names])
+            self.left_out["rows without an image"] = int((absent & (parts >= 0)).sum())
+            self.left_out["images without a split"] = int((~absent & (parts < 0)).sum())
+            parts = np.where(absent, -1, parts)
+            if not (parts >= 0).any():
+                raise UserError(
+                    f"{self.images.path}: none of its images is in the tables, such as {names[0]!r}"
+                )
+        return parts
+
+    def _check_missing(self, names: np.ndarray) -> None:
+        """Says in one line that many images are missing, before each is complained of by name."""
+        missing = [name for name in names if name not in self.images.sizes]
+        if len(missing) > max(self.max_bad, _FEW):
+            raise UserError(
+                f"{self.images.path}: {len(missing):,} of {len(names):,} images of the tables are "
+                f"missing, such as {missing[0]}, more than --max_bad={self.max_bad}; "
+                "--option rows=subset builds from those that are there"
+            )
+
+    def _read(self, role: str, columns: tuple[str, ...]) -> Table:
+        """A table of the official format (row count, column names, rows; or rows alone) or as CSV.
+
+        Raises:
+            UserError: the count or the column names do not match, or a row is wrong.
+        """
+        path = self.tables[role]
+        lines = read_lines(path)
+        if path.suffix == ".csv":
+            _check_header(path, 1, csv_fields(lines[0])[1:], columns)
+            table = parse_rows(path, lines[1:], columns, first_row=2, comma=True)
+        elif role in ("identities", "partition"):
+            table = parse_rows(path, lines, columns)
+        else:
+            if columns[0] in lines[0].split():
+                raise UserError(
+                    f"{path}, row 1: names of columns; the line above them with the number of rows "
+                    "is missing"
+                )
+            given = (lines + [""])[1].split()
+            # list_bbox_celeba.txt names its first column too, the others do not.
+            _check_header(path, 2, given[1:] if given[:1] == ["image_id"] else given, columns)
+            table = parse_rows(path, lines[2:], columns, first_row=3)
+            said = lines[0].strip()
+            if said != str(len(table.names)) and not (self._subset and said.isdigit()):
+                raise UserError(
+                    f"{path}, row 1: says {said!r} rows, but {len(table.names)} follow; "
+                    "--option rows=subset takes these"
+                )
+        return dataclasses.replace(table, names=self._names(table.names))
+
     def _values(self, role: str, columns: tuple[str, ...], names: list[str]) -> np.ndarray | None:
         """An optional table in the order of `names`, NaN where it has no row; None without it."""
         if role not in self.tables:
             return None
-        table = _read(self.tables[role], columns, header=role != "identities")
+        table = self._read(role, columns)
         rows = {name: row for row, name in enumerate(table.names)}
         values = np.append(table.values, np.full((1, len(columns)), np.nan), axis=0)
         return values[[rows.get(name, -1) for name in names]]
@@ -139,14 +218,19 @@ class Celeba(FaceBuilder):
                 first, last = IDENTITY_RANGES[split]
                 parts[(identities >= first) & (identities <= last)] = part
             self.left_out["images of identities beyond the protocol"] = int((parts < 0).sum())
-            return parts
-        table = _read(self.tables["partition"], ("partition",), header=False)
+            return self._present(parts, names)
+        table = self._read("partition", ("partition",))
         part_of = dict(zip(table.names, table.require(slice(None), (0, 1, 2))[:, 0], strict=True))
+        if self._subset:
+            return self._present(np.array([part_of.get(name, -1) for name in names]), names)
         for source, others in ((names, part_of), (table.names, set(names))):
             for name in source:
                 if name not in others:
                     other = table.path if source is names else self.tables["attributes"]
-                    raise UserError(f"{other}: there is no row of image {name!r}")
+                    raise UserError(
+                        f"{other}: there is no row of image {name!r}; --option rows=subset builds "
+                        "from the images that all tables have"
+                    )
         return np.array([part_of[name] for name in names])
 
 
@@ -154,29 +238,6 @@ def _places(name: str) -> list[str]:
     """Where a table may stand, the official place first."""
     folders = ("Eval/", "Anno/", "") if name == "list_eval_partition" else ("Anno/", "")
     return [f"{folder}{name}{suffix}" for suffix in (".txt", ".csv") for folder in folders]
-
-
-def _read(path: pathlib.Path, columns: tuple[str, ...], header: bool) -> Table:
-    """A table of the official format (row count, column names, rows; or rows alone) or as CSV.
-
-    Raises:
-        UserError: the count or the column names do not match, or a row is wrong.
-    """
-    lines = read_lines(path)
-    if path.suffix == ".csv":
-        _check_header(path, 1, lines[0].split(",")[1:], columns)
-        return parse_rows(path, lines[1:], columns, first_row=2, separator=",")
-    if not header:
-        return parse_rows(path, lines, columns)
-    given = (lines + [""])[1].split()
-    # list_bbox_celeba.txt names its first column too, the others do not.
-    _check_header(path, 2, given[1:] if given[:1] == ["image_id"] else given, columns)
-    table = parse_rows(path, lines[2:], columns, first_row=3)
-    if lines[0].strip() != str(len(table.names)):
-        raise UserError(
-            f"{path}, row 1: says {lines[0].strip()!r} rows, but {len(table.names)} follow"
-        )
-    return table
 
 
 def _check_header(path: os.PathLike, row: int, given: list[str], expected: tuple[str, ...]):

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.readers.rows import Rows
+from data_pipelines.readers.rows import Rows, unknown
 from data_pipelines.tasks import CELEBA, POSE, UNKNOWN, Task, celeba_name
 
 SYNTAX = "NAME:KIND:COLUMN,...;... with KIND multilabel, multiclass or regression"
@@ -138,14 +138,15 @@ def read_labels(declaration: Declaration, rows: Rows, minus_one: str) -> tuple[T
 def _classes(declaration, rows):
     (column,) = declaration.columns.values()
     texts = [text.strip() for text in rows.column(column)]
-    classes = declaration.classes or _sorted(set(texts) - {""})
+    classes = declaration.classes or _sorted({text for text in texts if not unknown(text)})
     if not classes:
         raise UserError(f"{rows.path}: column {column!r} is empty, expected classes")
     if declaration.name == POSE.name and set(classes) <= set(POSE.labels):
         task = POSE  # it knows what becomes of a class when the picture is mirrored
     else:
         task = Task(declaration.name, "multiclass", tuple(classes))
-    index = {"": UNKNOWN, **{name: index for index, name in enumerate(task.labels)}}
+    index = {name: index for index, name in enumerate(task.labels)}
+    index |= {text: UNKNOWN for text in texts if unknown(text) and text not in declaration.classes}
     expected = f"one of {', '.join(task.labels[:20])} or nothing"
     return task, rows.parse(column, index.__getitem__, expected).astype(task.label_dtype)
 

@@ -47,7 +47,9 @@ class Lfwa(FaceBuilder):
 
     def _locate(self):
         path = self.need("lfw", "lfw.zip")
-        self.images = ImageFolder(path) if path.is_dir() else ImageArchive(path, "lfw")
+        nested = path / "lfw"  # as some copies unpack
+        folder = nested if nested.is_dir() else path
+        self.images = ImageFolder(folder) if path.is_dir() else ImageArchive(path, "lfw")
         self.need("lfw_att_40.mat", "lfw_att_73.mat")
         self.tables = {
             role: path

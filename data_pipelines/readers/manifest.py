@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import os
 import re
+import unicodedata
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,9 +13,9 @@ from data_pipelines.detections import BOX_COLUMNS, LANDMARK_COLUMNS
 from data_pipelines.errors import UserError
 from data_pipelines.readers.base import About, Face, FaceBuilder
 from data_pipelines.readers.declarations import parse_tasks, read_labels
-from data_pipelines.readers.images import ImageFolder
+from data_pipelines.readers.images import ImageFolder, is_hidden
 from data_pipelines.readers.paths import relative_path
-from data_pipelines.readers.rows import Rows, read_rows
+from data_pipelines.readers.rows import Rows, read_rows, unknown
 from data_pipelines.tasks import LANDMARKS
 
 SPLIT_NAMES = {
@@ -22,6 +24,13 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing", "2"), "test"),
 }
 """Accepted spellings of the usual splits, in any case; the numbers are those of CelebA."""
+
+
+_CORNERS = (
+    ("x1", "y1", "x2", "y2"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("left", "top", "right", "bottom"),
+)
 
 
 class Manifest(FaceBuilder):
@@ -35,6 +44,8 @@ class Manifest(FaceBuilder):
         tasks: what the columns are, see `declarations.parse_tasks`; for folders per class the
             default is `class:multiclass`.
         manifest: name of the table in the source folder.
+        path: column of the images (default: `path`). Two faces of one image are two rows with a box
+            each.
         images: sub-folder that the paths are relative to.
         identity: column of the person (default: `identity` if there is one); whole numbers are
             kept, other texts are numbered in sorted order, empty is unknown.
@@ -43,6 +54,7 @@ class Manifest(FaceBuilder):
             of people where there is a column of identities, so that nobody is in two splits.
         seed: of the shares.
         box: four columns: left, top, width, height in pixels (default: of these names).
+        corners: four columns in place of `box`: left, top, right, bottom in pixels.
         landmarks: ten columns, x and y of the five points in pixels (default: named as in the table
             of `faceattr-data detect`).
         minus_one: what -1 means in a yes/no column: refuse, no or unknown.
@@ -57,7 +69,10 @@ class Manifest(FaceBuilder):
         **dict.fromkeys(("tasks", "manifest", "images", "identity", "split", "shares"), ()),
         **dict.fromkeys(("seed", "box", "landmarks", "title", "licence"), ()),
         "minus_one": ("refuse", "no", "unknown"),
+        "path": (),
+        "corners": (),
     }
+    LATER_OPTIONS = frozenset({"path", "corners"})
 
     def _locate(self):
         given = {name: self.options[name] for name in ("title", "licence") if self.options[name]}
@@ -80,21 +95,58 @@ class Manifest(FaceBuilder):
         if not self.tables:
             return self._folders()
         rows = read_rows(self.tables["manifest"])
-        paths = rows.column("path")
-        seen: dict[str, int] = {}
+        paths = self._paths_of(rows)
+        # Systems write an accented letter as one character or as two.
+        composed = {unicodedata.normalize("NFC", name): name for name in self.images.sizes}
         for row, path in enumerate(paths):
-            paths[row] = name = relative_path(path, rows.where(row))
-            if name in seen:
-                raise UserError(
-                    f"{rows.where(row)}: image {name!r} is already in row {rows.numbers[seen[name]]}"
-                )
-            seen[name] = row
+            name = relative_path(path, rows.where(row), self.images.path)
+            if name not in self.images.sizes:
+                name = composed.get(unicodedata.normalize("NFC", name), name)
+            paths[row] = name
         return rows
+
+    def _paths_of(self, rows: Rows) -> list[str]:
+        if not self.options["path"] and "path" not in rows.columns:
+            known = ", ".join(rows.columns)
+            raise UserError(
+                f"{rows.path}: there is no column 'path'; it has: {known}; --option path=COLUMN "
+                "names the one of the images"
+            )
+        return rows.column(self.options["path"] or "path")
+
+    def _check_shared(self, paths: list[str], boxes: np.ndarray | None) -> None:
+        """Notes images with several faces.
+
+        Raises:
+            UserError: two rows name one image, and not each has a box of its own.
+        """
+        first: dict[str, int] = {}
+        known: set[tuple] = set()
+        for row, name in enumerate(paths):
+            box = None if boxes is None or np.isnan(boxes[row]).any() else tuple(boxes[row])
+            if name in first:
+                if box is None or not known.isdisjoint({(name, box), (name, None)}):
+                    raise UserError(
+                        f"{self._rows.where(row)}: image {name!r} is already in row "
+                        f"{self._rows.numbers[first[name]]}; several faces of an image need a box each"
+                    )
+                self.shared.add(name)
+            first.setdefault(name, row)
+            known.add((name, box))
 
     def _folders(self) -> Rows:
         """The table that folders per class amount to."""
         parts = [name.split("/") for name in self.images.sizes]
-        split = all(part[0].lower() in SPLIT_NAMES for part in parts)
+        # What lies beside the folders, or beside those of classes, says nothing about the layout.
+        tops = {part[0] for part in parts if len(part) > 1}
+        deep = {part[0] for part in parts if len(part) > 2}
+        splits = {name for name in deep if name.lower() in SPLIT_NAMES}
+        split = bool(tops) and splits == tops
+        if splits and not split and not all(name.isdigit() for name in splits):
+            raise UserError(
+                f"{self.source}: the folders {', '.join(sorted(splits))} look like splits, "
+                f"{', '.join(sorted(tops - splits))} like classes; expected either, or a manifest"
+            )
         depth = 1 if split else 0
         found = [part for part in parts if len(part) > depth + 1]
         if not found:
@@ -103,20 +155,41 @@ class Manifest(FaceBuilder):
                 f"{self.ABOUT.obtain}"
             )
         self.left_out["images in no folder of a class"] = len(parts) - len(found)
+        self._check_classes(sorted(tops) if split else [""], {tuple(p[: depth + 1]) for p in found})
         columns = {
             "path": ["/".join(part) for part in found],
             "class": [part[depth] for part in found],
         }
         if split:
             columns["split"] = [part[0] for part in found]
+        for name in sorted(set(columns["class"])):
+            if os.fsencode(name).decode("utf-8", "ignore") != name:
+                shown = os.fsencode(name)
+                raise UserError(f"{self.source}: {shown!r} is not UTF-8; rename the folder")
         return Rows(self.source, columns, list(range(1, len(found) + 1)))
+
+    def _check_classes(self, parents: list[str], filled: set[tuple[str, ...]]) -> None:
+        """Raises UserError for a folder of a class without any picture that is read."""
+        for parent in parents:
+            for folder in sorted((self.images.path / parent).iterdir()):
+                place = (parent, folder.name) if parent else (folder.name,)
+                if folder.is_dir() and not is_hidden(folder.name) and place not in filled:
+                    inside = ImageFolder(folder)
+                    files = ", ".join(f"{n} {what}" for n, what in _counted(inside))
+                    raise UserError(
+                        f"{folder}: this class holds no picture that is read "
+                        f"({files or 'it is empty'}); remove the folder or convert its files"
+                    )
 
     @functools.cached_property
     def _labels(self):
-        rows = self._rows
+        minus_one = self.options["minus_one"]
+        return [read_labels(each, self._rows, minus_one) for each in self._declarations]
+
+    @functools.cached_property
+    def _declarations(self):
         declared = self.options["tasks"] or ("" if self.tables else "class:multiclass")
-        declarations = parse_tasks(declared, list(rows.columns))
-        return [read_labels(each, rows, self.options["minus_one"]) for each in declarations]
+        return parse_tasks(declared, list(self._rows.columns))
 
     def _info(self):
         annotated = (LANDMARKS,) if self._columns("landmarks", LANDMARK_COLUMNS) else ()
@@ -126,7 +199,7 @@ class Manifest(FaceBuilder):
         rows = self._rows
         identities = self._identities()
         splits = self._splits(identities)
-        boxes = self._values("box", BOX_COLUMNS)
+        boxes = self._boxes()
         if boxes is not None:
             whole = ~np.isnan(boxes).any(1) & (boxes[:, 2:] > 0).all(1)
             wrong = ~whole & ~np.isnan(boxes).all(1)
@@ -136,8 +209,10 @@ class Manifest(FaceBuilder):
                     "and height above 0, or none of them"
                 )
         landmarks = self._values("landmarks", LANDMARK_COLUMNS)
-        paths = rows.column("path")
+        paths = self._paths_of(rows)
+        self._check_shared(paths, boxes)
         if self.tables:
+            self._note_unused()
             self.left_out["images without a row"] = len(self.images.sizes.keys() - set(paths))
 
         def faces(split):
@@ -177,6 +252,39 @@ class Manifest(FaceBuilder):
             )
         return names
 
+    def _boxes(self) -> np.ndarray | None:
+        """Left, top, width and height of every row; None without such columns."""
+        if self.options["corners"]:
+            if self.options["box"]:
+                raise UserError("options box and corners: expected one of them")
+            corners = self._values("corners", BOX_COLUMNS)
+            return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        boxes = self._values("box", BOX_COLUMNS)
+        lower = {name.lower(): name for name in self._rows.columns}
+        for names in _CORNERS:
+            if boxes is None and set(names) <= lower.keys():
+                given = ",".join(lower[name] for name in names)
+                raise UserError(
+                    f"{self._rows.path}, row 1: the columns {given} seem to be corners of boxes; "
+                    f"--option corners={given} reads them, --option box={given} takes the last two "
+                    "for width and height"
+                )
+        return boxes
+
+    def _note_unused(self) -> None:
+        """Counts the columns that no option, task or usual name reads."""
+        boxes = self._columns("corners", BOX_COLUMNS) if self.options["corners"] else None
+        used = {
+            self.options["path"] or "path",
+            self.options["identity"] or "identity",
+            self.options["split"] or "split",
+            *(boxes or self._columns("box", BOX_COLUMNS) or ()),
+            *(self._columns("landmarks", LANDMARK_COLUMNS) or ()),
+            *(column for each in self._declarations for column in each.columns.values()),
+        }
+        if unused := [name for name in self._rows.columns if name not in used]:
+            self.images.left_out[f"columns: {', '.join(unused)}"] = len(unused)
+
     def _values(self, role: str, usual: tuple[str, ...]) -> np.ndarray | None:
         names = self._columns(role, usual)
         if names is None:
@@ -188,7 +296,7 @@ class Manifest(FaceBuilder):
         if texts is None:
             return np.full(len(self._rows), -1)
         texts = [text.strip() for text in texts]
-        known = sorted(set(texts) - {""})
+        known = sorted({text for text in texts if not unknown(text)})
         if all(re.fullmatch(r"\d{1,18}", text, re.ASCII) for text in known):
             numbers = {text: int(text) for text in known}
         else:
@@ -225,6 +333,11 @@ class Manifest(FaceBuilder):
         parts = np.empty(len(people), object)
         parts[rng.permutation(len(people))] = np.repeat(list(shares), counts)
         return parts[owner].astype(str)
+
+
+def _counted(folder: ImageFolder) -> list[tuple[int, str]]:
+    folder.sizes  # noqa: B018 - counts what it passes over
+    return [(count, what) for what, count in folder.left_out.items()]
 
 
 def _split_name(text: str) -> str:

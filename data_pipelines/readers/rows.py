@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -67,8 +68,13 @@ class Rows:
         return self.parse(name, _number, "a finite number or nothing")
 
 
+def unknown(text: str) -> bool:
+    """Whether a field says nothing: it is empty, or what a table program writes for that."""
+    return text.strip().lower() in ("", "nan")
+
+
 def _number(text: str) -> float:
-    if text.lower() in ("", "nan"):
+    if unknown(text):
         return np.nan
     value = float(text)
     if np.isinf(value):
@@ -82,8 +88,17 @@ def read_rows(path: pathlib.Path) -> Rows:
     In JSON, null is an empty text, true and false are `true` and `false`.
 
     Raises:
-        UserError: a row that is malformed, or no rows at all.
+        UserError: text that is not UTF-8, a row that is malformed, or no rows at all.
     """
+    data = path.read_bytes()
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        row = data.count(b"\n", 0, error.start) + 1
+        text = data.splitlines()[row - 1][:60]
+        raise UserError(
+            f"{path}, row {row}: {text!r} is not UTF-8; save the table as UTF-8"
+        ) from None
     rows = _read_json(path) if path.suffix.lower() in JSON_SUFFIXES else _read_csv(path)
     if not len(rows):
         raise UserError(f"{path}: it has no rows")
@@ -91,7 +106,7 @@ def read_rows(path: pathlib.Path) -> Rows:
 
 
 def _read_csv(path):
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         try:
             header = [name.strip() for name in next(reader, [])]
@@ -108,6 +123,14 @@ def _read_csv(path):
                 numbers.append(reader.line_num)
         except csv.Error as error:
             raise UserError(f"{path}, row {reader.line_num}: {error}") from None
+    if len(header) == 1 and (mark := next((m for m in ";\t|" if m in header[0]), "")):
+        raise UserError(
+            f"{path}, row 1: one column {header[0]!r}; its fields seem to be parted by {mark!r}, "
+            "expected commas"
+        )
+    if header and not header[0] and [row[0] for row in rows] == [str(i) for i in range(len(rows))]:
+        print(f"{path}: its first column, without a name, holds row numbers", file=sys.stderr)
+        header, rows = header[1:], [row[1:] for row in rows]
     for name in header:
         if not name or header.count(name) > 1:
             fault = f"column {name!r} occurs twice" if name else "a column has no name"
@@ -117,7 +140,7 @@ def _read_csv(path):
 
 def _read_json(path):
     rows, numbers = [], []
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+    with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue

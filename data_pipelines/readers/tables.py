@@ -1,6 +1,7 @@
 """Text tables of data sets: rows of a path and numbers, checked field by field."""
 
 import array
+import csv
 import dataclasses
 import pathlib
 from collections.abc import Callable
@@ -32,8 +33,13 @@ class Table:
         """One column of `values`."""
         return self.values[:, self.columns.index(name)]
 
-    def require(self, columns: slice, allowed: tuple[int, ...]) -> np.ndarray:
+    def require(self, columns: slice, allowed: tuple[int, ...], hint: str = "") -> np.ndarray:
         """Some columns as integers, after a check that each value is allowed.
+
+        Args:
+            columns: which of them.
+            allowed: the values that they may have.
+            hint: what else the message says.
 
         Raises:
             UserError: the first value that is not allowed, with its row and column.
@@ -45,7 +51,7 @@ class Table:
             choices = ", ".join(map(str, allowed))
             raise UserError(
                 f"{self.path}, row {self.numbers[row]}: {self.columns[columns][column]} is "
-                f"{values[row, column]:g}, expected one of {choices}"
+                f"{values[row, column]:g}, expected one of {choices}{hint}"
             )
         return values.astype(np.int64)
 
@@ -55,13 +61,18 @@ def read_lines(path: pathlib.Path) -> list[str]:
     return path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
 
 
+def csv_fields(line: str) -> list[str]:
+    """The fields of a row of a CSV file, which may be quoted."""
+    return next(csv.reader([line.rstrip("\r")]), [])
+
+
 def parse_rows(
     path: pathlib.Path,
     lines: list[str],
     columns: tuple[str, ...],
     *,
     first_row: int = 1,
-    separator: str | None = None,
+    comma: bool = False,
     rename: Callable[[str], str] = str,
 ) -> Table:
     """Reads rows of an image's name and one number per column; empty lines are skipped.
@@ -71,7 +82,7 @@ def parse_rows(
         lines: its rows, headers taken off.
         columns: names of the columns after the first.
         first_row: number of the first of `lines` in the file.
-        separator: between fields; None for any run of blanks.
+        comma: whether the rows are those of a CSV file; else any run of blanks parts fields.
         rename: turns the first field into the image's name.
 
     Raises:
@@ -83,7 +94,7 @@ def parse_rows(
         if not line.strip():
             continue
         # From the right: a name may hold blanks, a number cannot.
-        fields = line.strip().rsplit(separator, len(columns))
+        fields = csv_fields(line) if comma else line.strip().rsplit(None, len(columns))
         if len(fields) != 1 + len(columns):
             raise UserError(
                 f"{path}, row {number}: {len(fields)} fields, expected {1 + len(columns)} "
