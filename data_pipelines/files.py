@@ -28,6 +28,29 @@ def local(path: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(os.path.expanduser(text))
 
 
+_KINDS = {
+    b"<": "an HTML or XML page, as a failed download leaves one",
+    b"version https://git-lfs": "a pointer of Git LFS; `git lfs pull` fetches the file itself",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x80": "a Python pickle, which is never loaded",
+    b"%PDF": "a PDF document",
+}
+
+
+def other_format(path: pathlib.Path) -> str:
+    """What a file is by its beginning that should be HDF5 or MATLAB's; "" if it is one of them."""
+    with open(path, "rb") as file:
+        start = file.read(64)
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    kind = next((kind for magic, kind in _KINDS.items() if text.startswith(magic)), "")
+    if start.startswith((b"\x89HDF", b"MATLAB")):
+        return ""
+    if kind:
+        return f"it looks like {kind}"
+    return f"it begins with {start[:8]!r}" if start else "it is empty"
+
+
 @contextlib.contextmanager
 def replacing(file: str | pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary file beside `file`, which takes its place when the block ends well.

@@ -390,6 +390,15 @@ def _prepare(builder) -> None:
         )
 
 
+def _title(builder, count: int) -> str:
+    """What the records hold, which may be less than the data set of that name, or drawn."""
+    from data_pipelines.synth import DRAWN
+
+    folder = builder.source if builder.source.is_dir() else builder.source.parent
+    drawn = "drawn " if (folder / DRAWN).is_file() else ""
+    return f"{builder.ABOUT.title} ({count:,} {drawn}faces)"
+
+
 def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
     """Writes what `RecordSet` knows, counted from the records themselves."""
     splits = builder.info.splits
@@ -415,10 +424,11 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
     changed = {what: count for what, count in sorted(builder.changed.items()) if what}
     if builder.bad:
         left_out["bad images"] = dict(sorted(builder.bad.items()))
+    splits = {split: len(names) for split, names in filenames.items()}
     fields = {
         "name": builder.name,
         "tasks": [task.to_dict() for task in builder.tasks],
-        "splits": {split: len(names) for split, names in filenames.items()},
+        "splits": splits,
         "shards": shards,
         "files": files,
         "label_counts": counts,
@@ -428,6 +438,7 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
         "shared_people": shared_people,
         "left_out": left_out,
         "description": dataclasses.asdict(builder.ABOUT)
+        | {"title": _title(builder, sum(splits.values()))}
         | {"options": builder.options, "detections": builder.joined}
         | {"turned_upright": changed.pop(TURNED, 0), "reencoded": changed}
         | {"passed_over": dict(builder.images.left_out), "fingerprint": fingerprint},

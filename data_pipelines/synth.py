@@ -23,6 +23,9 @@ from data_pipelines.tasks import CELEBA_ATTRIBUTES, POSE_CLASSES, normalise_labe
 _FIRST = ("Ada", "Bao", "Carl", "Dina", "Emil", "Fatma", "Goran", "Hana", "Ivan", "Julia", "Kofi")
 _LAST = ("Almeida", "Berg", "Castro", "Dvorak", "Eriksen", "Gupta", "Haddad", "Ito", "Kovacs")
 
+DRAWN = "drawn.txt"
+"""A file in every folder of drawn faces, by which records and reports know them."""
+
 LFWA_FURTHER_ATTRIBUTES = (
     *("Asian", "White", "Black", "Indian", "Baby", "Child", "Youth", "Middle Aged", "Senior"),
     *("No Eyewear", "Sunglasses", "Frowning", "Harsh Lighting", "Flash", "Soft Lighting"),
@@ -82,6 +85,7 @@ def draw(
     partial.mkdir(parents=True)
     try:
         LAYOUTS[dataset](partial, images, seed, size, **options)
+        (partial / DRAWN).write_text("These faces were drawn by faceattr-data synth.\n")
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

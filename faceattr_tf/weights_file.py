@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import other_format
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,8 @@ def open_weights(path: pathlib.Path) -> Iterator[list[StoredLayer]]:
     # A damaged or foreign file trips these libraries in more ways than they document.
     except Exception as error:  # noqa: BLE001
         reason = " ".join(str(error).split())
+        if not zipfile.is_zipfile(path):
+            reason = other_format(path) or reason
         raise UserError(f"{path}: no readable weights of Keras or MatConvNet ({reason})") from None
 
 

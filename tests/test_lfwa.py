@@ -260,6 +260,9 @@ def test_files_that_do_not_fit_are_refused(tree):
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(UserError, match="lfw_att_40.mat"):
         tree.build()
+    path.write_text("<!DOCTYPE html><title>Sign in</title>")
+    with pytest.raises(UserError, match=r"lfw_att_40.mat: no readable MATLAB file \(.* HTML"):
+        tree.build()
     write_matlab(path, tree.version, label=tree.labels)
     with pytest.raises(UserError, match="no variable 'name'; it has: label"):
         tree.build()

@@ -308,6 +308,7 @@ def test_records_hold_what_every_decoder_sees_alike(tmp_path):
     )
     summary = built.summary()
     for line in (
+        "manifest: faces of a manifest (5 faces)",
         "turned upright by their orientation tag: 2 images",
         "stored as PNG (BMP): 1 images",
         "stored as PNG (TIFF): 1 images",

@@ -6,6 +6,7 @@ import pathlib
 import pickle
 import re
 import socket
+import zipfile
 
 import h5py
 import keras
@@ -377,9 +378,27 @@ def matlab_without_layers(path):
         (truncated, "no readable weights of Keras or MatConvNet"),
         (names_without_data, "no readable weights of Keras or MatConvNet"),
         (matlab_without_layers, "no readable weights of Keras or MatConvNet"),
-        (lambda path: path.write_text("<html>404</html>\n" * 99), "no readable weights"),
-        (lambda path: path.write_bytes(b""), "no readable weights"),
-        (lambda path: path.write_bytes(pickle.dumps(Explosive())), "no readable weights"),
+        (
+            lambda path: path.write_text("\n<html>404</html>\n" * 99),
+            "no readable weights of Keras or MatConvNet (it looks like an HTML or XML page",
+        ),
+        (
+            lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"),
+            "no readable weights of Keras or MatConvNet (it looks like a pointer of Git LFS",
+        ),
+        (
+            lambda path: path.write_bytes(b""),
+            "no readable weights of Keras or MatConvNet (it is empty)",
+        ),
+        (
+            lambda path: path.write_bytes(pickle.dumps(Explosive())),
+            "no readable weights of Keras or MatConvNet (it looks like a Python pickle",
+        ),
+        (lambda path: path.write_bytes(b"??" * 99), "(it begins with b'????????')"),
+        (
+            lambda path: zipfile.ZipFile(path, "w").close(),
+            "(\"There is no item named 'model.weights.h5' in the archive\")",
+        ),
         (lambda path: np.save(path.open("wb"), cells(Explosive())), "no readable weights"),
         (lambda path: h5py.File(path, "w").close(), "fits no layer of the model"),
         (lambda path: None, "there is no such file"),

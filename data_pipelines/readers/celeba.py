@@ -53,7 +53,7 @@ class Celeba(FaceBuilder):
     """
 
     ABOUT = About(
-        title="CelebA: 202,599 faces of 10,177 people with 40 attributes",
+        title="CelebA: faces with 40 attributes",
         homepage="http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
         licence="for non-commercial research only; the images belong to their owners",
         citation="Ziwei Liu, Ping Luo, Xiaogang Wang, Xiaoou Tang. Deep Learning Face Attributes "

@@ -36,7 +36,7 @@ class Lfwa(FaceBuilder):
     """
 
     ABOUT = About(
-        title="LFWA: 13,143 labelled faces of Labeled Faces in the Wild with 40 or 73 attributes",
+        title="LFWA: Labeled Faces in the Wild with 40 or 73 attributes",
         homepage="http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
         licence="for non-commercial research only; the images belong to their owners",
         citation="Ziwei Liu, Ping Luo, Xiaogang Wang, Xiaoou Tang. Deep Learning Face Attributes "

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import other_format
 
 
 def read_matlab(path: pathlib.Path, *names: str) -> dict[str, np.ndarray | list[str]]:
@@ -32,7 +33,8 @@ def read_matlab(path: pathlib.Path, *names: str) -> dict[str, np.ndarray | list[
         raise
     # A damaged file trips both libraries in more ways than they document.
     except Exception as error:  # noqa: BLE001
-        raise UserError(f"{path}: no readable MATLAB file ({error})") from None
+        reason = other_format(path) or error
+        raise UserError(f"{path}: no readable MATLAB file ({reason})") from None
 
 
 def _read_hdf5(path, names):

@@ -22,7 +22,7 @@ class Mtfl(FaceBuilder):
     """
 
     ABOUT = About(
-        title="MTFL: 12,995 faces with five landmarks, gender, smile, glasses and head pose",
+        title="MTFL: faces with five landmarks, gender, smile, glasses and head pose",
         homepage="http://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html",
         licence="for non-commercial research only; the images belong to their owners",
         citation="Zhanpeng Zhang, Ping Luo, Chen Change Loy, Xiaoou Tang. Facial Landmark "
