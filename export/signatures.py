@@ -93,20 +93,25 @@ def create_signatures(
 
     @tf.function(input_signature=[strings], autograph=False)
     def from_bytes(image_bytes):
+        (image_bytes,) = _as_declared(image_bytes=image_bytes)
         crops, transform, usable = decoded(image_bytes, *_nowhere(tf.size(image_bytes)))
         return _only_where(usable, judge(crops, transform))
 
     @tf.function(input_signature=[colours], autograph=False)
     def from_pixels(pixels):
+        (pixels,) = _as_declared(pixels=pixels)
         return judge(*crop_pixels(pixels, *_nowhere(tf.shape(pixels)[0]), crop))
 
     @tf.function(input_signature=[strings, boxes, points], autograph=False)
     def from_faces(image_bytes, box, landmarks):
+        given = {"image_bytes": image_bytes, "box": box, "landmarks": landmarks}
+        image_bytes, box, landmarks = _as_declared(**given)
         crops, transform, usable = decoded(image_bytes, box, landmarks)
         return _only_where(usable, judge(crops, transform))
 
     @tf.function(input_signature=[strings], autograph=False)
     def features(image_bytes):
+        (image_bytes,) = _as_declared(image_bytes=image_bytes)
         crops, _, usable = decoded(image_bytes, *_nowhere(tf.size(image_bytes)))
         return _only_where(usable, {EMBEDDING: computed(crops)[EMBEDDING]})
 
@@ -193,6 +198,40 @@ def _answer(task: Task, kind: str) -> dict:
 
 def _tensor(dtype: str, shape: list, meaning: str) -> dict:
     return {"dtype": dtype, "shape": shape, "meaning": meaning}
+
+
+def _as_declared(**inputs) -> list:
+    """The inputs of a signature; at run time an error where one has not the shape of its spec.
+
+    Servers feed whatever shape they are sent: declared shapes bind Python alone. Nor may the graph
+    be simplified by them, hence the placeholders, behind which no shape is known.
+    """
+    shapes = {
+        name: tf.shape(tf.compat.v1.placeholder_with_default(tensor, shape=None))
+        for name, tensor in inputs.items()
+    }
+    count = next(iter(shapes.values()))[:1]
+    checks = []
+    for (name, tensor), shape in zip(inputs.items(), shapes.values(), strict=True):
+        declared = tensor.shape.as_list()
+        known = [index for index, size in enumerate(declared) if size is not None]
+        # Of another rank or number of rows, nothing is compared.
+        same = tf.logical_and(
+            tf.equal(tf.size(shape), len(declared)), tf.reduce_all(tf.equal(shape[:1], count))
+        )
+        sizes = [declared[index] for index in known]
+        fits = tf.cond(
+            same,
+            lambda shape=shape, known=known, sizes=sizes: tf.reduce_all(
+                tf.equal(tf.gather(shape, tf.constant(known, tf.int32)), sizes)
+            ),
+            lambda: tf.constant(False),
+        )
+        expected = ", ".join("N" if i == 0 else str(n or "any") for i, n in enumerate(declared))
+        message = f"{name}: expected shape [{expected}] with one N for all inputs, found"
+        checks.append(tf.debugging.Assert(fits, [message, shape], name=f"shape_of_{name}"))
+    with tf.control_dependencies(checks):
+        return [tf.identity(tensor) for tensor in inputs.values()]
 
 
 def _nowhere(count):

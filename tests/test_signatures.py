@@ -138,6 +138,69 @@ def test_bad_images_get_no_answer_and_their_neighbours_theirs(loaded):
             assert (others == -1).all()
 
 
+@pytest.fixture(scope="module")
+def session(exported):
+    """Feeds any shape to a signature, as the C++ server does."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf.config_pb2 import CallableOptions
+
+    served = tf.compat.v1.Session(graph=tf.Graph())
+    with served.graph.as_default():
+        graph = tf.compat.v1.saved_model.load(served, ["serve"], str(exported))
+
+    def run(signature, **inputs):
+        info = graph.signature_def[signature]
+        call = CallableOptions(
+            feed=[info.inputs[name].name for name in inputs],
+            fetch=[tensor.name for tensor in info.outputs.values()],
+        )
+        return served._make_callable_from_options(call)(*inputs.values())
+
+    return run
+
+
+def of_faces(rows=2, box=(2, 4), landmarks=(2, 5, 2)):
+    files = np.array([encode(picture) for picture in PICTURES[:rows]], object)
+    return {
+        "image_bytes": files,
+        "box": np.full(box, np.nan, "f4"),
+        "landmarks": np.full(landmarks, np.nan, "f4"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("signature", "inputs"),
+    [
+        ("pixels", {"pixels": np.zeros((2, 60, 48, 4), "u1")}),
+        ("pixels", {"pixels": np.zeros((2, 60, 48, 6), "u1")}),
+        ("pixels", {"pixels": np.zeros((2, 60, 48, 1), "u1")}),
+        ("pixels", {"pixels": np.zeros((2, 3, 60, 48), "u1")}),
+        ("pixels", {"pixels": np.zeros((60, 48, 3), "u1")}),
+        ("crop", of_faces(box=(2, 3))),
+        ("crop", of_faces(landmarks=(2, 68, 2))),
+        ("crop", of_faces(landmarks=(2, 5, 3))),
+        ("crop", of_faces(box=(1, 4))),
+        ("crop", of_faces(landmarks=(3, 5, 2))),
+        ("serving_default", {"image_bytes": np.array([[b"a", b"b"]], object)}),
+        ("features", {"image_bytes": np.array(b"a", object)}),
+    ],
+)
+def test_a_server_refuses_inputs_of_another_shape(session, signature, inputs):
+    import tensorflow as tf
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected shape"):
+        session(signature, **inputs)
+
+
+def test_a_server_takes_inputs_as_declared_and_no_other_type(session):
+    import tensorflow as tf
+
+    assert session("crop", **of_faces())
+    assert session("pixels", pixels=np.zeros((2, 60, 48, 3), "u1"))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="uint8"):
+        session("pixels", pixels=np.zeros((2, 60, 48, 3), "f4"))
+
+
 def test_no_image_is_no_answer(loaded):
     import tensorflow as tf
 
