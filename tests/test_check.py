@@ -1,6 +1,9 @@
 """What has to hold before an export gets its place."""
 
+import contextlib
+import dataclasses
 import subprocess
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from tiny_workdir import draw_picture, encode, make_workdir
 import export
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop
-from export import check
+from export import check, saved_model
 from export.check import Check
 from export.commands.export import main
 from export.standalone import main as main_of_program
@@ -181,3 +184,65 @@ def test_mistakes_are_one_line(workdir, tmp_path, monkeypatch, flags, message):
             ]
         )
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("precision", "difference", "changed", "message"),
+    [
+        ("float32", 0.9e-4, 0, ""),
+        ("float32", 1.1e-4, 0, "differs from the workdir's"),
+        ("float32", 0.0, 1, "changes 1 of 200 labels"),
+        ("bfloat16", 0.09, 2, ""),
+        ("bfloat16", 0.11, 0, "differs from the workdir's"),
+        ("bfloat16", 0.0, 3, "changes 3 of 200 labels"),
+        ("float16", 0.019, 2, ""),
+        ("float16", 0.021, 0, "differs from the workdir's"),
+    ],
+)
+def test_a_precision_may_differ_so_much(
+    workdir, tmp_path, monkeypatch, precision, difference, changed, message
+):
+    expected = np.zeros((200, 1), "f4")
+    labels = np.zeros((200, 1), "i4")
+    labels[:changed] = 1
+    given = {"p_probability": expected + difference, "p_label": labels}
+    monkeypatch.setattr(check, "page_of_faces", lambda folder: None)
+    monkeypatch.setattr(
+        check, "ask", lambda *_: {f"answer/crop/{name}": value for name, value in given.items()}
+    )
+    answers = {"crop": {"p_probability": expected, "p_label": np.zeros_like(labels)}}
+    monkeypatch.setattr(check, "expected_answers", lambda *_: answers)
+    outputs = {"probability": "p_probability", "label": "p_label"}
+    description = {
+        "precision": precision,
+        "signatures": {"crop": {}},
+        "batch_sizes": [1],
+        "tasks": [{"kind": "multilabel", "thresholds": [0.5], "outputs": outputs}],
+    }
+    refused = pytest.raises(UserError, match=message) if message else contextlib.nullcontext()
+    with refused:
+        check.pass_check(Check(), tmp_path, None, None, workdir, description)
+
+
+@pytest.mark.parametrize(
+    ("precision", "allowed"), [("float32", 1e-3), ("bfloat16", 0.1), ("float16", 0.02)]
+)
+def test_every_export_is_compared_by_the_limit_of_its_precision(
+    workdir, tmp_path, monkeypatch, precision, allowed
+):
+    """Without `--check`, too; the network that answers is replaced by its expected answers."""
+    import tensorflow as tf
+
+    class Loaded:
+        signatures: ClassVar = {"pixels": lambda pixels: {"p_value": np.full((2, 1), found)}}
+
+    monkeypatch.setattr(saved_model, "_save", lambda *args: args[-1].mkdir())
+    monkeypatch.setattr(saved_model, "with_precision", lambda model, *_: model)
+    monkeypatch.setattr(saved_model, "task_answers", lambda *_: {"p_value": np.zeros((2, 1))})
+    monkeypatch.setattr(tf.saved_model, "load", lambda folder: Loaded)
+    options = dataclasses.replace(OPTIONS, precision=precision, warmup=False)
+    found = 1.1 * allowed
+    with pytest.raises(RuntimeError, match="differs from the Keras model's"):
+        export.export_model(workdir.path, tmp_path, options=options)
+    found = 0.9 * allowed
+    assert export.export_model(workdir.path, tmp_path, options=options).is_dir()
