@@ -7,7 +7,8 @@
             print(answer.name, answer.outputs)
 
 Files travel as they are (gRPC) or in base64 (REST), never as lists of pixels: the signature
-`pixels` is gRPC's alone. Photographs are turned upright first, which the exported graph does not do.
+`pixels` is gRPC's alone. Turned photographs and what the exported graph does not read (WebP, GIF,
+BMP, TIFF) are encoded anew, see `data_pipelines.encoded`.
 """
 
 import base64
@@ -17,19 +18,27 @@ import dataclasses
 import json
 import os
 import random
+import re
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.encoded import upright
+from data_pipelines.encoded import read_header, upright
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
 
 PROTOCOLS = ("grpc", "rest")
 LONGEST_PAUSE = 5.0
 """Seconds between two attempts at most."""
+
+BATCH_BYTES = 16 * 2**20
+"""Of files in a request, unless a single one is larger."""
+
+LOSSY = ("JPEG", "MPO", "WEBP", "HEIF", "AVIF")
+"""Formats from which a copy is a JPEG of high quality; of others it is a PNG."""
 
 _MESSAGE_BYTES = 256 * 2**20
 
@@ -66,7 +75,7 @@ class Client:
         protocol: one of `PROTOCOLS`.
         version: of the model; None for what the server takes by default.
         label: in place of a version: `stable`, `canary`.
-        batch_size: images in a request.
+        batch_size: images in a request, fewer where these are more than `BATCH_BYTES`.
         concurrency: requests that are under way at a time.
         deadline: seconds that a request may take, all attempts together.
         retries: further attempts where the server is unavailable, after pauses that double and
@@ -109,10 +118,16 @@ class Client:
             if value < least:
                 raise UserError(f"{name} {value}: expected at least {least:g}")
         certificate = str(local(certificate)) if certificate else ""
+        if not re.fullmatch(r"[^/\s]+:\d{1,5}", address):
+            raise UserError(
+                f"server {address!r}: expected HOST:PORT, as in 127.0.0.1:8500, and nothing before "
+                "or behind it"
+            )
         if certificate and not os.path.isfile(certificate):
             raise UserError(f"{certificate}: no such certificate")
         self.batch_size, self.concurrency = batch_size, concurrency
         self.deadline, self.retries = deadline, retries
+        self._encoding = threading.Lock()
         transport = _Grpc if protocol == "grpc" else _Rest
         self._transport = transport(address, model, version, label, tls, certificate)
 
@@ -156,6 +171,23 @@ class Client:
                 time.sleep(pause)
         raise AssertionError("the loop ends by return or raise")
 
+    def description(self) -> dict | None:
+        """What the version that answers says of itself: its `faceattr.json`.
+
+        Returns:
+            None where it was exported before it could say so.
+
+        Raises:
+            Unavailable, Refused: as of `call`.
+        """
+        try:
+            (values,) = self.call("description", {"question": [b""]}).values()
+        except Refused as error:
+            if "description" in str(error):  # servers name a signature that is not there
+                return None
+            raise
+        return json.loads(values[0])
+
     def predict(
         self, images: Iterable[str | Path | bytes], *, signature: str = "serving_default"
     ) -> Iterator[Answer]:
@@ -177,12 +209,23 @@ class Client:
             while under_way:
                 yield from under_way.popleft().result()
 
+    def _upright(self, data: bytes) -> bytes:
+        """What a server decodes as we would; of large photographs one at a time."""
+        try:
+            header = read_header(data)
+            if header.plain:
+                return data
+            with self._encoding:
+                return upright(data, lossy=header.format in LOSSY)
+        except UserError:  # It is damaged: the server says so.
+            return data
+
     def _answer(self, signature: str, batch: Sequence[tuple[str, object]]) -> list[Answer]:
         answers, names, contents = {}, [], []
         for index, (name, image) in enumerate(batch):
             try:
                 data = image if isinstance(image, bytes) else local(image).read_bytes()
-                contents.append(_upright(data))
+                contents.append(self._upright(data))
                 names.append((index, name))
             except OSError as error:
                 answers[index] = Answer(name, {}, error.strerror or str(error))
@@ -200,23 +243,26 @@ class Client:
         return [answers[index] for index in sorted(answers)]
 
 
-def _upright(data: bytes) -> bytes:
-    try:
-        return upright(data)
-    except UserError:  # It is damaged: the server says so.
-        return data
-
-
 def _batches(images: Iterable, size: int) -> Iterator[list[tuple[str, object]]]:
-    batch = []
+    """Names and images of each request: so many at most, and not too many bytes."""
+    batch, total = [], 0
     for number, image in enumerate(images):
         name = f"image {number}" if isinstance(image, bytes) else str(image)
-        batch.append((name, image))
-        if len(batch) == size:
+        bytes_ = len(image) if isinstance(image, bytes) else _size(image)
+        if batch and (len(batch) == size or total + bytes_ > BATCH_BYTES):
             yield batch
-            batch = []
+            batch, total = [], 0
+        batch.append((name, image))
+        total += bytes_
     if batch:
         yield batch
+
+
+def _size(file) -> int:
+    try:
+        return os.path.getsize(file)
+    except OSError:  # Reading it says what is wrong.
+        return 0
 
 
 class _Grpc:
@@ -313,10 +359,17 @@ class _Rest:
             raise Unavailable(_message(response))
         if response.status_code != 200:
             raise Refused(f"status {response.status_code}: {_message(response)}")
-        rows = response.json()["predictions"]
-        # Where a signature has one output, its rows are not named.
-        rows = [row if isinstance(row, dict) else {"output": row} for row in rows]
-        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        try:
+            rows = response.json()["predictions"]
+            # Where a signature has one output, its rows are not named.
+            rows = [row if isinstance(row, dict) else {"output": row} for row in rows]
+            if len(rows) != len(instances):
+                raise ValueError
+            return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        except (ValueError, KeyError, TypeError, IndexError):
+            raise Refused(
+                f"{self.url}: no answer of TensorFlow Serving but {response.text[:80]!r}"
+            ) from None
 
     def close(self):
         self.session.close()

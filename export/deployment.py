@@ -14,6 +14,7 @@ in TensorFlow Serving's `server_core.cc`). Hence a new version is first the cana
 """
 
 import dataclasses
+import ipaddress
 import json
 import os
 import re
@@ -24,10 +25,13 @@ import jinja2
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local, write_text
+from export.naming import read_description
+from export.saved_model import FILES_NAME
 
 IMAGE = "tensorflow/serving:2.20.0"
 """The newest release that is known; exports are loaded by TensorFlow 2.20 as well."""
 
+_DATA = "variables/variables.data-00000-of-00001"
 _MODELS_CONFIG = "config/models.config"
 _FILES = {
     _MODELS_CONFIG: "models.config.jinja",
@@ -98,6 +102,7 @@ def write_deployment(
         UserError: there are no models, a label stands for what is not there or would move to what
             a running server has not loaded, or the output exists.
     """
+    address = parse_address(address)
     models, output = local(models), local(output)
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists already: choose another folder or give --overwrite")
@@ -162,6 +167,51 @@ def _refuse_leap(before: ServedModel, after: ServedModel) -> None:
             )
 
 
+def read_complete(version: Path) -> dict:
+    """The metadata of an exported version, all of whose files are there.
+
+    Raises:
+        UserError: a file is missing or of another size than when it was exported.
+    """
+    description = read_description(version)
+    sizes = version / FILES_NAME
+    expected = json.loads(sizes.read_text()) if sizes.exists() else {}
+    # Exports from before they listed their files have at least these.
+    expected = expected or dict.fromkeys(("saved_model.pb", "variables/variables.index"))
+    if not any(name.startswith("variables/variables.data-") for name in expected):
+        found = sorted(version.glob("variables/variables.data-*"))
+        expected |= {found[0].relative_to(version).as_posix() if found else _DATA: None}
+    for name, size in expected.items():
+        file = version / name
+        there = file.stat().st_size if file.is_file() else 0
+        if not there or size not in (None, there):
+            state = f"holds {there:,} of {size:,} bytes" if there else "is missing or empty"
+            raise UserError(
+                f"{file} {state}: the version is incomplete, and a server could not load it; copy "
+                "it again, or export it anew"
+            )
+    if not isinstance(description.get("batch_sizes"), list):
+        raise UserError(f"{version}/assets/faceattr.json: no batch_sizes; export the version anew")
+    return description
+
+
+def parse_address(text: str) -> str:
+    """An IP address as docker-compose writes it: IPv6 in brackets.
+
+    Raises:
+        UserError: it is none.
+    """
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        raise UserError(
+            f"--address={text}: expected an IP address of this machine, such as 127.0.0.1 or ::1, "
+            "without a port"
+        ) from None
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
 def find_models(
     folder: str | Path, stable: Mapping[str, int], canary: Mapping[str, int]
 ) -> list[ServedModel]:
@@ -173,9 +223,21 @@ def find_models(
     found = {}
     for file in sorted(Path(folder).glob("*/*/assets/faceattr.json")):
         version, name = file.parents[1].name, file.parents[2].name
-        if re.fullmatch(r"[1-9][0-9]*", version) and not name.startswith("."):
-            found.setdefault(name, {})[int(version)] = json.loads(file.read_text())
+        if version.startswith(".") or name.startswith("."):  # an export that is being written
+            continue
+        if not re.fullmatch(r"[1-9][0-9]*", version):
+            raise UserError(
+                f"{file.parents[1]}: no version that the server would find; expected a folder "
+                f"named by a number from 1, such as {Path(folder, name, '1')}"
+            )
+        found.setdefault(name, {})[int(version)] = read_complete(file.parents[1])
     if not found:
+        for pattern, level in (("*/*/*", "deep"), ("*", "high"), (".", "high")):
+            for file in Path(folder).glob(f"{pattern}/assets/faceattr.json"):
+                raise UserError(
+                    f"{folder}: its versions lie too {level}, such as {file.parents[1]}; "
+                    f"give --models={file.resolve().parents[3]}"
+                )
         raise UserError(f"{folder} holds no exported models: faceattr-export writes them")
     for label, chosen in (("stable", stable), ("canary", canary)):
         for name, version in chosen.items():

@@ -3,7 +3,8 @@
     <folder>/<name>/<version>/
         saved_model.pb, variables/
         assets/faceattr.json    tasks, label names, thresholds, crop, signatures (see `describe`)
-        assets.extra/           warm-up requests; options of the converter for TPUs
+        assets.extra/           warm-up requests; options of the converter for TPUs; files.json,
+                                by whose sizes `faceattr-deploy` knows an incomplete copy
 
 | signature | inputs | for |
 |---|---|---|
@@ -12,8 +13,9 @@
 | `crop` | `image_bytes`, `box` float32 `[N, 4]`, `landmarks` float32 `[N, 5, 2]` | callers with \
 a detector or annotations of their own; NaN where unknown |
 | `features` | `image_bytes` string `[N]` | `embedding` float32 `[N, F]`: what the heads see |
+| `description` | `question` string `[N]`: anything | clients: `description` string `[N]` is faceattr.json |
 
-Every signature applies the recorded crop; all but `features` give, per task, outputs whose first
+Every signature applies the recorded crop; all but the last two give, per task, outputs whose first
 dimension is N:
 
 | kind | outputs |
@@ -54,6 +56,7 @@ from export.check import TOLERANCES, Check, pass_check, task_answers
 from export.warmup import write_warmup
 
 METADATA_NAME = "faceattr.json"
+FILES_NAME = "assets.extra/files.json"
 _PACKAGES = ("faceattr_tf", "keras", "numpy", "tensorflow")
 _TOLERANCES = {"float32": 1e-3, **TOLERANCES}
 
@@ -163,6 +166,7 @@ def export_model(
             _save(with_precision(model, workdir, options.precision), workdir, description, prepared)
             _check(prepared, model, workdir, description, _TOLERANCES[options.precision])
             _add_extras(prepared, name, description)
+            _list_files(prepared)
             if check:
                 pass_check(check, prepared, latest_version(parent), model, workdir, description)
             return _move(prepared, parent, version)
@@ -263,7 +267,7 @@ def _save(model, workdir, description: dict, target: Path) -> None:
         file.write_text(json.dumps(description, indent=1) + "\n")
         module.description = tf.saved_model.Asset(str(file))
         signatures, module.on_device = create_signatures(
-            model, workdir.tasks, workdir.crop, description["tasks"], description["max_pixels"]
+            model, workdir.tasks, workdir.crop, description
         )
         options = tf.saved_model.SaveOptions(function_aliases={TPU_FUNCTION: module.on_device})
         tf.saved_model.save(module, str(target), signatures, options)
@@ -280,6 +284,13 @@ def _add_extras(folder: Path, name: str, description: dict) -> None:
     (extra / "tpu_converter_options.pbtxt").write_text(converter + "}\n")
     if description["warmup"]:
         write_warmup(extra, name, description["signatures"], description["batch_sizes"])
+
+
+def _list_files(folder: Path) -> None:
+    """Writes the size of every file, by which an incomplete copy is known."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    (folder / FILES_NAME).write_text(json.dumps(sizes, indent=1) + "\n")
 
 
 def _check(folder: Path, model, workdir, description: dict, tolerance: float) -> None:

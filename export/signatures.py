@@ -7,6 +7,7 @@ The device function (`TPU_FUNCTION`) takes float32 `[N, height, width, 3]` and c
 tensor arithmetic with shapes that are known but for N, so that XLA compiles it for one N.
 """
 
+import json
 import math
 from collections.abc import Callable, Sequence
 
@@ -22,15 +23,14 @@ from faceattr_tf.models.heads import HEAD_PREFIX
 TPU_FUNCTION = "tpu_func"
 """The alias of the device function, by which the converter for TPUs finds it."""
 
-VALID, EMBEDDING = "valid", "embedding"
+VALID, EMBEDDING, DESCRIPTION = "valid", "embedding", "description"
 
 
 def create_signatures(
     model: keras.Model,
     tasks: Sequence[Task],
     crop: Crop,
-    described: Sequence[dict],
-    max_pixels: int,
+    description: dict,
 ) -> tuple[dict[str, Callable], Callable]:
     """The traced functions of an export.
 
@@ -38,13 +38,13 @@ def create_signatures(
         model: crops float32 `[N, height, width, 3]` in 0..255 -> task name -> output.
         tasks: what it predicts.
         crop: what it sees of an image.
-        described: per task its temperature, thresholds and names of outputs, see
-            `export.saved_model.describe`.
-        max_pixels: width times height of the largest image that is decoded.
+        description: the export's metadata, see `export.saved_model.describe`; the signature
+            `description` answers with it, so that clients know which version they speak to.
 
     Returns:
         Name -> function of every signature; and the device function.
     """
+    described, max_pixels = description["tasks"], description["max_pixels"]
     with_embedding = keras.Model(model.input, (model.output, embedding_of(model, tasks)))
     crops = tf.TensorSpec([None, crop.height, crop.width, 3], tf.float32, "crops")
 
@@ -90,6 +90,7 @@ def create_signatures(
     colours = tf.TensorSpec([None, None, None, 3], tf.uint8, "pixels")
     boxes = tf.TensorSpec([None, 4], tf.float32, "box")
     points = tf.TensorSpec([None, len(LANDMARK_NAMES), 2], tf.float32, "landmarks")
+    questions = tf.TensorSpec([None], tf.string, "question")
 
     @tf.function(input_signature=[strings], autograph=False)
     def from_bytes(image_bytes):
@@ -115,7 +116,12 @@ def create_signatures(
         crops, _, usable = decoded(image_bytes, *_nowhere(tf.size(image_bytes)))
         return _only_where(usable, {EMBEDDING: computed(crops)[EMBEDDING]})
 
+    @tf.function(input_signature=[questions], autograph=False)
+    def describe(question):
+        return {DESCRIPTION: tf.fill(tf.shape(question), json.dumps(description))}
+
     signatures = {
+        DESCRIPTION: describe,
         "serving_default": from_bytes,
         "pixels": from_pixels,
         "crop": from_faces,

@@ -185,10 +185,13 @@ def rest_answer(versions, path: str, body: bytes) -> tuple[int, dict]:
             inputs[key] = tf.constant(values, dtype)
     outputs = {key: value.numpy() for key, value in signature(**inputs).items()}
     predictions = [
-        {key: np.asarray(value[index]).tolist() for key, value in outputs.items()}
-        for index in range(len(rows))
+        {key: _plain(value[index]) for key, value in outputs.items()} for index in range(len(rows))
     ]
     return 200, {"predictions": predictions}
+
+
+def _plain(value):
+    return value.decode() if isinstance(value, bytes) else np.asarray(value).tolist()
 
 
 def start_rest(versions, context=None):
@@ -201,7 +204,7 @@ def start_rest(versions, context=None):
                 status, found = self.server.answers.pop()
             else:
                 status, found = rest_answer(versions, self.path, body)
-            data = json.dumps(found).encode()
+            data = found if isinstance(found, bytes) else json.dumps(found).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

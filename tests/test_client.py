@@ -11,9 +11,11 @@ import time
 import numpy as np
 import pytest
 from serving_double import start, start_rest
+from test_encoded import KINDS
 from tiny_workdir import draw_picture, encode, make_workdir
 
 import export
+from data_pipelines.encoded import decode, read_header
 from data_pipelines.errors import UserError
 from data_pipelines.geometry import Crop
 from export.client import Client, Refused, Unavailable
@@ -319,8 +321,105 @@ def test_the_command_prints_names_and_lists_failures(running, models, tmp_path, 
     assert len(output.out.splitlines()) == 2
     assert any(pose in output.out for pose in rows[0]["pose"]["probabilities"])
     assert f"{tmp_path / '1.jpg'}: no image that the model takes" in output.err
-    main([*flags, str(tmp_path / "0.jpg")])
-    assert "attributes_probability [" in capsys.readouterr().out
+    main([*flags, str(tmp_path / "0.jpg")])  # the version that answers names them itself
+    assert output.out.splitlines()[0] == capsys.readouterr().out.strip()
+
+
+def other(description, **changes):
+    tasks = [dict(task) for task in description["tasks"]]
+    for name, change in changes.items():
+        tasks[0][name] = change(tasks[0][name])
+    return description | {"tasks": tasks}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"labels": lambda labels: labels[::-1]},
+            "labels .* has 'Eyeglasses' in place 1 there, 'Ma",
+        ),
+        (
+            {"labels": lambda labels: labels[:2]},
+            "labels of task 'attributes' has 2 entries there, 3",
+        ),
+        ({"kind": lambda _: "regression"}, "kind of task 'attributes' is 'regression' there, 'mul"),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_the_description_of_another_model_is_refused(
+    running, models, tmp_path, capsys, changes, message, protocol
+):
+    (tmp_path / "0.jpg").write_bytes(encode(draw_picture(0)))
+    described = other(read_description(models / "faceattr" / "1"), **changes)
+    (tmp_path / "other.json").write_text(json.dumps(described))
+    flags = [f"--server={running[protocol]}", f"--protocol={protocol}"]
+    with pytest.raises(UserError, match=f"other.json describes another model .*{message}") as error:
+        main([*flags, f"--description={tmp_path / 'other.json'}", str(tmp_path / "0.jpg")])
+    assert "\n" not in str(error.value) and not capsys.readouterr().out
+
+
+def test_without_a_served_description_the_number_of_labels_is_compared(models):
+    description = read_description(models / "faceattr" / "1")
+    outputs = {"attributes_probability": np.zeros(2), "attributes_label": np.zeros(2, int)}
+    with pytest.raises(UserError, match="3 labels of task 'attributes', the answer 2"):
+        named(outputs, description)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"<html><body>Welcome to nginx</body></html>", {"outputs": [1]}, {"predictions": []}, [], b""],
+)
+def test_what_no_tensorflow_serving_answers_is_refused(running, answer):
+    running["web"].answers = [(200, answer)]
+    text = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    with Client(running["rest"], protocol="rest") as client, pytest.raises(Refused) as error:
+        client.call("serving_default", {"image_bytes": [b""]})
+    assert "no answer of TensorFlow Serving but" in str(error.value)
+    assert repr(text.decode()[:80]) in str(error.value)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8501", "127.0.0.1", "127.0.0.1:8501/v1", ""])
+def test_an_address_is_a_host_and_a_port(address):
+    with pytest.raises(UserError, match=r"server .*: expected HOST:PORT"):
+        Client(address, protocol="rest")
+
+
+@pytest.mark.parametrize("kind", ["WebP", "animated GIF", "BMP with a palette", "TIFF"])
+def test_other_formats_are_answered_as_their_pixels(running, loaded, kind):
+    expected = expected_answers(
+        loaded, 2, "serving_default", {"image_bytes": [encode(decode(KINDS[kind]), ".png")]}
+    )
+    with Client(running["grpc"]) as client:
+        (answer,) = client.predict([KINDS[kind]])
+    found = {name: values[None] for name, values in answer.outputs.items()}
+    # A copy of WebP is a JPEG of high quality; the points are in pixels.
+    tolerance = 1.0 if kind == "WebP" else 1e-4
+    for name, values in found.items():
+        if values.dtype == np.float32:
+            np.testing.assert_allclose(values, expected[name], atol=tolerance, err_msg=name)
+
+
+def test_turned_photographs_stay_small_and_requests_bounded_by_bytes(
+    running, monkeypatch, tmp_path
+):
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    data = encode(draw_picture(3, 600, 480))
+    turned = data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:]
+    sent = []
+
+    def call(signature, inputs):
+        sent.append(inputs["image_bytes"])
+        return {"valid": np.zeros(len(sent[-1]), bool)}
+
+    monkeypatch.setattr("export.client.BATCH_BYTES", 2 * len(turned) + 10)
+    with Client(running["grpc"], batch_size=4, concurrency=1) as client:
+        monkeypatch.setattr(client, "call", call)
+        (tmp_path / "a.jpg").write_bytes(turned)
+        list(client.predict([turned, turned, str(tmp_path / "a.jpg"), b"x", b"y"]))
+    assert sorted(map(len, sent)) == [2, 3]
+    assert all(image[:2] == b"\xff\xd8" for image in sent[0]) and len(sent[0][0]) < 4 * len(turned)
+    assert read_header(sent[0][0]).width == 600
 
 
 def test_names_need_a_description_of_the_model(models, tmp_path):

@@ -11,13 +11,26 @@ from data_pipelines.errors import UserError
 from export.commands.deploy import main
 from export.deployment import write_deployment
 
+TASK = {"name": "pose", "kind": "multiclass", "labels": ["a", "b"], "outputs": {"label": "x"}}
+FILES = ("saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001")
+
+
+def fill(version, description):
+    """The files of an export, as far as they are looked at."""
+    for name in FILES:
+        (version / name).parent.mkdir(exist_ok=True)
+        (version / name).write_bytes(b"1234")
+    (version / "assets" / "faceattr.json").write_text(json.dumps(description))
+    (version / "assets.extra").mkdir()
+    (version / "assets.extra" / "files.json").write_text(json.dumps(dict.fromkeys(FILES, 4)))
+
 
 @pytest.fixture
 def models(tmp_path):
     for name, version, sizes in (("faces", 1, [1, 8]), ("faces", 12, [1, 16]), ("hats", 3, [4])):
         folder = tmp_path / "models" / name / str(version) / "assets"
         folder.mkdir(parents=True)
-        (folder / "faceattr.json").write_text(json.dumps({"batch_sizes": sizes}))
+        fill(folder.parent, {"tasks": [TASK], "batch_sizes": sizes})
     (tmp_path / "models" / "faces" / ".export-x" / "assets").mkdir(parents=True)
     (tmp_path / "models" / "faces" / ".export-x" / "assets" / "faceattr.json").write_text("{")
     return tmp_path / "models"
@@ -149,11 +162,70 @@ def test_a_running_server_can_follow_every_change(models, tmp_path, capsys):
         ("--stable=faces", "expected NAME=VERSION"),
         ("--stable=faces=7", "stable faces=7: there are faces=1, faces=12, hats=3"),
         ("--canary=hats=3", "canary hats=3: no other version is left to be stable"),
-        ("--models=.", "holds no exported models"),
+        ("--models=out", "holds no exported models"),
     ],
 )
 def test_mistakes_are_one_line(models, tmp_path, flag, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         main([f"--models={models}", "--output=out", flag])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", ["absent", "empty", "cut"])
+def test_an_incomplete_version_gets_no_label(models, tmp_path, listed, file, damage):
+    version = models / "faces" / "12"
+    if not listed:  # as exports were before they listed their files
+        (version / "assets.extra" / "files.json").unlink()
+    if damage == "absent":
+        (version / file).unlink()
+    else:
+        (version / file).write_bytes(b"12" if damage == "cut" else b"")
+    if damage == "cut" and not listed:
+        pytest.skip("sizes are not known")
+    words = "holds 2 of 4 bytes" if damage == "cut" else "is missing or empty"
+    with pytest.raises(UserError, match=f"12/{file} {words}: the version is incomplete"):
+        write_deployment(models, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["", '{"tasks": [', '{"tasks": []}', '{"tasks": [{"name": 1}]}'])
+def test_a_truncated_description_is_one_line(models, tmp_path, text):
+    (models / "faces" / "12" / "assets" / "faceattr.json").write_text(text)
+    with pytest.raises(UserError, match="faceattr.json: no description of an exported model"):
+        write_deployment(models, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["0001", "v2"])
+def test_versions_that_the_server_would_not_find_are_named(models, tmp_path, name):
+    (models / "faces" / "12").rename(models / "faces" / name)
+    with pytest.raises(UserError, match=f"faces/{name}: no version that the server would find"):
+        write_deployment(models, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("place", "level"), [("..", "deep"), ("faces", "high"), ("faces/1", "high")]
+)
+def test_versions_on_another_level_are_named_with_the_right_folder(models, tmp_path, place, level):
+    words = f"its versions lie too {level}, such as .*; give --models={models}$"
+    with pytest.raises(UserError, match=words):
+        write_deployment(models / place, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("given", "written"), [("::1", "[::1]"), ("[::1]", "[::1]"), ("10.0.0.5", "10.0.0.5")]
+)
+def test_addresses_are_written_as_compose_reads_them(models, tmp_path, given, written):
+    write_deployment(models, tmp_path / "out", address=given)
+    compose = yaml.safe_load(read(tmp_path / "out", "docker-compose.yaml"))
+    (service,) = compose["services"].values()
+    assert [port.rsplit(":", 2)[0] for port in service["ports"]] == [written] * 2
+
+
+@pytest.mark.parametrize("address", ["localhost", "", "10.0.0.5:9000", "[::1]:80", "300.1.1.1"])
+def test_what_is_no_address_is_refused(models, tmp_path, address):
+    with pytest.raises(UserError, match="expected an IP address of this machine"):
+        write_deployment(models, tmp_path / "out", address=address)
     assert not (tmp_path / "out").exists()

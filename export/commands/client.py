@@ -4,6 +4,7 @@ Prints a table, or one JSON object per image; files that get no answer are liste
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -38,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--description",
         metavar="FILE",
-        help="the model's assets/faceattr.json or the folder of its version: names of labels",
+        help="the model's assets/faceattr.json or the folder of its version: names of labels "
+        "(default: what the version that answers says of itself)",
     )
     add("--format", choices=("table", "jsonl"), default="table", help="default: table")
     add("--batch_size", type=int, default=8, metavar="N", help="images in a request (default: 8)")
@@ -66,8 +68,8 @@ def main(arguments: list[str]) -> None:
     flags = parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notes are not about the user's data
     from data_pipelines.progress import progress_bar
-    from export.client import Client
-    from export.naming import named, read_description, summary
+    from export.client import Client, Refused, Unavailable
+    from export.naming import check_description, named, read_description, summary
     from faceattr_tf.predict import list_images
 
     description = read_description(flags.description) if flags.description else None
@@ -87,6 +89,12 @@ def main(arguments: list[str]) -> None:
         certificate=flags.certificate,
     )
     width = max(map(len, files))
+    served = None
+    with contextlib.suppress(Unavailable, Refused):  # every image will say so
+        served = client.description()
+    if served and description:
+        check_description(description, served, flags.description)
+    description = served or description
     with client, progress_bar(len(files), "image", show=flags.progress and len(files) > 1) as bar:
         for answer in client.predict(files, signature=flags.signature):
             bar.update()
