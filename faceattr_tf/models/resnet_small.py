@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-import keras
 from keras import layers
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task
-from faceattr_tf.layers import BatchNormalization
+from faceattr_tf.layers import BatchNormalization, PositionalPooling
 from faceattr_tf.models.heads import check_size, grow_heads
 
 POOLINGS = ("average", "depthwise")
@@ -112,13 +111,7 @@ def build(
     if pooling == "average":
         x = layers.GlobalAveragePooling2D(name="pool")(x)
     else:
-        height, breadth, channels = x.shape[1:]
-        x = layers.EinsumDense(
-            "bhwc,hwc->bc",
-            output_shape=channels,
-            kernel_initializer=keras.initializers.Constant(1 / (height * breadth)),
-            name="pool",
-        )(x)
+        x = PositionalPooling(name="pool")(x)
         x = normalise(x, "pool_norm")
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
