@@ -276,7 +276,7 @@ class TestRealPictures:
             detect.detect_folder(str(tmp_path), str(output), processes=1, boxes=boxes)
             assert mean_error(read_detections(output)["pair.png"][1], points) < 0.15
 
-    @pytest.mark.slow
+    @pytest.mark.thorough  # each worker process loads TensorFlow, before and after the kill
     def test_killed_worker_processes_and_all_it_ends_as_an_uninterrupted_run(self, tmp_path):
         pictures = tmp_path / "pictures"
         pictures.mkdir()

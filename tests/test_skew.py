@@ -126,9 +126,9 @@ def workdir_of(name, path, images):
 
 
 def networks():
-    """All; unless asked for, a pretrained one and one of our own: the graph around is the same."""
+    """All, of which one is enough unless asked for: the graph around them is the same."""
     for name in MODELS:
-        often = name in ("mobilenet_v3_small", "resnet_small")
+        often = name == "resnet_small"
         yield pytest.param(name, marks=pytest.mark.slow if often else pytest.mark.thorough)
 
 
