@@ -36,7 +36,7 @@ def pretrained(records, **phase) -> Recipe:
     return recipe
 
 
-def run_steps(recipe: Recipe, steps: int = 1):
+def run_steps(recipe: Recipe, steps: int = 1, prepare=None):
     """The state before and after some steps of the first phase: the model, and path -> values."""
     import tensorflow as tf
 
@@ -48,8 +48,10 @@ def run_steps(recipe: Recipe, steps: int = 1):
     strategy = tf.distribute.get_strategy()
     state = TrainingState(experiment, strategy)
     before = {weight.path: weight.numpy() for weight in state.model.weights}
-    step = create_train_step(state, experiment, 0)
     batches = training_stream(experiment, strategy, 0)
+    if prepare:
+        prepare(state)
+    step = create_train_step(state, experiment, 0)
     for _ in range(steps):
         step(next(batches))
     return state, before, {weight.path: weight.numpy() for weight in state.model.weights}
@@ -81,6 +83,25 @@ def test_micro_batches_have_to_divide_the_batch(mtfl_records):
     recipe.data.micro_batch = 5
     with pytest.raises(UserError, match="micro_batch 5 does not divide the 12 examples"):
         run_steps(recipe)
+
+
+def test_losses_of_the_models_own_count_once_for_the_whole_batch(mtfl_records, monkeypatch):
+    """In three parts; and of two replicas the one that runs here adds half."""
+    import keras
+
+    recipe = plain(mtfl_records)
+    recipe.data.micro_batch = 4
+    _, before, without = run_steps(recipe)
+
+    def regularize(state):
+        for variable in state.model.trainable_variables:
+            variable.regularizer = keras.regularizers.L2(0.5)
+        monkeypatch.setattr(type(state.strategy), "num_replicas_in_sync", 2)
+
+    _, _, found = run_steps(recipe, prepare=regularize)
+    for path, value in without.items():
+        expected = value - 0.1 * 2 * 0.5 * before[path] / 2
+        np.testing.assert_allclose(found[path], expected, rtol=1e-4, atol=1e-6, err_msg=path)
 
 
 def test_l2_adds_its_share_of_every_kernel_to_the_gradient(mtfl_records):
