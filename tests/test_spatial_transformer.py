@@ -317,9 +317,9 @@ def test_batch_and_image_size_may_be_dynamic(size):
         # A second use of a persistent tape gives the same once more.
         return outputs, tape.gradient(loss, [images, theta]), tape.gradient(loss, [images, theta])
 
-    for batch, height, width in ((3, 5, 6), (1, 9, 4)):
+    for batch, transforms, height, width in ((3, 3, 5, 6), (1, 1, 9, 4), (3, 1, 5, 6)):
         images = draw(batch, height, width, 2).astype(np.float32)
-        theta = THETA[:batch].astype(np.float32)
+        theta = THETA[:transforms].astype(np.float32)
         outputs, first, second = step(images, theta)
         values = SpatialTransformer(size)([images, theta])
         found = run(SpatialTransformer(size), images, theta, 2 * values)
@@ -411,9 +411,18 @@ for name in (name for name in stored if name.startswith("{")):
     for value, reference in zip((outputs, *gradients), np.split(stored[name], [240, 450])):
         value = keras.ops.convert_to_numpy(value).ravel()
         np.testing.assert_allclose(value, reference, rtol=1e-4, atol=1e-4)
-    identity = np.tile(np.float32([1, 0, 0, 0, 1, 0]), (3, 1))
+    identity = np.float32([[1, 0, 0, 0, 1, 0]])  # one for all images
     layer = SpatialTransformer(**{**eval(name), "size": None})
     assert np.array_equal(keras.ops.convert_to_numpy(layer([images, identity])), images)
+layer = SpatialTransformer((5, 8), data_format="channels_first")
+maps, one = keras.ops.convert_to_tensor(images.transpose(0, 3, 1, 2)), theta[:1]
+if keras.backend.backend() == "jax":
+    gradient = jax.grad(lambda one: (layer([maps, one], training=True) ** 2).sum())(one)
+else:
+    one = torch.tensor(one, requires_grad=True)
+    gradient = torch.autograd.grad((layer([maps, one], training=True) ** 2).sum(), one)[0]
+gradient = keras.ops.convert_to_numpy(gradient)
+np.testing.assert_allclose(gradient, stored["gradient of one"], rtol=1e-4, atol=1e-4)
 print("done")
 """
 
@@ -430,6 +439,9 @@ def test_other_backends_give_the_same(tmp_path, backend):
         options["size"] = (5, 8)
         found = run(SpatialTransformer(**options), images, theta, upstream)
         stored[repr(options)] = np.concatenate([value.ravel() for value in found])
+    layer = SpatialTransformer((5, 8))
+    outputs = layer([images, theta[:1]])
+    stored["gradient of one"] = run(layer, images, theta[:1], 2 * outputs)[2]
     np.savez(tmp_path / "stored.npz", **stored)
     subprocess_prints_done(OTHER_BACKEND, tmp_path / "stored.npz", backend=backend)
 
@@ -517,6 +529,7 @@ def test_config_holds_every_argument():
         "align_corners": True,
         "outside": "zeros",
         "kernel": "nearest",
+        "data_format": "channels_last",
     }
     layer = SpatialTransformer(**options, name="spatial", dtype="mixed_bfloat16")
     config = SpatialTransformer.from_config(layer.get_config()).get_config()
@@ -533,6 +546,12 @@ def test_config_holds_every_argument():
     [
         ({"size": (3,)}, "size is"),
         ({"size": (0, 4)}, "size is"),
+        ({"size": 48}, "size is 48; expected a height and a width"),
+        ({"size": (None, 48)}, r"size is \(None, 48\); expected"),
+        ({"size": (48.5, 48)}, r"size is \(48.5, 48\); expected"),
+        ({"size": "48"}, "size is '48'; expected"),
+        ({"align_corners": "no"}, "'no'; expected one of False, True"),
+        ({"data_format": "first"}, "'first'; expected one of channels_last, channels_first"),
         ({"family": "bent"}, "'bent'; expected one of affine, similarity, attention"),
         ({"outside": "wrap"}, "'wrap'; expected one of border, zeros"),
         ({"kernel": "cubic"}, "'cubic'; expected one of bilinear, nearest"),
@@ -548,3 +567,39 @@ def test_wrong_shapes_are_named():
         SpatialTransformer(family="attention")([np.ones((1, 4, 4, 1)), np.ones((1, 6))])
     with pytest.raises(ValueError, match=r"expected \[B, H, W, C\]"):
         SpatialTransformer()([np.ones((1, 4, 4)), np.ones((1, 6))])
+    with pytest.raises(ValueError, match=r"expected \[images, parameters\]"):
+        SpatialTransformer()(np.ones((1, 4, 4, 1)))
+    for images, transforms in ((3, 2), (1, 3)):
+        with pytest.raises(ValueError, match=f"{transforms} transforms for {images} images"):
+            SpatialTransformer()([np.ones((images, 4, 4, 1)), np.ones((transforms, 6))])
+
+
+@pytest.mark.parametrize("training", BOTH, ids=["plain", "compiled"])
+def test_one_transform_serves_all_images(training):
+    images, upstream = draw(3, 5, 6, 2), draw(3, 4, 7, 2, seed=1)
+    layer = SpatialTransformer((4, 7), dtype="float64")
+    outputs, *gradients = run(layer, images, THETA[:1], upstream, training)
+    repeated = run(layer, images, np.repeat(THETA[:1], 3, axis=0), upstream, training)
+    np.testing.assert_array_equal(outputs, repeated[0])
+    np.testing.assert_allclose(gradients[0], repeated[1], atol=1e-12)
+    np.testing.assert_allclose(gradients[1], repeated[2].sum(axis=0, keepdims=True), atol=1e-12)
+
+
+@pytest.mark.parametrize("training", BOTH, ids=["plain", "compiled"])
+def test_channels_first_is_the_same_with_axes_moved(training):
+    images, upstream = draw(3, 5, 6, 2), draw(3, 4, 7, 2, seed=1)
+    expected = run(SpatialTransformer((4, 7), dtype="float64"), images, THETA, upstream, training)
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_first")
+    try:
+        layer = SpatialTransformer((4, 7), dtype="float64")
+    finally:
+        keras.config.set_image_data_format(before)
+    assert layer.get_config()["data_format"] == "channels_first"
+    assert layer.compute_output_shape([(None, 2, 5, 6), (None, 6)]) == (None, 2, 4, 7)
+    moved = run(
+        layer, images.transpose(0, 3, 1, 2), THETA, upstream.transpose(0, 3, 1, 2), training
+    )
+    for value, reference in zip(moved[:2], expected[:2], strict=True):
+        np.testing.assert_allclose(value, reference.transpose(0, 3, 1, 2), atol=1e-12)
+    np.testing.assert_allclose(moved[2], expected[2], atol=1e-12)

@@ -1,5 +1,7 @@
 """The spatial transformer: images resampled by transforms that a network predicts."""
 
+import operator
+
 import keras
 from keras import ops
 
@@ -9,6 +11,7 @@ PARAMETERS = {"affine": 6, "similarity": 4, "attention": 3}
 IDENTITY = {"affine": (1, 0, 0, 0, 1, 0), "similarity": (1, 0, 0, 0), "attention": (1, 0, 0)}
 OUTSIDE = ("border", "zeros")
 KERNELS = ("bilinear", "nearest")
+DATA_FORMATS = ("channels_last", "channels_first")
 
 
 def transform_matrix(parameters, family: str = "affine", aspect=1.0):
@@ -75,9 +78,12 @@ class SpatialTransformer(keras.layers.Layer):
             image's borders.
         outside: what lies outside of the image: "border", its nearest pixel, or "zeros".
         kernel: "bilinear" (equation 3) or "nearest", which has no gradient to the parameters.
+        data_format: "channels_last", or "channels_first" for images and output `[B, C, H, W]`;
+            None for the one that Keras is set to.
 
     Inputs: images or maps `[B, H, W, C]`, and parameters `[B, P]` as `transform_matrix` takes
-    them. Output: `[B, H', W', C]` in the compute dtype.
+    them, or `[1, P]` for one transform of all images. Output: `[B, H', W', C]` in the compute
+    dtype.
 
     Raises:
         ValueError: an argument or an input shape is none of these.
@@ -95,30 +101,40 @@ class SpatialTransformer(keras.layers.Layer):
         align_corners: bool = False,
         outside: str = "border",
         kernel: str = "bilinear",
+        data_format: str | None = None,
         **kwargs,
     ):
         # Keras would cast the parameters to half precision, which is wrong by whole pixels.
         super().__init__(autocast=False, **kwargs)
-        if size is not None and (len(size) != 2 or min(size) < 1):
-            raise ValueError(f"size is {size}; expected a height and a width, or None")
+        data_format = data_format or keras.config.image_data_format()
         for name, value, known in (
-            ("family", family, PARAMETERS),
+            ("family", family, tuple(PARAMETERS)),
+            ("align_corners", align_corners, (False, True)),
             ("outside", outside, OUTSIDE),
             ("kernel", kernel, KERNELS),
+            ("data_format", data_format, DATA_FORMATS),
         ):
             if value not in known:
-                raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
-        self.size = None if size is None else tuple(int(length) for length in size)
+                raise ValueError(
+                    f"{name} is {value!r}; expected one of {', '.join(map(str, known))}"
+                )
+        self.size = None if size is None else _lengths(size)
         self.family = family
         self.align_corners = bool(align_corners)
         self.outside = outside
         self.kernel = kernel
+        self.data_format = data_format
 
     def build(self, input_shape):
         """Checks the shapes; there are no weights."""
+        if len(input_shape) != 2 or not all(
+            isinstance(shape, (tuple, list)) for shape in input_shape
+        ):
+            raise ValueError(f"inputs have shape {input_shape}; expected [images, parameters]")
         images, parameters = input_shape
         if len(images) != 4:
-            raise ValueError(f"images have shape {tuple(images)}; expected [B, H, W, C]")
+            axes = "[B, C, H, W]" if self._channels_first else "[B, H, W, C]"
+            raise ValueError(f"images have shape {tuple(images)}; expected {axes}")
         allowed = [(PARAMETERS[self.family],)] + [(2, 3)] * (self.family == "affine")
         if tuple(parameters[1:]) not in allowed:
             raise ValueError(
@@ -127,9 +143,16 @@ class SpatialTransformer(keras.layers.Layer):
             )
 
     def call(self, inputs, training=None):
-        """Samples `[B, H, W, C]` by `[B, P]`."""
+        """Samples `[B, H, W, C]` by `[B, P]` or `[1, P]`."""
         images, parameters = inputs
+        batch, transforms = images.shape[0], parameters.shape[0]
+        if batch is not None and transforms not in (None, 1, batch):
+            raise ValueError(
+                f"{transforms} transforms for {batch} images; expected one for each, or one for all"
+            )
         images = ops.cast(images, self.compute_dtype)
+        if self._channels_first:
+            images = ops.transpose(images, (0, 2, 3, 1))
         double = self.compute_dtype == "float64"
         parameters = ops.cast(parameters, "float64" if double else "float32")
         size = ops.shape(images)[1:3]
@@ -137,7 +160,9 @@ class SpatialTransformer(keras.layers.Layer):
         if self.align_corners:
             height, width = ops.maximum(height - 1, 1), ops.maximum(width - 1, 1)
         theta = transform_matrix(parameters, self.family, width / height)
-        return sample(
+        if transforms is None or transforms != batch:
+            theta = ops.broadcast_to(theta, (ops.shape(images)[0], 2, 3))
+        outputs = sample(
             images,
             pixel_affine(theta, size, self.size or size, self.align_corners),
             size=self.size,
@@ -145,11 +170,15 @@ class SpatialTransformer(keras.layers.Layer):
             kernel=self.kernel,
             compiled=bool(training) and keras.backend.backend() == "tensorflow",
         )
+        return ops.transpose(outputs, (0, 3, 1, 2)) if self._channels_first else outputs
 
     def compute_output_shape(self, input_shape):
         """`[B, H', W', C]` of the two input shapes."""
-        batch, height, width, channels = input_shape[0]
-        return (batch, *(self.size or (height, width)), channels)
+        if self._channels_first:
+            batch, channels, *size = input_shape[0]
+            return (batch, channels, *(self.size or size))
+        batch, *size, channels = input_shape[0]
+        return (batch, *(self.size or size), channels)
 
     def get_config(self):
         """The arguments, for saving."""
@@ -160,4 +189,21 @@ class SpatialTransformer(keras.layers.Layer):
             "align_corners": self.align_corners,
             "outside": self.outside,
             "kernel": self.kernel,
+            "data_format": self.data_format,
         }
+
+    @property
+    def _channels_first(self) -> bool:
+        return self.data_format == "channels_first"
+
+
+def _lengths(size) -> tuple[int, int]:
+    try:
+        height, width = map(operator.index, size)
+        if min(height, width) < 1:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"size is {size!r}; expected a height and a width, whole numbers from 1 on, or None"
+        ) from None
+    return height, width
