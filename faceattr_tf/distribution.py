@@ -6,6 +6,7 @@ import tempfile
 import tensorflow as tf
 
 from data_pipelines.errors import UserError
+from faceattr_tf.cluster import ended_by_signals, read_cluster, wait_for_machines
 from faceattr_tf.precision import PRECISIONS
 
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
@@ -15,16 +16,25 @@ def create_strategy(name: str) -> tf.distribute.Strategy:
     """The strategy of that name; `multi_worker` reads the cluster from `TF_CONFIG`.
 
     Raises:
-        UserError: no such strategy, no cluster, or no TPU within reach.
+        UserError: no such strategy, no cluster of which `TF_CONFIG` says what is needed, a cluster
+            for a strategy of one machine, or no TPU within reach.
     """
     if name == "default":
         return tf.distribute.get_strategy()
+    cluster = os.environ.get("TF_CONFIG")
     if name == "mirrored":
+        if cluster and len(machines := read_cluster(cluster)[0]) > 1:
+            raise UserError(
+                f"strategy mirrored is for one machine, and TF_CONFIG names {len(machines)}; "
+                "expected multi_worker, or no TF_CONFIG"
+            )
         return tf.distribute.MirroredStrategy()
     if name == "multi_worker":
-        if not os.environ.get("TF_CONFIG"):
+        if not cluster:
             raise UserError("strategy multi_worker: TF_CONFIG has to name the cluster and the task")
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        wait_for_machines(*read_cluster(cluster))
+        with ended_by_signals():
+            return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
         try:
             resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
