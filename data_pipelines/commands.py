@@ -9,6 +9,7 @@ from data_pipelines.command_line import run_command
 from data_pipelines.detector import MAXIMUM_SIDE
 from data_pipelines.encoded import MAX_PIXELS
 from data_pipelines.errors import UserError
+from data_pipelines.keras_settings import prepare_keras
 from data_pipelines.readers import READERS
 
 _BUILD_EXAMPLES = """
@@ -201,6 +202,7 @@ def _add_detect(commands):
 
 def _detect(parsed):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    prepare_keras()
     from data_pipelines.detect import detect_folder
 
     names = ("processes", "batch_size", "maximum_side", "max_bad", "max_pixels", "progress")

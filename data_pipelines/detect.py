@@ -19,6 +19,7 @@ from data_pipelines.detector import MAXIMUM_SIDE, MINIMUM_SIZE, Detection, Detec
 from data_pipelines.encoded import ENDINGS, MAX_PIXELS, decode
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
+from data_pipelines.keras_settings import set_keras
 from data_pipelines.progress import progress_bar
 from data_pipelines.readers.images import ImageFolder
 
@@ -234,6 +235,7 @@ def _start_worker(threads):
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     cv2.setNumThreads(threads)
+    set_keras()
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)

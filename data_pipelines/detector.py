@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.keras_settings import check_keras
 
 MINIMUM_SIZE = 20
 MAXIMUM_SIDE = 2048
@@ -67,6 +68,7 @@ class Detector:
             raise UserError(
                 f"maximum_side {maximum_side}: expected at least minimum_size, {minimum_size}"
             )
+        check_keras()
         self._minimum_size = minimum_size
         self._maximum_side = maximum_side
         self._network = _network()

@@ -20,6 +20,7 @@ import numpy as np
 from data_pipelines.detector import MAXIMUM_SIDE, Detector
 from data_pipelines.encoded import MAX_PIXELS
 from data_pipelines.errors import UserError
+from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import LANDMARK_NAMES, Task
 from faceattr_tf.affine import CORNERS, components, outline
 from faceattr_tf.face import Alignment, Attribute, Choice, Face, TaskResult
@@ -58,6 +59,7 @@ class Analyzer:
         """Keeps what it is given; networks are compiled when they are first used."""
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}: expected at least 1")
+        check_keras()
         self.model = model
         self.tasks = tuple(tasks)
         self.crop = crop

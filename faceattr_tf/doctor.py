@@ -1,7 +1,6 @@
 """What a run would find on this machine: versions, devices, precision, Keras, space, extras."""
 
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -9,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 
+from data_pipelines.keras_settings import NEEDED, configured
 from faceattr_tf.precision import UNITS, processor_features, processor_name, resolve
 
 DISTRIBUTION = "faceattr_tf"
@@ -79,26 +79,11 @@ def why_no_gpu(built: bool, environment: dict, driver: str = "/proc/driver/nvidi
 
 
 def _keras() -> Iterator[tuple[str, str]]:
-    import keras
-
-    home = pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
-    file = home / "keras.json"
-    stored = {}
-    if file.is_file():
-        try:
-            stored = json.loads(file.read_text())
-        except ValueError:
-            yield "keras.json", f"{file} is no JSON, and ignored"
-    for what, found, variable, key in (
-        ("Keras backend", keras.config.backend(), "KERAS_BACKEND", "backend"),
-        ("image data format", keras.config.image_data_format(), "", "image_data_format"),
-    ):
-        place = "default"
-        if key in stored:
-            place = str(file)
-        if variable and variable in os.environ:
-            place = variable
-        yield what, f"{found} ({place})"
+    found = configured()
+    for what, name in (("Keras backend", "backend"), ("image data format", "image_data_format")):
+        value, place = found.get(name, (NEEDED[name], "default"))
+        instead = "" if value == NEEDED[name] else f"; commands take {NEEDED[name]} instead"
+        yield what, f"{value} ({place}){instead}"
 
 
 def _space() -> Iterator[tuple[str, str]]:

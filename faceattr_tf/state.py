@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.errors import UserError
+from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import ALIGNMENT, Task
 from faceattr_tf.configs.base import Model as ModelConfig
 from faceattr_tf.configs.base import Phase, Recipe
@@ -155,7 +156,11 @@ def create_network(
         input_shape: `(height, width, 3)`.
         precision: name of a Keras dtype policy; weights are float32 under each of them.
         **options: further arguments of the network's build function.
+
+    Raises:
+        UserError: an option that is none, or Keras is set up otherwise than is needed.
     """
+    check_keras()
     options = network_options(config, **options)
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)

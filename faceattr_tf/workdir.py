@@ -8,6 +8,7 @@ from data_pipelines.augment import Augment
 from data_pipelines.errors import UserError
 from data_pipelines.files import local, replacing, write_text
 from data_pipelines.geometry import Crop
+from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import Task
 from faceattr_tf.configs.base import Recipe
 
@@ -93,8 +94,9 @@ class Workdir:
         """The best model so far, a `keras.Model` in float32 (averaged weights where used).
 
         Raises:
-            UserError: there is no model yet, or its file is damaged.
+            UserError: there is no model yet, its file is damaged, or Keras is set up otherwise.
         """
+        check_keras()
         import keras
 
         import faceattr_tf.layers  # noqa: F401 - registers what the file may hold

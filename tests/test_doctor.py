@@ -56,3 +56,8 @@ def test_where_keras_was_told_its_data_format(tmp_path, monkeypatch):
     found = dict(doctor._keras())
     assert found["Keras backend"] == "tensorflow (KERAS_BACKEND)"
     assert found["image data format"] == f"channels_last ({tmp_path / 'keras.json'})"
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "none"))
+    found = dict(doctor._keras())
+    assert found["Keras backend"] == "torch (KERAS_BACKEND); commands take tensorflow instead"
+    assert found["image data format"] == "channels_last (default)"

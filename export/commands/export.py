@@ -11,6 +11,7 @@ import sys
 
 from data_pipelines.command_line import run_command
 from data_pipelines.errors import UserError
+from data_pipelines.keras_settings import prepare_keras
 
 EXAMPLES = """\
 examples:
@@ -84,6 +85,7 @@ def main(arguments: list[str]) -> None:
     """Parses flags and exports."""
     flags = parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notes are not about the user's data
+    prepare_keras()
     from export.check import Check
     from export.saved_model import ExportOptions, export_model
 

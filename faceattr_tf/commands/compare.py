@@ -16,6 +16,7 @@ import sys
 
 from data_pipelines.command_line import run_command
 from data_pipelines.errors import UserError
+from data_pipelines.keras_settings import prepare_keras
 
 EXAMPLES = """\
 examples:
@@ -119,6 +120,7 @@ def main() -> None:
     """Parses flags, compares and prints the main figures and where the report lies."""
     flags = parser().parse_args()
     conditions = parse_conditions(flags.conditions)
+    prepare_keras()
     from faceattr_tf.compare import compare
 
     contents = compare(

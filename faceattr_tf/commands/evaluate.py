@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from data_pipelines.command_line import run_command
+from data_pipelines.keras_settings import prepare_keras
 
 EXAMPLES = """\
 examples:
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Parses flags, evaluates and prints the main figures and where the reports lie."""
     flags = parser().parse_args()
+    prepare_keras()
     from faceattr_tf.evaluate import evaluate
 
     reports = evaluate(

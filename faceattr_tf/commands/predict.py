@@ -12,6 +12,7 @@ from data_pipelines.command_line import run_command
 from data_pipelines.detector import MAXIMUM_SIDE
 from data_pipelines.encoded import MAX_PIXELS
 from data_pipelines.errors import UserError
+from data_pipelines.keras_settings import prepare_keras
 
 EXAMPLES = """\
 examples:
@@ -67,6 +68,7 @@ def main(arguments: list[str]) -> None:
     """
     flags = parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notes are not about the user's data
+    prepare_keras()
     from faceattr_tf.predict import predict
 
     summary = predict(

@@ -14,6 +14,7 @@ from absl import flags
 from data_pipelines.command_line import run_command
 from data_pipelines.errors import UserError
 from data_pipelines.files import local, write_text
+from data_pipelines.keras_settings import prepare_keras
 from faceattr_tf.commands.train import asks_for_help, help_text, parse
 
 
@@ -45,6 +46,7 @@ def main() -> None:
     output = local(values.output) if values.output else None
     if output and not output.parent.is_dir():
         raise UserError(f"output {output}: its folder does not exist")
+    prepare_keras()
     from faceattr_tf import probe
 
     cells = probe.probe(

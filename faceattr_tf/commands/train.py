@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from data_pipelines.command_line import run_command
 from data_pipelines.errors import UserError
+from data_pipelines.keras_settings import prepare_keras
 from faceattr_tf.configs import RECIPES, Recipe, create_recipe
 
 
@@ -133,12 +134,14 @@ def main() -> None:
         return
     recipe, values = parse(arguments)
     if values.dry_run:
+        prepare_keras()
         from faceattr_tf.dry_run import dry_run
 
         dry_run(recipe)
         return
     if not values.workdir:
         raise UserError("--workdir is missing: the folder of the run")
+    prepare_keras()
     from faceattr_tf.train import train_and_evaluate
 
     best = train_and_evaluate(

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from data_pipelines.errors import UserError
+from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import ALIGNMENT, Task
 from faceattr_tf.layers.spatial_transformer import SpatialTransformer, transform_matrix
 from faceattr_tf.models import backbones, cascade_cnn, lonet, resnet_small, tcdcn, vgg_face
@@ -60,8 +61,10 @@ def build_model(
         adds its own under `auxiliary_name`.
 
     Raises:
-        UserError: the name or an option does not exist, or the input is too small for the network.
+        UserError: the name or an option does not exist, the input is too small for the network, or
+            Keras is set to channels first.
     """
+    check_keras("image_data_format")
     build = _find(MODELS, "model", name, options)
     image, pixels = image_input(input_shape)
     predicted = [task for task in tasks if task.kind != ALIGNMENT.kind]
