@@ -227,7 +227,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
                         good += 1
                         key = face.filename
                         if key in self.shared:
-                            key += f" {face.box}"
+                            key += f" {list(face.box)}"  # an array would be shown rounded
                         yield os.fsencode(key), self._record(face, image)
                 bar.update(len(batch))
         if not good:

@@ -146,7 +146,6 @@ class Celeba(FaceBuilder):
         if self._subset:
             absent = np.array([name not in self.images.sizes for name in names])
             self.left_out["rows without an image"] = int((absent & (parts >= 0)).sum())
-            self.left_out["images without a split"] = int((~absent & (parts < 0)).sum())
             parts = np.where(absent, -1, parts)
             if not (parts >= 0).any():
                 raise UserError(
@@ -222,7 +221,10 @@ class Celeba(FaceBuilder):
         table = self._read("partition", ("partition",))
         part_of = dict(zip(table.names, table.require(slice(None), (0, 1, 2))[:, 0], strict=True))
         if self._subset:
-            return self._present(np.array([part_of.get(name, -1) for name in names]), names)
+            parts = np.array([part_of.get(name, -1) for name in names])
+            there = np.array([name in self.images.sizes for name in names])
+            self.left_out["images without a split"] = int((there & (parts < 0)).sum())
+            return self._present(parts, names)
         for source, others in ((names, part_of), (table.names, set(names))):
             for name in source:
                 if name not in others:
