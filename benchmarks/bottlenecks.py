@@ -28,7 +28,7 @@ from faceattr_tf.configs import create_recipe
 
 def extraction_competitors(experiment, folder: str, images: int) -> dict:
     """`forward` and `extraction`: functions that return their images and when they began."""
-    from data_pipelines.input import evaluation_batches
+    from data_pipelines.input.batches import evaluation_batches
     from faceattr_tf import bottlenecks
 
     (source,) = experiment.sources("train")
@@ -152,8 +152,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="of the top, per round")
     options = parser.parse_args()
 
-    from data_pipelines.records import build
-    from data_pipelines.synth import draw
+    from data_pipelines.records.build import build
+    from data_pipelines.synth.layouts import draw
     from faceattr_tf.experiment import Experiment
 
     recipe = create_recipe(options.config)

@@ -29,7 +29,7 @@ def encoded_images(source) -> list[bytes]:
     """The bytes of all images of a source."""
     import tensorflow as tf
 
-    from data_pipelines.stream import stored_stream
+    from data_pipelines.input.stream import stored_stream
 
     spec = {"image": tf.io.FixedLenFeature([], tf.string)}
     records = stored_stream(source).map(lambda record, _: record).batch(256)
@@ -51,7 +51,7 @@ def bare_decoding(images, batch_size):
 
 def pipeline(source, crop, augment, batch_size):
     """Passes of this project's training stream."""
-    from data_pipelines.input import training_batches
+    from data_pipelines.input.batches import training_batches
 
     batches = training_batches(
         [source], source.records.tasks, crop, augment, batch_size=batch_size, seed=0
@@ -100,8 +100,8 @@ def torch_loader(images, crop, batch_size):
 
 def compare(records, crop, batch_size: int, rounds: int) -> None:
     """Runs all competitors in turn and prints images/s and ratios."""
-    from data_pipelines.augment import Augment
-    from data_pipelines.input import Source
+    from data_pipelines.input.augment import Augment
+    from data_pipelines.input.batches import Source
 
     source = Source(records)
     images = encoded_images(source)
@@ -153,8 +153,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
 
-    from data_pipelines.geometry import Crop
-    from data_pipelines.records import RecordSet, build
+    from data_pipelines.crop.geometry import Crop
+    from data_pipelines.records.build import RecordSet, build
 
     crop = Crop(options.crop, height=options.height, width=options.width)
     crop.check()
@@ -162,9 +162,9 @@ def main() -> None:
         if options.records:
             records = RecordSet.load(options.records)
         else:
-            from data_pipelines import synth
+            from data_pipelines.synth import layouts
 
-            drawn = synth.draw("celeba", f"{folder}/drawn", images=2000)
+            drawn = layouts.draw("celeba", f"{folder}/drawn", images=2000)
             records = build("celeba", drawn, f"{folder}/records")
         compare(records, crop, options.batch_size, options.rounds)
 

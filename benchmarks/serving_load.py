@@ -41,7 +41,7 @@ server.wait_for_termination()
 
 def pool_of_images(limit: int) -> dict[str, list[bytes]]:
     """Files of every kind; `limit` is the number of pixels that the model decodes."""
-    from data_pipelines.drawing import draw_face
+    from data_pipelines.synth.drawing import draw_face
 
     rng = np.random.default_rng(0)
 
@@ -68,8 +68,8 @@ def throughput(folder: pathlib.Path, rounds: int, size: int) -> None:
     """Prints images/s of the bare parts and of the signature."""
     import tensorflow as tf
 
-    from data_pipelines.geometry import Crop
-    from data_pipelines.preprocess import decode_and_crop
+    from data_pipelines.crop.geometry import Crop
+    from data_pipelines.crop.pixels import decode_and_crop
     from export.drawn_requests import draw_faces
     from export.naming import read_description
 

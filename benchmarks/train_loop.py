@@ -222,8 +222,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         records = options.records
         if not records:
-            from data_pipelines.records import build
-            from data_pipelines.synth import draw
+            from data_pipelines.records.build import build
+            from data_pipelines.synth.layouts import draw
 
             draw("mtfl", f"{folder}/drawn", images=600, seed=0)
             records = build("mtfl", f"{folder}/drawn", f"{folder}/records").path

@@ -3,17 +3,17 @@
 import importlib
 
 _PUBLIC = {
-    "Augment": "data_pipelines.augment",
-    "Crop": "data_pipelines.geometry",
+    "Augment": "data_pipelines.input.augment",
+    "Crop": "data_pipelines.crop.geometry",
     "READERS": "data_pipelines.readers",
-    "RecordSet": "data_pipelines.records",
-    "Source": "data_pipelines.input",
+    "RecordSet": "data_pipelines.records.build",
+    "Source": "data_pipelines.input.batches",
     "Task": "data_pipelines.tasks",
     "UserError": "data_pipelines.errors",
-    "build": "data_pipelines.records",
-    "decode_and_crop": "data_pipelines.preprocess",
-    "evaluation_batches": "data_pipelines.input",
-    "training_batches": "data_pipelines.input",
+    "build": "data_pipelines.records.build",
+    "decode_and_crop": "data_pipelines.crop.pixels",
+    "evaluation_batches": "data_pipelines.input.batches",
+    "training_batches": "data_pipelines.input.batches",
 }
 
 __all__ = list(_PUBLIC)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.encoded import ENDINGS, upright
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.readers.images import ImageFolder
+from data_pipelines.formats.encoded import ENDINGS, upright
+from data_pipelines.formats.images import ImageFolder
 from data_pipelines.tasks import Task
 from export.drawn_requests import draw_faces
 from faceattr_tf.tables import Table
@@ -93,7 +93,7 @@ class Check:
 
     def ready(self) -> None:
         """Raises UserError where what it compares on is not there."""
-        from data_pipelines.records import RecordSet
+        from data_pipelines.records.build import RecordSet
 
         if self.images:
             picture_files(self.images)
@@ -150,9 +150,9 @@ def examples_of(records: str, split: str, tasks: Sequence[Task]) -> Examples:
     Raises:
         UserError: the records have no such split.
     """
-    from data_pipelines.input import encoded_batches
-    from data_pipelines.records import RecordSet
-    from data_pipelines.stream import Source
+    from data_pipelines.input.batches import encoded_batches
+    from data_pipelines.input.stream import Source
+    from data_pipelines.records.build import RecordSet
 
     batches = list(encoded_batches(Source(RecordSet.load(records), split), tasks, batch_size=256))
     gathered = [
@@ -283,7 +283,7 @@ def task_answers(raw: dict, transform, workdir, description: dict) -> dict[str, 
         workdir: gives tasks and crop.
         description: the export's metadata.
     """
-    from data_pipelines.geometry import from_crop_coordinates
+    from data_pipelines.crop.geometry import from_crop_coordinates
     from faceattr_tf.affine import outline
     from faceattr_tf.metrics import probabilities
 
@@ -311,7 +311,7 @@ def expected_answers(model, workdir, description: dict, examples: Examples) -> d
     """What the workdir's Keras model says: signature -> output -> values."""
     import keras
 
-    from data_pipelines.preprocess import crop_pixels, decode, decode_and_crop
+    from data_pipelines.crop.pixels import crop_pixels, decode, decode_and_crop
     from export.signatures import EMBEDDING, embedding_of
 
     crop = workdir.crop

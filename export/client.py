@@ -8,7 +8,7 @@
 
 Files travel as they are (gRPC) or in base64 (REST), never as lists of pixels: the signature
 `pixels` is gRPC's alone. Turned photographs and what the exported graph does not read (WebP, GIF,
-BMP, TIFF) are encoded anew, see `data_pipelines.encoded`.
+BMP, TIFF) are encoded anew, see `data_pipelines.formats.encoded`.
 """
 
 import base64
@@ -26,9 +26,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.encoded import read_header, upright
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
+from data_pipelines.formats.encoded import read_header, upright
 
 PROTOCOLS = ("grpc", "rest")
 LONGEST_PAUSE = 5.0

@@ -5,7 +5,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from data_pipelines.drawing import draw_face
+from data_pipelines.synth.drawing import draw_face
 from data_pipelines.tasks import CELEBA_ATTRIBUTES
 
 

@@ -297,7 +297,7 @@ def _check(folder: Path, model, workdir, description: dict, tolerance: float) ->
     """Reloads the export and compares it with the Keras model on pictures of noise."""
     import tensorflow as tf
 
-    from data_pipelines.preprocess import crop_pixels
+    from data_pipelines.crop.pixels import crop_pixels
 
     pixels = np.random.default_rng(0).integers(0, 256, (2, 97, 83, 3), np.uint8)
     served = tf.saved_model.load(str(folder)).signatures["pixels"](pixels=tf.constant(pixels))

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from data_pipelines.geometry import Crop, from_crop_coordinates
-from data_pipelines.preprocess import crop_pixels, decode_and_crop_each
+from data_pipelines.crop.geometry import Crop, from_crop_coordinates
+from data_pipelines.crop.pixels import crop_pixels, decode_and_crop_each
 from data_pipelines.tasks import ALIGNMENT, LANDMARK_NAMES, Task
 from faceattr_tf.affine import outline
 from faceattr_tf.models.heads import HEAD_PREFIX

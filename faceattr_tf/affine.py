@@ -7,7 +7,7 @@ input), both of the same shape and in normalised coordinates: -1 and +1 are a cr
 
 import numpy as np
 
-from data_pipelines.geometry import transform_points
+from data_pipelines.crop.geometry import transform_points
 from data_pipelines.tasks import Task
 
 IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.detector import MAXIMUM_SIDE, Detector
-from data_pipelines.encoded import MAX_PIXELS
+from data_pipelines.detection.mtcnn import MAXIMUM_SIDE, Detector
 from data_pipelines.errors import UserError
+from data_pipelines.formats.encoded import MAX_PIXELS
 from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import LANDMARK_NAMES, Task
 from faceattr_tf.affine import CORNERS, components, outline
@@ -36,13 +36,13 @@ class Analyzer:
     Args:
         model: Keras model, `float32 [B, H, W, 3]` in 0...255 -> a dict of one output per task.
         tasks: the model's tasks.
-        crop: the `data_pipelines.geometry.Crop` that the model was trained with.
+        crop: the `data_pipelines.crop.geometry.Crop` that the model was trained with.
         calibration: task name -> `{"temperature": t, "thresholds": [one per label]}`; what is
             absent is temperature 1 and thresholds 0.5.
         batch_size: how many faces go through the model at a time.
         max_pixels: a picture that is larger by its header is refused before it is decoded.
         maximum_side: width or height in pixels above which faces are looked for in a reduced copy,
-            see `data_pipelines.detector.Detector`; all else sees the picture as it is.
+            see `data_pipelines.detection.mtcnn.Detector`; all else sees the picture as it is.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Analyzer:
         """One face per picture: a `Face` for one picture, a list for several.
 
         Where the crop needs a box or landmarks and there are none, it falls back to what is known,
-        and finally to the whole picture (see `data_pipelines.geometry.crop_transform`).
+        and finally to the whole picture (see `data_pipelines.crop.geometry.crop_transform`).
 
         Args:
             images: one picture or several: file names, bytes of image files, open files, PIL
@@ -175,7 +175,7 @@ class Analyzer:
         """Image bytes `[B]`, boxes, landmarks -> outputs, transforms, as one compiled function."""
         import tensorflow as tf
 
-        from data_pipelines.preprocess import decode_and_crop
+        from data_pipelines.crop.pixels import decode_and_crop
 
         def network(image_bytes, box, landmarks):
             pixels, transform = decode_and_crop(image_bytes, box, landmarks, self.crop)
@@ -213,7 +213,7 @@ class Analyzer:
         return {name: output.numpy() for name, output in outputs.items()}, transforms.numpy()
 
     def _results(self, task: Task, outputs: dict, transforms: np.ndarray) -> list[TaskResult]:
-        from data_pipelines.geometry import from_crop_coordinates
+        from data_pipelines.crop.geometry import from_crop_coordinates
         from faceattr_tf.metrics import probabilities
 
         stored = self.calibration.get(task.name, {})

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.input import unsharded
-from data_pipelines.stream import MIXED, mixing_pattern
+from data_pipelines.input.batches import unsharded
+from data_pipelines.input.stream import MIXED, mixing_pattern
 from data_pipelines.tasks import Task
 from faceattr_tf.bottleneck_cache import LABELS
 
@@ -46,7 +46,7 @@ class Features:
             tasks: of the model.
             copies: the shards of every copy, see `faceattr_tf.bottleneck_cache`.
             mask: bool, which of the stored examples the source has; None for all.
-            places: per task its row of `data_pipelines.labels.label_places`.
+            places: per task its row of `data_pipelines.input.labels.label_places`.
         """
         kept = np.ones(sum(len(shard["features"]) for shard in copies[0]), bool)
         kept = kept if mask is None else mask
@@ -105,14 +105,14 @@ def training_batches(
 
     Args:
         parts: what `extract` gave, one for each source.
-        weights: of the sources, see `data_pipelines.stream`.
+        weights: of the sources, see `data_pipelines.input.stream`.
         batch_size: examples per step, over all workers.
         seed: of order and copies.
         start_step: the step to begin at.
         worker: index of this worker and number of workers; each gets its slice of every batch.
 
     Returns:
-        `tf.data.Dataset` of the dicts of `data_pipelines.input.training_batches`, with the features
+        `tf.data.Dataset` of the dicts of `data_pipelines.input.batches.training_batches`, with the features
         float32 `[B, F]` as `image`.
 
     Raises:
@@ -146,7 +146,7 @@ def evaluation_batches(part: Features, batch_size: int) -> list[dict]:
     """The images themselves once, in stored order, the last batch as long as it is.
 
     Returns:
-        Dicts of NumPy arrays like the elements of `data_pipelines.input.evaluation_batches`, with
+        Dicts of NumPy arrays like the elements of `data_pipelines.input.batches.evaluation_batches`, with
         the features float32 `[B, F]` as `image`. Nothing is copied.
     """
     source = np.zeros(len(part.features), np.int32)

@@ -21,7 +21,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.input import Source
+from data_pipelines.input.batches import Source
 from faceattr_tf.configs.base import Recipe
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.models.backbones import BACKBONES

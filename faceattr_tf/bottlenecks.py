@@ -14,13 +14,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines.augment import Augment
 from data_pipelines.errors import UserError
-from data_pipelines.input import evaluation_batches as image_batches
-from data_pipelines.input import named_failures
-from data_pipelines.labels import label_places
+from data_pipelines.input.augment import Augment
+from data_pipelines.input.batches import evaluation_batches as image_batches
+from data_pipelines.input.batches import named_failures
+from data_pipelines.input.labels import label_places
+from data_pipelines.input.stream import Source
 from data_pipelines.progress import progress_bar
-from data_pipelines.stream import Source
 from faceattr_tf import bottleneck_cache
 from faceattr_tf.bottleneck_batches import Features, evaluation_batches, training_batches
 from faceattr_tf.bottleneck_cache import LABELS, Cache, weights_digest

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.records import RecordSet
+from data_pipelines.records.build import RecordSet
 from faceattr_tf.compare_runs import Run, evaluate_runs, separable, shared_tasks
 from faceattr_tf.evaluate import validation_part
 from faceattr_tf.workdir import Workdir

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.progress import progress_bar
-from data_pipelines.records import RecordSet
+from data_pipelines.records.build import RecordSet
 from data_pipelines.tasks import ALIGNMENT, Task
 from faceattr_tf.evaluate import measure_split, share_tasks, split_batches, validation_part
 from faceattr_tf.examples import Gallery

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines.augment import Augment
+from data_pipelines.input.augment import Augment
 from faceattr_tf.configs.base import Recipe
 from faceattr_tf.distribution import create_strategy
 from faceattr_tf.experiment import Experiment

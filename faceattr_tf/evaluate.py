@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.records import RecordSet
+from data_pipelines.records.build import RecordSet
 from data_pipelines.tasks import ALIGNMENT, Task, join_labels
 from faceattr_tf.results import TaskResult, measure
 
@@ -38,7 +38,7 @@ def predict_outputs(
 
     Args:
         model: a `keras.Model`, or what `forward_function` made of one.
-        batches: the elements of `data_pipelines.input.evaluation_batches`.
+        batches: the elements of `data_pipelines.input.batches.evaluation_batches`.
         flip: average the outputs with those of the mirrored image. Needs `tasks`.
         tasks: the model's tasks, whose `mirror` says how labels swap in a mirrored image.
 
@@ -206,7 +206,7 @@ class SplitBatches:
     """What `split_batches` gives: the batches, as often as they are asked for.
 
     Attributes:
-        dataset: of `data_pipelines.input.evaluation_batches`.
+        dataset: of `data_pipelines.input.batches.evaluation_batches`.
         source: what it reads, for the name of a file that fails.
     """
 
@@ -214,7 +214,7 @@ class SplitBatches:
     source: object
 
     def __iter__(self) -> Iterator[dict]:
-        from data_pipelines.input import named_failures
+        from data_pipelines.input.batches import named_failures
 
         return named_failures(self.dataset, [self.source])
 
@@ -231,9 +231,9 @@ def split_batches(
         batch_size: images per batch.
 
     Returns:
-        The elements of `data_pipelines.input.evaluation_batches`.
+        The elements of `data_pipelines.input.batches.evaluation_batches`.
     """
-    from data_pipelines.input import Source, evaluation_batches
+    from data_pipelines.input.batches import Source, evaluation_batches
 
     source = Source(records, split, *validation_part(workdir, records))
     tasks = [task for task, _ in _shared_pairs(workdir, records)]

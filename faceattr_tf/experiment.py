@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.alignment import check_disturbance
-from data_pipelines.augment import Augment
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.geometry import Crop
-from data_pipelines.input import Source
-from data_pipelines.records import RecordSet
+from data_pipelines.input.alignment_target import check_disturbance
+from data_pipelines.input.augment import Augment
+from data_pipelines.input.batches import Source
+from data_pipelines.records.build import RecordSet
 from data_pipelines.tasks import ALIGNMENT, Task, join_labels
 from faceattr_tf.configs.base import Phase, Recipe, TaskConfig
 from faceattr_tf.precision import PRECISIONS, resolve

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from data_pipelines.detections import BOX_COLUMNS, COLUMNS
+from data_pipelines.formats.detections import BOX_COLUMNS, COLUMNS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Face:
     def to_row(self) -> dict[str, str | float | bool | None]:
         """The same as one row of a table; every face of a model has the same columns.
 
-        First those of `data_pipelines.detections`, then the path of each value joined by `/`, such
+        First those of `data_pipelines.formats.detections`, then the path of each value joined by `/`, such
         as `attributes/Smiling/probability`. What is unknown is None.
         """
         row = dict.fromkeys(COLUMNS)

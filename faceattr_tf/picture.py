@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.encoded import decode, encode, from_pillow, upright
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
+from data_pipelines.formats.encoded import decode, encode, from_pillow, upright
 
 _ARRAYS = "expected uint8 RGB of shape [H, W, 3], or grey of [H, W] or [H, W, 1]"
 ACCEPTED = (

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import cv2
 
-from data_pipelines.detector import MAXIMUM_SIDE
-from data_pipelines.encoded import ENDINGS, MAX_PIXELS, decode, readable, unread
+from data_pipelines.detection.mtcnn import MAXIMUM_SIDE
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
+from data_pipelines.formats.encoded import ENDINGS, MAX_PIXELS, decode, readable, unread
+from data_pipelines.formats.images import ImageFolder
 from data_pipelines.progress import progress_bar
-from data_pipelines.readers.images import ImageFolder
 from faceattr_tf.analyzer import Analyzer
 from faceattr_tf.face import Face
 
@@ -72,7 +72,7 @@ def predict(
         annotate: whether to write annotated pictures; None: whenever there is an output folder.
         max_pixels: an image that is larger by its header is not decoded, and counts as unreadable.
         maximum_side: width or height in pixels above which faces are looked for in a reduced copy,
-            see `data_pipelines.detector.Detector`.
+            see `data_pipelines.detection.mtcnn.Detector`.
         progress: show a bar, on a terminal.
 
     Raises:

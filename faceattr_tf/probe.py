@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop
 from data_pipelines.progress import progress_bar
 from faceattr_tf import bottlenecks
 from faceattr_tf.configs.base import Recipe

@@ -12,11 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines.augment import Augment
 from data_pipelines.errors import UserError
-from data_pipelines.input import explain_failure, training_batches
+from data_pipelines.input.augment import Augment
+from data_pipelines.input.batches import explain_failure, training_batches
+from data_pipelines.input.stream import read_failures
 from data_pipelines.progress import progress_bar
-from data_pipelines.stream import read_failures
 from faceattr_tf import bottlenecks
 from faceattr_tf.calibration import calibrate
 from faceattr_tf.configs.base import Phase, Recipe

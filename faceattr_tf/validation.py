@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop
-from data_pipelines.input import encoded_batches, evaluation_batches, named_failures
+from data_pipelines.input.batches import encoded_batches, evaluation_batches, named_failures
 from data_pipelines.tasks import Task
 from faceattr_tf import bottlenecks
 from faceattr_tf.evaluate import predict_outputs

@@ -4,10 +4,10 @@ import json
 import os
 from collections.abc import Iterable
 
-from data_pipelines.augment import Augment
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.files import local, replacing, write_text
-from data_pipelines.geometry import Crop
+from data_pipelines.input.augment import Augment
 from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import Task
 from faceattr_tf.configs.base import Recipe

@@ -35,15 +35,15 @@ def real_data() -> pathlib.Path:
 
 
 def _draw(tmp_path_factory, dataset, **options):
-    from data_pipelines import synth
+    from data_pipelines.synth import layouts
 
     folder = tmp_path_factory.mktemp("drawn") / dataset
-    synth.draw(dataset, folder, seed=1, **options)
+    layouts.draw(dataset, folder, seed=1, **options)
     return folder
 
 
 def _build(tmp_path_factory, dataset, source):
-    from data_pipelines.records import build
+    from data_pipelines.records.build import build
 
     return build(dataset, source, tmp_path_factory.mktemp("records") / dataset)
 

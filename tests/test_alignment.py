@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_pipelines.alignment import alignment_labels, face_numbers, relative_theta
-from data_pipelines.augment import Augment, adjustment
+from data_pipelines.crop.geometry import TEMPLATE, Crop, crop_transform
+from data_pipelines.crop.pixels import decode_and_crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import TEMPLATE, Crop, crop_transform
-from data_pipelines.input import Source, evaluation_batches, training_batches
-from data_pipelines.preprocess import decode_and_crop
+from data_pipelines.input.alignment_target import alignment_labels, face_numbers, relative_theta
+from data_pipelines.input.augment import Augment, adjustment
+from data_pipelines.input.batches import Source, evaluation_batches, training_batches
 from data_pipelines.tasks import ALIGNMENT, CELEBA, LANDMARKS, MTFL_ATTRIBUTES, Task
 
 SIZE = (48, 40)

@@ -9,8 +9,8 @@ from PIL import Image
 from scipy import special
 from tiny_workdir import CALIBRATION, TASKS, build_model, draw_picture, encode, make_workdir
 
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop
 from faceattr_tf.analyzer import Analyzer
 from faceattr_tf.picture import read_picture
 
@@ -43,7 +43,7 @@ def pointing():
 def test_numbers_are_those_of_the_model_on_the_recorded_crop(workdir, analyzer, tmp_path):
     import tensorflow as tf
 
-    from data_pipelines.preprocess import decode_and_crop
+    from data_pipelines.crop.pixels import decode_and_crop
 
     (tmp_path / "photo.jpg").write_bytes(encode(draw_picture(1)))
     face = analyzer.analyze(tmp_path / "photo.jpg")
@@ -275,8 +275,8 @@ def test_faces_of_photographs_are_found(analyzer, real_data):
 
 
 def test_numbers_are_those_of_evaluation(mtfl_tree, mtfl_records):
-    from data_pipelines.geometry import from_crop_coordinates
-    from data_pipelines.input import Source, evaluation_batches
+    from data_pipelines.crop.geometry import from_crop_coordinates
+    from data_pipelines.input.batches import Source, evaluation_batches
     from faceattr_tf.evaluate import predict_outputs
 
     crop = Crop("align", 12, 10)

@@ -13,9 +13,9 @@ import time
 import numpy as np
 import pytest
 
-from data_pipelines.augment import Augment
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop
+from data_pipelines.input.augment import Augment
 from faceattr_tf.configs import TaskConfig, create_recipe
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -77,7 +77,7 @@ def images_of(recipe, split="train", index=0, **options):
     """The examples as the network would see them, in one batch."""
     import tensorflow as tf
 
-    from data_pipelines.input import evaluation_batches
+    from data_pipelines.input.batches import evaluation_batches
     from faceattr_tf.experiment import Experiment
 
     experiment = Experiment.of(recipe)
@@ -299,7 +299,7 @@ def test_only_whole_batches_are_computed_of_several_gaps(tmp_path, mtfl_records)
 
 SLOW = """
 import sys, time
-from data_pipelines.records import RecordSet
+from data_pipelines.records.build import RecordSet
 from faceattr_tf import bottleneck_cache, bottlenecks
 from tests.test_bottlenecks import Network, extract, recipe_for
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipelines import synth
 from data_pipelines.errors import UserError
-from data_pipelines.records import build
+from data_pipelines.records.build import build
+from data_pipelines.synth import layouts
 from data_pipelines.tasks import CELEBA_ATTRIBUTES
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    return synth.draw("celeba", tmp_path_factory.mktemp("drawn") / "celeba", images=24, seed=3)
+    return layouts.draw("celeba", tmp_path_factory.mktemp("drawn") / "celeba", images=24, seed=3)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_broken_archive_is_refused(tree, tmp_path):
 
 
 def test_photographs_have_their_own_landmarks_and_boxes(tmp_path):
-    tree = synth.draw("celeba", tmp_path / "wild", images=12, in_the_wild=True)
+    tree = layouts.draw("celeba", tmp_path / "wild", images=12, in_the_wild=True)
     boxes = rows(tree / "Anno/list_bbox_celeba.txt")
     points = rows(tree / "Anno/list_landmarks_celeba.txt")
     records = build("celeba", tree, tmp_path / "records", images="wild")

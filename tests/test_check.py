@@ -10,8 +10,8 @@ import pytest
 from tiny_workdir import draw_picture, encode, make_workdir
 
 import export
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop
 from export import check, saved_model
 from export.check import Check
 from export.commands.export import main

@@ -15,9 +15,9 @@ from test_encoded import KINDS
 from tiny_workdir import draw_picture, encode, make_workdir
 
 import export
-from data_pipelines.encoded import decode, read_header
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop
+from data_pipelines.formats.encoded import decode, read_header
 from export.client import Client, Refused, Unavailable
 from export.commands.client import main
 from export.drawn_requests import draw_faces

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from data_pipelines.command_line import run_command
+from data_pipelines.commands.running import run_command
 from data_pipelines.errors import UserError
 from data_pipelines.progress import progress_bar
 
@@ -47,7 +47,7 @@ def test_a_defect_keeps_its_traceback():
 def test_no_output_dies_of_a_character_that_its_stream_cannot_hold():
     code = """
 import sys
-from data_pipelines.command_line import run_command
+from data_pipelines.commands.running import run_command
 from data_pipelines.errors import UserError
 def main():
     print("Jos\\xe9", "\\udcff")
@@ -94,7 +94,7 @@ def test_all_progress_bars_follow_the_one_rule():
 def test_only_native_chatter_is_dropped():
     code = """
 import os, sys
-from data_pipelines.native_log import without_chatter
+from data_pipelines.commands.native_log import without_chatter
 with without_chatter():
     print("progress 1%", end="\\r", file=sys.stderr)
     os.write(2, b"I0000 00:00:1.1 7 port.cc:153] oneDNN custom operations are on.\\n")

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from data_pipelines.geometry import Crop
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.tasks import ALIGNMENT, CELEBA, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
 from faceattr_tf import (
     compare_caveats,

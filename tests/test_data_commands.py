@@ -10,16 +10,16 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import command_line
-from data_pipelines.commands import main
+from data_pipelines.commands import running
+from data_pipelines.commands.data import main
 from data_pipelines.errors import UserError
-from data_pipelines.records import METADATA, RecordSet
+from data_pipelines.records.build import METADATA, RecordSet
 
 
 def run_alone(*arguments):
     """The command in a process of its own, which tells what it imported."""
     code = (
-        "import sys; from data_pipelines.commands import main\n"
+        "import sys; from data_pipelines.commands.data import main\n"
         "try: status = main(sys.argv[1:])\n"
         "except SystemExit as end: status = end.code\n"
         "assert 'tensorflow' not in sys.modules\n"
@@ -176,7 +176,7 @@ def test_what_is_not_a_defect_ends_with_one_line(error, status, line, capsys):
     def fail():
         raise error
 
-    assert command_line.run_command("tool", fail) == status
+    assert running.run_command("tool", fail) == status
     printed = capsys.readouterr().err
     assert printed.startswith(line)
     assert printed.count("\n") == 1
@@ -184,7 +184,7 @@ def test_what_is_not_a_defect_ends_with_one_line(error, status, line, capsys):
 
 def test_a_defect_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
-        command_line.run_command("tool", lambda: 1 / 0)
+        running.run_command("tool", lambda: 1 / 0)
 
 
 def test_a_finished_set_that_lost_a_file_is_named(mtfl_records, tmp_path, capsys):

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import detect
-from data_pipelines.detections import COLUMNS, read_detections
-from data_pipelines.drawing import draw_face
+from data_pipelines.detection import folder as detect
 from data_pipelines.errors import UserError
+from data_pipelines.formats.detections import COLUMNS, read_detections
+from data_pipelines.synth.drawing import draw_face
 
 MTFL = pathlib.Path(__file__).parents[2] / "shared" / "data" / "mtfl"
 
@@ -283,7 +283,7 @@ class TestRealPictures:
         for number, name in enumerate(annotated(24)):
             (pictures / f"{number:02d}.jpg").symlink_to(MTFL / name)
         program = (
-            "import sys; from data_pipelines.detect import detect_folder\n"
+            "import sys; from data_pipelines.detection.folder import detect_folder\n"
             "if __name__ == '__main__':\n"
             "    detect_folder(sys.argv[1], sys.argv[2], processes=2, batch_size=4)\n"
         )

@@ -11,10 +11,10 @@ import tensorflow as tf
 from PIL import Image
 from tiny_workdir import draw_picture
 
-from data_pipelines import encoded
-from data_pipelines.encoded import decode, read_header, readable, unread, upright
 from data_pipelines.errors import UserError
-from data_pipelines.readers.images import ImageArchive, ImageFolder
+from data_pipelines.formats import encoded
+from data_pipelines.formats.encoded import decode, read_header, readable, unread, upright
+from data_pipelines.formats.images import ImageArchive, ImageFolder
 
 PIXELS = draw_picture(0, 12, 20)
 ROUNDING = 12  # between decoders of JPEG, on a picture of noise

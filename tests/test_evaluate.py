@@ -9,9 +9,9 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from tiny_workdir import TASKS, build_model, make_workdir
 
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop
-from data_pipelines.records import RecordSet
+from data_pipelines.records.build import RecordSet
 from data_pipelines.tasks import ALIGNMENT, CELEBA, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
 from faceattr_tf import leakage
 from faceattr_tf.bootstrap import intervals, resampled_sums
@@ -205,7 +205,7 @@ def evaluated(tmp_path_factory, mtfl_records):
 
 
 def test_a_report_holds_figures_that_an_independent_computation_confirms(evaluated, mtfl_records):
-    from data_pipelines.input import Source, evaluation_batches
+    from data_pipelines.input.batches import Source, evaluation_batches
 
     workdir, contents = evaluated
     assert contents["data"]["examples"] == mtfl_records.splits["test"]

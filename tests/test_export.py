@@ -8,8 +8,8 @@ import pytest
 from tiny_workdir import CALIBRATION, TASKS, draw_picture, encode, make_workdir
 
 import export
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop
 from data_pipelines.tasks import Task
 from export import saved_model
 from export.commands import export as commands

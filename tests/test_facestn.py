@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from test_train import assert_same_run, assert_same_weights, start, train, train_and_keep
 
-from data_pipelines.detections import COLUMNS
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop
+from data_pipelines.formats.detections import COLUMNS
 from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES
 from faceattr_tf.configs import RECIPES, create_recipe
 from faceattr_tf.models import build_model
@@ -244,7 +244,7 @@ def test_kills_in_every_phase_change_nothing(tmp_path, mtfl_records):
 
 def test_lfwa_in_its_official_layout_goes_through_all_phases(tmp_path, lfwa_tree):
     """LFWA has no landmarks of its own: a table of detections brings them."""
-    from data_pipelines.records import build
+    from data_pipelines.records.build import build
 
     table = tmp_path / "detections.csv"
     names = sorted(p.relative_to(lfwa_tree / "lfw").as_posix() for p in lfwa_tree.rglob("*.jpg"))
@@ -264,7 +264,7 @@ def test_lfwa_in_its_official_layout_goes_through_all_phases(tmp_path, lfwa_tree
 
 
 def test_faces_without_landmarks_cannot_teach_an_alignment(tmp_path, lfwa_tree):
-    from data_pipelines.records import build
+    from data_pipelines.records.build import build
 
     records = build("lfwa", lfwa_tree, tmp_path / "records")
     recipe = tiny(records, "facestn_lfwa", (2, 2, 2))

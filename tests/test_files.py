@@ -4,11 +4,12 @@ import pathlib
 
 import pytest
 
-from data_pipelines import records, synth
-from data_pipelines.detect import detect_folder
+from data_pipelines.detection.folder import detect_folder
 from data_pipelines.errors import UserError
 from data_pipelines.files import local, replacing
-from data_pipelines.inspect import inspect_records
+from data_pipelines.records.build import build
+from data_pipelines.records.inspection import inspect_records
+from data_pipelines.synth import layouts
 
 
 @pytest.fixture
@@ -117,10 +118,10 @@ def bottlenecks(place, records_set):
 @pytest.mark.parametrize(
     "enter",
     [
-        lambda place, one: records.build("mtfl", place, "target"),
-        lambda place, one: records.build("mtfl", ".", place),
-        lambda place, one: records.build("mtfl", ".", "target", detections=place),
-        lambda place, one: synth.draw("mtfl", place),
+        lambda place, one: build("mtfl", place, "target"),
+        lambda place, one: build("mtfl", ".", place),
+        lambda place, one: build("mtfl", ".", "target", detections=place),
+        lambda place, one: layouts.draw("mtfl", place),
         lambda place, one: detect_folder(place),
         lambda place, one: detect_folder(".", place),
         lambda place, one: inspect_records(place),
@@ -140,8 +141,8 @@ def test_what_is_written_below_a_tilde_lies_in_the_home_folder(home, mtfl_record
     from faceattr_tf.experiment import Experiment
     from faceattr_tf.workdir import Workdir
 
-    synth.draw("mtfl", "~/drawn", images=12, size=(40, 40))
-    built = records.build("mtfl", "~/drawn", "~/records")
+    layouts.draw("mtfl", "~/drawn", images=12, size=(40, 40))
+    built = build("mtfl", "~/drawn", "~/records")
     inspect_records("~/records", "~/sheet.png", count=2)
     assert {path.name for path in home.iterdir()} == {"drawn", "records", "sheet.png"}
     assert built.path == str(home / "records") and Workdir("~/w").path == home / "w"

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop
 from faceattr_tf.configs import TaskConfig, create_recipe
 from faceattr_tf.configs.base import Data, Model, Phase, Recipe
 
@@ -180,7 +180,7 @@ def test_the_auxiliary_classifier_trains_and_is_gone_afterwards(
 
 
 def test_bottlenecks_train_the_top_of_the_whole_network(tmp_path, mtfl_records, capsys):
-    from data_pipelines.input import Source, evaluation_batches
+    from data_pipelines.input.batches import Source, evaluation_batches
     from faceattr_tf import bottlenecks
     from faceattr_tf.evaluate import predict_outputs
     from faceattr_tf.experiment import Experiment
@@ -240,7 +240,7 @@ def test_new_layers_learn_from_bottlenecks_what_they_learn_from_images(
 ):
     import tensorflow as tf
 
-    from data_pipelines.input import evaluation_batches
+    from data_pipelines.input.batches import evaluation_batches
     from faceattr_tf.experiment import Experiment
     from faceattr_tf.state import TrainingState
     from faceattr_tf.train import create_train_step, training_stream

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_pipelines.errors import UserError
-from data_pipelines.geometry import (
+from data_pipelines.crop.geometry import (
     TEMPLATE,
     Crop,
     compose,
@@ -12,6 +11,7 @@ from data_pipelines.geometry import (
     to_crop_coordinates,
     transform_points,
 )
+from data_pipelines.errors import UserError
 
 UNKNOWN_BOX = np.full((1, 4), np.nan, np.float32)
 UNKNOWN_POINTS = np.full((1, 5, 2), np.nan, np.float32)

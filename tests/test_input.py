@@ -5,12 +5,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_pipelines import stream
-from data_pipelines.augment import Augment
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop
-from data_pipelines.input import Source, evaluation_batches, named_failures, training_batches
-from data_pipelines.records import RecordSet
+from data_pipelines.input import stream
+from data_pipelines.input.augment import Augment
+from data_pipelines.input.batches import (
+    Source,
+    evaluation_batches,
+    named_failures,
+    training_batches,
+)
+from data_pipelines.records.build import RecordSet
 from data_pipelines.tasks import LANDMARKS, POSE, Task
 
 ATTRIBUTES = Task("attributes", "multilabel", ("Male", "Smiling", "Young"))

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import inspect, tasks
+from data_pipelines import tasks
 from data_pipelines.errors import UserError
-from data_pipelines.tfrecord import parse_example, read_examples
+from data_pipelines.formats.tfrecord import parse_example, read_examples
+from data_pipelines.records import inspection
 
 
 def test_examples_are_parsed_as_tensorflow_parses_them():
@@ -63,7 +64,7 @@ def test_records_are_read_as_they_were_labelled(mtfl_records, mtfl_tree):
             if value == "1"
         ] or ["(none of 3 attributes)"]
         expected.append("pose: " + tasks.POSE_CLASSES[int(pose) - 1].replace("_", " "))
-        assert inspect.label_lines(example, mtfl_records.tasks) == expected
+        assert inspection.label_lines(example, mtfl_records.tasks) == expected
         assert example["landmarks"].reshape(5, 2).T.ravel() == pytest.approx(
             np.array(points, float), abs=1e-4
         )
@@ -81,7 +82,7 @@ def test_unknown_labels_are_said_to_be_unknown():
         "tasks/pose": np.array([-1]),
         "tasks/age": np.array([31.0, np.nan]),
     }
-    assert inspect.label_lines(example, labelled) == [
+    assert inspection.label_lines(example, labelled) == [
         "Male",
         "(1 of 3 attributes unknown)",
         "pose: unknown",
@@ -93,7 +94,7 @@ def test_unknown_labels_are_said_to_be_unknown():
 def test_a_sheet_shows_the_faces(tmp_path, capsys, celeba_records, mtfl_records):
     for records in (celeba_records, mtfl_records):
         path = tmp_path / "sheets" / f"{records.name}.png"
-        inspect.inspect_records(records, path, count=5)
+        inspection.inspect_records(records, path, count=5)
         printed = capsys.readouterr().out
         assert "64" in printed and "Eyeglasses" in printed
         sheet = cv2.imread(str(path))
@@ -107,7 +108,7 @@ def test_a_sheet_shows_the_faces(tmp_path, capsys, celeba_records, mtfl_records)
 def test_the_same_seed_draws_the_same_faces(tmp_path, mtfl_records):
     sheets = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        inspect.inspect_records(mtfl_records, tmp_path / name, split="test", count=2, seed=seed)
+        inspection.inspect_records(mtfl_records, tmp_path / name, split="test", count=2, seed=seed)
         sheets.append(cv2.imread(str(tmp_path / name)))
     assert np.array_equal(sheets[0], sheets[1])
     assert not np.array_equal(sheets[0], sheets[2])
@@ -115,17 +116,17 @@ def test_the_same_seed_draws_the_same_faces(tmp_path, mtfl_records):
 
 def test_mistakes_are_refused_in_one_line(tmp_path, mtfl_records):
     with pytest.raises(UserError, match="no split 'holdout'; there are: train, test"):
-        inspect.inspect_records(mtfl_records, tmp_path / "a.png", split="holdout")
+        inspection.inspect_records(mtfl_records, tmp_path / "a.png", split="holdout")
     with pytest.raises(UserError, match="0 faces cannot be drawn"):
-        inspect.inspect_records(mtfl_records, tmp_path / "a.png", count=0)
+        inspection.inspect_records(mtfl_records, tmp_path / "a.png", count=0)
     with pytest.raises(UserError, match="nowhere: no such folder of records"):
-        inspect.inspect_records(tmp_path / "nowhere")
+        inspection.inspect_records(tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_of_it_imports_tensorflow(tmp_path, mtfl_records):
     program = (
-        "import sys; from data_pipelines.inspect import inspect_records; "
+        "import sys; from data_pipelines.records.inspection import inspect_records; "
         f"inspect_records({mtfl_records.path!r}, {str(tmp_path / 'a.png')!r}, count=2); "
         "assert 'tensorflow' not in sys.modules"
     )

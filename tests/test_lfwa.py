@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from data_pipelines import records
 from data_pipelines.errors import UserError
-from data_pipelines.readers.matlab import read_matlab
+from data_pipelines.formats.matlab import read_matlab
+from data_pipelines.records.build import build
 from data_pipelines.tasks import CELEBA_ATTRIBUTES
 
 PEOPLE = ("Zoe_Late", "Ann_Early", "Mid_Dle")
@@ -74,7 +74,7 @@ class Tree:
         write_matlab(self.folder / "indices_train_test.mat", self.version, **variables)
 
     def build(self, **options):
-        return records.build("lfwa", self.folder, self.folder / "records", **options)
+        return build("lfwa", self.folder, self.folder / "records", **options)
 
 
 @pytest.fixture(params=[7.3, 5])
@@ -188,7 +188,7 @@ def test_labelled_images_that_are_absent_are_named(hdf5_tree):
 
 
 def test_detected_faces_are_joined(hdf5_tree):
-    from data_pipelines.detections import COLUMNS
+    from data_pipelines.formats.detections import COLUMNS
 
     hdf5_tree.write_40()
     table = hdf5_tree.folder / "lfw" / "detections.csv"
@@ -291,5 +291,5 @@ def test_matlab_matrices_and_texts_come_back_as_matlab_shows_them(tmp_path, vers
 
 
 def test_the_drawn_layout_is_read(lfwa_tree, tmp_path):
-    built = records.build("lfwa", lfwa_tree, tmp_path / "records")
+    built = build("lfwa", lfwa_tree, tmp_path / "records")
     assert sum(built.splits.values()) + built.left_out["images without labels"] == 80

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_encoded import KINDS, PIXELS, TURNS, huge, jpeg, png, seen_by_all
 
-from data_pipelines import records
-from data_pipelines.detections import LANDMARK_COLUMNS
 from data_pipelines.errors import UserError
+from data_pipelines.formats.detections import LANDMARK_COLUMNS
+from data_pipelines.records.build import build as build_records
 from data_pipelines.tasks import CELEBA_ATTRIBUTES, LANDMARKS, POSE, Task
 
 
@@ -31,7 +31,7 @@ def manifest(folder, text, count=4, name="manifest.csv"):
 def build(source, **options):
     folder = source if source.is_dir() else source.parent
     target = folder.with_name(f"{folder.name}-records")
-    return records.build("manifest", source, target, overwrite=True, **options)
+    return build_records("manifest", source, target, overwrite=True, **options)
 
 
 def read(built, split="train"):
@@ -281,9 +281,9 @@ def test_a_folder_without_a_table_or_classes_is_refused(source):
 
 
 def test_the_drawn_manifest_is_read(tmp_path):
-    from data_pipelines import synth
+    from data_pipelines.synth import layouts
 
-    source = synth.draw("manifest", tmp_path / "data", images=20, seed=3)
+    source = layouts.draw("manifest", tmp_path / "data", images=20, seed=3)
     built = build(source, tasks="attributes:multilabel:*;age:regression;pose:multiclass")
     assert built.task("attributes").labels == CELEBA_ATTRIBUTES
     assert built.task("pose") == POSE

@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_pipelines.errors import UserError
-from data_pipelines.records import build
+from data_pipelines.records.build import build
 
 POINTS = "10.25 30.5 20 12 28 11 11.5 22.75 31 30"
 

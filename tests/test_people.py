@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import UserError
-from data_pipelines.people import choose_people, count_people
-from data_pipelines.records import IDENTITIES, METADATA, RecordSet, build
-from data_pipelines.synth import draw
+from data_pipelines.records.build import IDENTITIES, METADATA, RecordSet, build
+from data_pipelines.records.people import choose_people, count_people
+from data_pipelines.synth.layouts import draw
 
 
 def test_chosen_people_come_with_all_their_images_and_are_about_the_share():

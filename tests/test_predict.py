@@ -9,8 +9,8 @@ import pytest
 from test_encoded import huge
 from tiny_workdir import draw_picture, encode, make_workdir
 
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop
 from faceattr_tf.analyzer import Analyzer
 from faceattr_tf.annotate import draw_faces
 from faceattr_tf.commands import predict as command

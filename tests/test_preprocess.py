@@ -7,21 +7,21 @@ import pytest
 import tensorflow as tf
 from scipy import ndimage
 
-from data_pipelines.augment import (
+from data_pipelines.crop.geometry import Crop, to_crop_coordinates
+from data_pipelines.crop.pixels import (
+    crop_pixels,
+    decode_and_crop,
+    decode_and_crop_each,
+    image_sizes,
+)
+from data_pipelines.errors import UserError
+from data_pipelines.input.augment import (
     Augment,
     adjustment,
     change_colours,
     mirror,
     random_numbers,
     soften,
-)
-from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop, to_crop_coordinates
-from data_pipelines.preprocess import (
-    crop_pixels,
-    decode_and_crop,
-    decode_and_crop_each,
-    image_sizes,
 )
 
 RANDOM = np.random.default_rng(0)

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop
 from faceattr_tf.configs import create_recipe
 from faceattr_tf.configs.base import Model
 from faceattr_tf.probe import Cell, best_cell, flags_of, grid_table, parse_crop, probe

@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from data_pipelines import synth
 from data_pipelines.errors import UserError
 from data_pipelines.readers import READERS, reader_class
-from data_pipelines.records import RecordSet, build
+from data_pipelines.records.build import RecordSet, build
+from data_pipelines.synth import layouts
 from data_pipelines.tasks import UNKNOWN
 
 OPTIONS = {"manifest": {"tasks": "attributes:multilabel:*;pose:multiclass;age:regression"}}
@@ -27,7 +27,7 @@ def reader(request):
 
 @pytest.fixture(scope="module")
 def drawn(reader, tmp_path_factory):
-    return synth.draw(reader, tmp_path_factory.mktemp("drawn") / reader, images=IMAGES, seed=2)
+    return layouts.draw(reader, tmp_path_factory.mktemp("drawn") / reader, images=IMAGES, seed=2)
 
 
 @pytest.fixture(scope="module")

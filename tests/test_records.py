@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipelines import detections, synth
 from data_pipelines.errors import UserError
-from data_pipelines.records import METADATA, RecordSet, build
+from data_pipelines.formats import detections
+from data_pipelines.formats.tfrecord import read_examples
+from data_pipelines.records.build import METADATA, RecordSet, build
+from data_pipelines.synth import layouts
 from data_pipelines.tasks import MTFL_ATTRIBUTES, POSE
-from data_pipelines.tfrecord import read_examples
 
 
 def contents(folder):
@@ -145,7 +146,7 @@ def test_damaged_records_are_built_again_when_asked(mtfl_tree, mtfl_records, tmp
 
 def test_a_set_is_known_without_tensorflow(celeba_records):
     code = (
-        "import sys; from data_pipelines.records import RecordSet; "
+        "import sys; from data_pipelines.records.build import RecordSet; "
         f"print(RecordSet.load({celeba_records.path!r}).splits); "
         "assert not {'tensorflow', 'tensorflow_datasets'} & set(sys.modules)"
     )
@@ -173,7 +174,7 @@ def boxes_of(records, split):
 def test_boxes_are_measured_when_records_are_built(mtfl_records, tmp_path, drawn):
     records = mtfl_records
     if drawn == "wild":
-        source = synth.draw("celeba", tmp_path / "drawn", images=80, seed=1, in_the_wild=True)
+        source = layouts.draw("celeba", tmp_path / "drawn", images=80, seed=1, in_the_wild=True)
         table = source / "Anno/list_bbox_celeba.txt"
         count, columns, first, second, third, *rest = table.read_text().splitlines()
         # One face beyond the border by a pixel, one that just touches it, one without a box.
@@ -256,7 +257,7 @@ def test_the_same_source_is_reused_and_another_one_refused(mtfl_tree, tmp_path, 
 def test_two_processes_write_the_same_bytes(mtfl_tree, tmp_path):
     build("mtfl", mtfl_tree, tmp_path / "one")
     # In a process of its own: hash seeds and protobuf's order of fields differ there.
-    code = "import sys; from data_pipelines.records import build; build(*sys.argv[1:])"
+    code = "import sys; from data_pipelines.records.build import build; build(*sys.argv[1:])"
     arguments = ["mtfl", str(mtfl_tree), str(tmp_path / "two")]
     subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=True)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -326,10 +327,10 @@ def test_a_wrong_table_of_detections_is_named(mtfl_tree, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_build_leaves_nothing_that_counts_as_complete(tmp_path):
-    source = synth.draw("mtfl", tmp_path / "source", images=400)
+    source = layouts.draw("mtfl", tmp_path / "source", images=400)
     build("mtfl", source, tmp_path / "whole")
     target = tmp_path / "records"
-    command = [sys.executable, "-m", "data_pipelines.commands", "build", "--dataset=mtfl"]
+    command = [sys.executable, "-m", "data_pipelines.commands.data", "build", "--dataset=mtfl"]
     command += [f"--source={source}", f"--records={target}"]
     rng = np.random.default_rng()
     for longest in (0.1, 4, 8):

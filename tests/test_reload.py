@@ -3,7 +3,7 @@
 import pytest
 from tiny_workdir import draw_picture, encode, make_workdir
 
-from data_pipelines.geometry import Crop
+from data_pipelines.crop.geometry import Crop
 from export import export_model
 from export.reload import answer, main
 from faceattr_tf.analyzer import Analyzer

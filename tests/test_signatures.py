@@ -12,7 +12,7 @@ import pytest
 from tiny_workdir import TASKS, draw_picture, encode, make_workdir
 
 import export
-from data_pipelines.geometry import Crop
+from data_pipelines.crop.geometry import Crop
 from export.signatures import EMBEDDING, TPU_FUNCTION, VALID
 
 SOURCE = pathlib.Path(__file__).with_name("serve.c")
@@ -237,7 +237,7 @@ def test_a_version_says_what_it_is(loaded, exported):
 def test_features_are_what_the_heads_see(loaded, workdir):
     import keras
 
-    from data_pipelines.preprocess import decode_and_crop
+    from data_pipelines.crop.pixels import decode_and_crop
 
     encoded = [encode(picture) for picture in PICTURES]
     found = answers(loaded, "features", image_bytes=encoded)

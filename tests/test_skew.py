@@ -12,10 +12,10 @@ import tensorflow as tf
 from tiny_workdir import draw_picture
 
 import export
-from data_pipelines.geometry import Crop
-from data_pipelines.input import encoded_batches, evaluation_batches
-from data_pipelines.records import build
-from data_pipelines.stream import Source
+from data_pipelines.crop.geometry import Crop
+from data_pipelines.input.batches import encoded_batches, evaluation_batches
+from data_pipelines.input.stream import Source
+from data_pipelines.records.build import build
 from data_pipelines.tasks import LANDMARKS, MTFL_ATTRIBUTES, POSE
 from export import saved_model
 from faceattr_tf.configs.base import Model, Recipe

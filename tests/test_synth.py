@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from data_pipelines import synth
-from data_pipelines.drawing import draw_face
 from data_pipelines.errors import UserError
+from data_pipelines.synth import layouts
+from data_pipelines.synth.drawing import draw_face
 from data_pipelines.tasks import CELEBA_ATTRIBUTES, POSE_CLASSES, celeba_name
 
 
@@ -119,7 +119,7 @@ def test_unknown_attributes_and_poses_are_refused():
 )
 def test_the_same_seed_writes_the_same_bytes(tmp_path, dataset, options):
     first, again, other = (
-        _files(synth.draw(dataset, tmp_path / name, images=10, seed=seed, **options))
+        _files(layouts.draw(dataset, tmp_path / name, images=10, seed=seed, **options))
         for name, seed in (("first", 5), ("again", 5), ("other", 6))
     )
     assert first == again
@@ -164,7 +164,7 @@ def test_nobody_is_in_two_parts_of_celeba(celeba_tree):
 
 
 def test_celeba_in_the_wild_has_boxes_and_its_own_landmarks(tmp_path):
-    folder = synth.draw("celeba", tmp_path / "wild", images=10, in_the_wild=True)
+    folder = layouts.draw("celeba", tmp_path / "wild", images=10, in_the_wild=True)
     boxes = _rows(folder / "Anno/list_bbox_celeba.txt")
     assert boxes[1] == ["image_id", "x_1", "y_1", "width", "height"]
     points = _rows(folder / "Anno/list_landmarks_celeba.txt", 2)
@@ -205,8 +205,8 @@ def test_lfwa_is_hdf5_as_matlab_writes_it(lfwa_tree):
 
 
 def test_both_kinds_of_matlab_files_say_the_same(tmp_path):
-    new = synth.draw("lfwa", tmp_path / "new", images=12, attributes=73)
-    old = synth.draw("lfwa", tmp_path / "old", images=12, attributes=73, matlab="5")
+    new = layouts.draw("lfwa", tmp_path / "new", images=12, attributes=73)
+    old = layouts.draw("lfwa", tmp_path / "old", images=12, attributes=73, matlab="5")
     content = scipy.io.loadmat(old / "lfw_att_73.mat")
     with h5py.File(new / "lfw_att_73.mat") as file:
         np.testing.assert_array_equal(file["label"][:].T, content["label"])
@@ -250,7 +250,7 @@ def test_mtfl_holds_the_traps_of_the_real_files(mtfl_tree):
 
 
 def test_manifest_has_ages_splits_and_unknown_labels(tmp_path):
-    folder = synth.draw("manifest", tmp_path / "people", images=40, size=(48, 40))
+    folder = layouts.draw("manifest", tmp_path / "people", images=40, size=(48, 40))
     with open(folder / "manifest.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert collections.Counter(row["split"] for row in rows) == {
@@ -273,19 +273,19 @@ def test_mistakes_are_refused_in_one_line(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/something").touch()
     with pytest.raises(UserError, match="full: it is not empty, expected a new folder"):
-        synth.draw("celeba", tmp_path / "full")
+        layouts.draw("celeba", tmp_path / "full")
     with pytest.raises(UserError, match="3 images are too few for every split"):
-        synth.draw("celeba", tmp_path / "new", images=3)
+        layouts.draw("celeba", tmp_path / "new", images=3)
     with pytest.raises(UserError, match="size 8x8 is too small"):
-        synth.draw("celeba", tmp_path / "new", size=(8, 8))
+        layouts.draw("celeba", tmp_path / "new", size=(8, 8))
     with pytest.raises(ValueError, match="no data set 'imdb' to draw; there are: celeba, lfwa"):
-        synth.draw("imdb", tmp_path / "new")
+        layouts.draw("imdb", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
     calls = iter(range(5))
-    monkeypatch.setattr(synth, "draw_face", lambda *args: [draw_face(*args), next(calls)][0])
+    monkeypatch.setattr(layouts, "draw_face", lambda *args: [draw_face(*args), next(calls)][0])
     with pytest.raises(RuntimeError):
-        synth.draw("celeba", tmp_path / "tree", images=10)
+        layouts.draw("celeba", tmp_path / "tree", images=10)
     assert list(tmp_path.iterdir()) == []

@@ -16,8 +16,8 @@ import time
 import numpy as np
 import pytest
 
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop
 from faceattr_tf.configs import TaskConfig, create_recipe
 from faceattr_tf.configs.base import Model
 
@@ -210,8 +210,8 @@ def test_two_record_sets_share_the_tasks_that_they_name(tmp_path, mtfl_records, 
 
 
 def test_a_regression_starts_at_its_mean_and_weighs_like_the_rest(tmp_path):
-    from data_pipelines.records import build
-    from data_pipelines.synth import draw
+    from data_pipelines.records.build import build
+    from data_pipelines.synth.layouts import draw
     from faceattr_tf.experiment import Experiment
     from faceattr_tf.state import create_model
     from faceattr_tf.validation import validate
@@ -316,8 +316,8 @@ def test_what_does_not_fit_is_one_line(tmp_path, mtfl_records, change, words):
 
 
 def test_a_validation_part_that_knows_no_label_of_a_task_is_refused(tmp_path):
-    from data_pipelines.records import build
-    from data_pipelines.synth import draw
+    from data_pipelines.records.build import build
+    from data_pipelines.synth.layouts import draw
 
     draw("manifest", tmp_path / "drawn", images=60, seed=0)
     table = tmp_path / "drawn" / "manifest.csv"

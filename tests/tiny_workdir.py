@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from data_pipelines.geometry import Crop
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
 
 AGE = Task("age", "regression", ("years",))

@@ -18,11 +18,11 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import writer
 from tqdm import tqdm
 
-from data_pipelines.detections import read_detections
-from data_pipelines.encoded import MAX_PIXELS, read_header, upright
 from data_pipelines.errors import UserError
+from data_pipelines.formats.detections import read_detections
+from data_pipelines.formats.encoded import MAX_PIXELS, read_header, upright
+from data_pipelines.formats.images import ImageArchive, ImageFolder
 from data_pipelines.progress import progress_bar
-from data_pipelines.readers.images import ImageArchive, ImageFolder
 from data_pipelines.tasks import LANDMARKS, Task
 
 # Bad images beyond the limit after which reading on would only repeat the same complaint.

@@ -9,9 +9,9 @@ import numpy as np
 
 from data_pipelines import tasks
 from data_pipelines.errors import UserError
+from data_pipelines.formats.images import ImageArchive, ImageFolder
+from data_pipelines.formats.numeric_table import Table, csv_fields, parse_rows, read_lines
 from data_pipelines.readers.base import About, Face, FaceBuilder
-from data_pipelines.readers.images import ImageArchive, ImageFolder
-from data_pipelines.readers.tables import Table, csv_fields, parse_rows, read_lines
 
 SPLITS = ("train", "validation", "test")
 IDENTITY_RANGES = {"train": (1, 8000), "validation": (8001, 9000), "test": (9001, 10000)}

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.readers.rows import Rows, unknown
+from data_pipelines.formats.user_table import Rows, unknown
 from data_pipelines.tasks import CELEBA, POSE, UNKNOWN, Task, celeba_name
 
 SYNTAX = "NAME:KIND:COLUMN,...;... with KIND multilabel, multiclass or regression"

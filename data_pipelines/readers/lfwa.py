@@ -7,10 +7,10 @@ import pathlib
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.formats.images import ImageArchive, ImageFolder
+from data_pipelines.formats.matlab import read_matlab
+from data_pipelines.formats.paths import relative_path
 from data_pipelines.readers.base import About, Face, FaceBuilder
-from data_pipelines.readers.images import ImageArchive, ImageFolder
-from data_pipelines.readers.matlab import read_matlab
-from data_pipelines.readers.paths import relative_path
 from data_pipelines.tasks import CELEBA, CELEBA_ATTRIBUTES, UNKNOWN, Task, celeba_name
 
 SPLITS = ("train", "test")

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data_pipelines.detections import BOX_COLUMNS, LANDMARK_COLUMNS
 from data_pipelines.errors import UserError
+from data_pipelines.formats.detections import BOX_COLUMNS, LANDMARK_COLUMNS
+from data_pipelines.formats.images import ImageFolder, is_hidden
+from data_pipelines.formats.paths import relative_path
+from data_pipelines.formats.user_table import Rows, read_rows, unknown
 from data_pipelines.readers.base import About, Face, FaceBuilder
 from data_pipelines.readers.declarations import parse_tasks, read_labels
-from data_pipelines.readers.images import ImageFolder, is_hidden
-from data_pipelines.readers.paths import relative_path
-from data_pipelines.readers.rows import Rows, read_rows, unknown
 from data_pipelines.tasks import LANDMARKS
 
 SPLIT_NAMES = {

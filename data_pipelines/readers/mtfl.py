@@ -4,9 +4,9 @@ import os
 
 from data_pipelines import tasks
 from data_pipelines.errors import UserError
+from data_pipelines.formats.images import ImageFolder
+from data_pipelines.formats.numeric_table import Table, parse_rows, read_lines
 from data_pipelines.readers.base import About, Face, FaceBuilder
-from data_pipelines.readers.images import ImageFolder
-from data_pipelines.readers.tables import Table, parse_rows, read_lines
 
 _POINTS = tuple(f"{axis}{number}" for axis in "xy" for number in range(1, 6))
 _COLUMNS = (*_POINTS, "gender", "smile", "glasses", "pose")

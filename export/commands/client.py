@@ -9,7 +9,7 @@ import json
 import os
 import sys
 
-from data_pipelines.command_line import run_command
+from data_pipelines.commands.running import run_command
 from data_pipelines.errors import UserError
 
 EXAMPLES = """\

@@ -7,7 +7,7 @@ this machine alone, and Kubernetes manifests.
 import argparse
 import sys
 
-from data_pipelines.command_line import run_command
+from data_pipelines.commands.running import run_command
 from data_pipelines.errors import UserError
 from export.deployment import IMAGE, write_deployment
 

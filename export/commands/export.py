@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from data_pipelines.command_line import run_command
+from data_pipelines.commands.running import run_command
 from data_pipelines.errors import UserError
 from data_pipelines.keras_settings import prepare_keras
 

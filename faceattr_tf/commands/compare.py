@@ -14,7 +14,7 @@ in every run; where a condition has two or more runs, they also hold what anothe
 import argparse
 import sys
 
-from data_pipelines.command_line import run_command
+from data_pipelines.commands.running import run_command
 from data_pipelines.errors import UserError
 from data_pipelines.keras_settings import prepare_keras
 

@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from data_pipelines.command_line import run_command
+from data_pipelines.commands.running import run_command
 
 
 def main(arguments: list[str]) -> None:

@@ -8,7 +8,7 @@ on, the report warns.
 import argparse
 import sys
 
-from data_pipelines.command_line import run_command
+from data_pipelines.commands.running import run_command
 from data_pipelines.keras_settings import prepare_keras
 
 EXAMPLES = """\

@@ -8,10 +8,10 @@ import argparse
 import os
 import sys
 
-from data_pipelines.command_line import run_command
-from data_pipelines.detector import MAXIMUM_SIDE
-from data_pipelines.encoded import MAX_PIXELS
+from data_pipelines.commands.running import run_command
+from data_pipelines.detection.mtcnn import MAXIMUM_SIDE
 from data_pipelines.errors import UserError
+from data_pipelines.formats.encoded import MAX_PIXELS
 from data_pipelines.keras_settings import prepare_keras
 
 EXAMPLES = """\

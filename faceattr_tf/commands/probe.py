@@ -11,7 +11,7 @@ import sys
 
 from absl import flags
 
-from data_pipelines.command_line import run_command
+from data_pipelines.commands.running import run_command
 from data_pipelines.errors import UserError
 from data_pipelines.files import local, write_text
 from data_pipelines.keras_settings import prepare_keras

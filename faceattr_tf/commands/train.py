@@ -18,7 +18,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from data_pipelines.command_line import run_command
+from data_pipelines.commands.running import run_command
 from data_pipelines.errors import UserError
 from data_pipelines.keras_settings import prepare_keras
 from faceattr_tf.configs import RECIPES, Recipe, create_recipe

@@ -9,9 +9,9 @@ import dataclasses
 import types
 import typing
 
-from data_pipelines.augment import Augment
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop
+from data_pipelines.input.augment import Augment
 
 
 @dataclasses.dataclass

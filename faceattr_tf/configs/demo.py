@@ -1,7 +1,7 @@
 """A first run on drawn faces, in about a minute and a half of two cores."""
 
-from data_pipelines.augment import Augment
-from data_pipelines.geometry import Crop
+from data_pipelines.crop.geometry import Crop
+from data_pipelines.input.augment import Augment
 from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
 
 

@@ -9,8 +9,8 @@ side.
 import dataclasses
 import math
 
-from data_pipelines.augment import Augment
-from data_pipelines.geometry import Crop
+from data_pipelines.crop.geometry import Crop
+from data_pipelines.input.augment import Augment
 from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
 
 

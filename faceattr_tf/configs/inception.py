@@ -7,8 +7,8 @@ pixel values, `--config.model.options="(('pixel_values', 'unit'),)"` says so.
 
 import dataclasses
 
-from data_pipelines.augment import Augment
-from data_pipelines.geometry import Crop
+from data_pipelines.crop.geometry import Crop
+from data_pipelines.input.augment import Augment
 from faceattr_tf.configs import resnet_small
 from faceattr_tf.configs.base import Bottlenecks, Data, Model, Phase, Recipe, TaskConfig
 

@@ -1,7 +1,7 @@
 """The compact residual network: the baseline that every paper's network is compared with."""
 
-from data_pipelines.augment import Augment
-from data_pipelines.geometry import Crop
+from data_pipelines.crop.geometry import Crop
+from data_pipelines.input.augment import Augment
 from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
 
 

@@ -1,7 +1,7 @@
 """A run of seconds that passes through every part of the training loop."""
 
-from data_pipelines.augment import Augment
-from data_pipelines.geometry import Crop
+from data_pipelines.crop.geometry import Crop
+from data_pipelines.input.augment import Augment
 from faceattr_tf.configs.base import Data, Model, Phase, Recipe
 
 

@@ -1,7 +1,7 @@
 """TCDCN: the paper's own run, the multi-task network of the works that it cites, and better ones."""
 
-from data_pipelines.augment import Augment
-from data_pipelines.geometry import Crop
+from data_pipelines.crop.geometry import Crop
+from data_pipelines.input.augment import Augment
 from faceattr_tf.configs import resnet_small
 from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from data_pipelines.head import DARK, YAW, Head, both, colour_of, ellipse, mix, polygon
+from data_pipelines.synth.head import DARK, YAW, Head, both, colour_of, ellipse, mix, polygon
 from data_pipelines.tasks import CELEBA_ATTRIBUTES, POSE_CLASSES
 
 _BEARD = (84, 50, 32)

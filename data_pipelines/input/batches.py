@@ -11,8 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.alignment import alignment_labels, check_disturbance, face_numbers
-from data_pipelines.augment import (
+from data_pipelines.crop.geometry import Crop, compose, to_crop_coordinates
+from data_pipelines.crop.pixels import compiled, decode_and_crop, image_sizes
+from data_pipelines.errors import UserError
+from data_pipelines.input.alignment_target import alignment_labels, check_disturbance, face_numbers
+from data_pipelines.input.augment import (
     Augment,
     adjustment,
     change_colours,
@@ -20,11 +23,8 @@ from data_pipelines.augment import (
     random_numbers,
     soften,
 )
-from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop, compose, to_crop_coordinates
-from data_pipelines.labels import join_ragged, label_places, mirror_labels
-from data_pipelines.preprocess import compiled, decode_and_crop, image_sizes
-from data_pipelines.stream import (
+from data_pipelines.input.labels import join_ragged, label_places, mirror_labels
+from data_pipelines.input.stream import (
     Source,
     explain_failure,
     mixed_stream,

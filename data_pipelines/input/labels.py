@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.stream import Source
+from data_pipelines.input.stream import Source
 from data_pipelines.tasks import UNKNOWN, Task, join_labels
 
 

@@ -7,8 +7,8 @@ import pathlib
 import zipfile
 from collections.abc import Iterator
 
-from data_pipelines.encoded import readable, unread
 from data_pipelines.errors import UserError
+from data_pipelines.formats.encoded import readable, unread
 
 HIDDEN = "hidden or system files and folders"
 _SYSTEM = {"__macosx", "thumbs.db", "desktop.ini"}

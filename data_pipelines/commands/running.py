@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from data_pipelines.native_log import without_chatter
+from data_pipelines.commands.native_log import without_chatter
 
 
 def run_command(name: str, main: Callable[[], object]) -> int:

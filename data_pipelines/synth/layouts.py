@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 
-from data_pipelines.drawing import draw_face
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.matlab import write_matlab
+from data_pipelines.formats.matlab_writer import write_matlab
+from data_pipelines.synth.drawing import draw_face
 from data_pipelines.tasks import CELEBA_ATTRIBUTES, POSE_CLASSES, normalise_label
 
 _FIRST = ("Ada", "Bao", "Carl", "Dina", "Emil", "Fatma", "Goran", "Hana", "Ivan", "Julia", "Kofi")

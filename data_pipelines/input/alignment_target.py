@@ -7,9 +7,9 @@ aligned face, to its input, both in normalised coordinates, in which -1 and +1 a
 import dataclasses
 import math
 
-from data_pipelines.augment import Augment, random_numbers
+from data_pipelines.crop.geometry import Crop, crop_transform
 from data_pipelines.errors import UserError
-from data_pipelines.geometry import Crop, crop_transform
+from data_pipelines.input.augment import Augment, random_numbers
 
 _MOVES = ("shift", "rotate", "scale")
 _SEED = 2015  # any number, but always the same: a face's displacement belongs to the face

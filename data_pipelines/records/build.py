@@ -19,14 +19,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_pipelines.counting import count_labels, measure_boxes
-from data_pipelines.encoded import MAX_PIXELS
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.people import choose_people, count_people, read_identities
+from data_pipelines.formats.encoded import MAX_PIXELS
 from data_pipelines.readers import READERS, reader_class
 from data_pipelines.readers.base import TURNED
-from data_pipelines.record_files import check_files, describe_file
+from data_pipelines.records.counting import count_labels, measure_boxes
+from data_pipelines.records.files import check_files, describe_file
+from data_pipelines.records.people import choose_people, count_people, read_identities
 from data_pipelines.tasks import Task
 
 METADATA = "metadata.json"
@@ -392,7 +392,7 @@ def _prepare(builder) -> None:
 
 def _title(builder, count: int) -> str:
     """What the records hold, which may be less than the data set of that name, or drawn."""
-    from data_pipelines.synth import DRAWN
+    from data_pipelines.synth.layouts import DRAWN
 
     folder = builder.source if builder.source.is_dir() else builder.source.parent
     drawn = "drawn " if (folder / DRAWN).is_file() else ""

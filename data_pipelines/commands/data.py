@@ -5,10 +5,10 @@ import sys
 
 from absl.flags import argparse_flags as argparse
 
-from data_pipelines.command_line import run_command
-from data_pipelines.detector import MAXIMUM_SIDE
-from data_pipelines.encoded import MAX_PIXELS
+from data_pipelines.commands.running import run_command
+from data_pipelines.detection.mtcnn import MAXIMUM_SIDE
 from data_pipelines.errors import UserError
+from data_pipelines.formats.encoded import MAX_PIXELS
 from data_pipelines.keras_settings import prepare_keras
 from data_pipelines.readers import READERS
 
@@ -136,9 +136,9 @@ def _build(parsed):
             raise UserError(f"--option {text}: expected NAME=VALUE")
         options[name] = value
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # bad images are reported by name instead
-    from data_pipelines import records
+    from data_pipelines.records.build import build
 
-    built = records.build(
+    built = build(
         parsed.dataset,
         parsed.source,
         parsed.records,
@@ -167,7 +167,7 @@ def _add_inspect(commands):
 
 
 def _inspect(parsed):
-    from data_pipelines.inspect import inspect_records
+    from data_pipelines.records.inspection import inspect_records
 
     inspect_records(parsed.records, parsed.picture, split=parsed.split, count=parsed.count)
 
@@ -203,7 +203,7 @@ def _add_detect(commands):
 def _detect(parsed):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     prepare_keras()
-    from data_pipelines.detect import detect_folder
+    from data_pipelines.detection.folder import detect_folder
 
     names = ("processes", "batch_size", "maximum_side", "max_bad", "max_pixels", "progress")
     options = {name: getattr(parsed, name) for name in names}
@@ -254,10 +254,10 @@ def _synth(parsed):
             if parsed.dataset != dataset:
                 raise UserError(f"--{name} belongs to --dataset={dataset}, not {parsed.dataset}")
             options[name] = value
-    from data_pipelines import synth
+    from data_pipelines.synth import layouts
 
     size = tuple(parsed.size) if parsed.size else None
-    folder = synth.draw(
+    folder = layouts.draw(
         parsed.dataset, parsed.folder, images=parsed.images, seed=parsed.seed, size=size, **options
     )
     print(f"{folder}: {parsed.images} drawn faces in the layout of {parsed.dataset}")

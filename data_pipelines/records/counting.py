@@ -64,8 +64,8 @@ def measure_boxes(shards: list[str]) -> dict:
     """
     import tensorflow as tf
 
-    from data_pipelines.geometry import known_box
-    from data_pipelines.preprocess import image_sizes
+    from data_pipelines.crop.geometry import known_box
+    from data_pipelines.crop.pixels import image_sizes
 
     spec = {
         "image": tf.io.FixedLenFeature((), tf.string),

@@ -13,7 +13,7 @@ padding, and interpolation is a few operations on the whole batch.
 import dataclasses
 import functools
 
-from data_pipelines.geometry import Crop, compose, crop_transform
+from data_pipelines.crop.geometry import Crop, compose, crop_transform
 
 _JPEG_RATIOS = (1, 2, 4, 8)
 

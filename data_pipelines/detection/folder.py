@@ -14,14 +14,20 @@ from collections.abc import Iterator, Mapping, Sequence
 import cv2
 import numpy as np
 
-from data_pipelines.detections import BOX_COLUMNS, COLUMNS
-from data_pipelines.detector import MAXIMUM_SIDE, MINIMUM_SIZE, Detection, Detector, nearest_first
-from data_pipelines.encoded import ENDINGS, MAX_PIXELS, decode
+from data_pipelines.detection.mtcnn import (
+    MAXIMUM_SIDE,
+    MINIMUM_SIZE,
+    Detection,
+    Detector,
+    nearest_first,
+)
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
+from data_pipelines.formats.detections import BOX_COLUMNS, COLUMNS
+from data_pipelines.formats.encoded import ENDINGS, MAX_PIXELS, decode
+from data_pipelines.formats.images import ImageFolder
 from data_pipelines.keras_settings import set_keras
 from data_pipelines.progress import progress_bar
-from data_pipelines.readers.images import ImageFolder
 
 __all__ = ["Detection", "Detector", "detect_folder", "nearest_first", "read_boxes"]
 

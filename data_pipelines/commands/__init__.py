@@ -1,0 +1,1 @@
+"""The command faceattr-data, and how every command of this project ends."""

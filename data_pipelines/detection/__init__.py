@@ -1,0 +1,1 @@
+"""Finding faces in pictures: the MTCNN detector, and folders of photographs."""

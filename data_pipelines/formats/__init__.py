@@ -1,0 +1,1 @@
+"""Files on disk, in and out: pictures, tables, MATLAB, TFRecords."""

@@ -1,0 +1,1 @@
+"""From records to batches: order, parsing, labels, random distortions."""

@@ -1,0 +1,1 @@
+"""TFRecords of a data set: built, described, counted, looked at."""
