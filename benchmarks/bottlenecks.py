@@ -29,7 +29,7 @@ from faceattr_tf.configs import create_recipe
 def extraction_competitors(experiment, folder: str, images: int) -> dict:
     """`forward` and `extraction`: functions that return their images and when they began."""
     from data_pipelines.input.batches import evaluation_batches
-    from faceattr_tf import bottlenecks
+    from faceattr_tf.features import extract as bottlenecks
 
     (source,) = experiment.sources("train")
     layer = experiment.recipe.model.layer
@@ -70,9 +70,9 @@ def top_competitors(experiment, examples: int, width: int, steps: int) -> dict:
     """`top step` and `top`: functions that return their examples and when they began."""
     import tensorflow as tf
 
-    from faceattr_tf.bottlenecks import Features
-    from faceattr_tf.state import TrainingState
-    from faceattr_tf.train import create_train_step, training_stream
+    from faceattr_tf.features.extract import Features
+    from faceattr_tf.training.loop import create_train_step, training_stream
+    from faceattr_tf.training.state import TrainingState
 
     rng = np.random.default_rng(0)
 

@@ -33,8 +33,8 @@ def keras_competitors(recipe, precision: str) -> dict:
     import tensorflow as tf
 
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.state import TrainingState
-    from faceattr_tf.train import create_train_step, training_stream
+    from faceattr_tf.training.loop import create_train_step, training_stream
+    from faceattr_tf.training.state import TrainingState
 
     experiment = Experiment.of(dataclasses.replace(recipe, precision=precision))
     strategy = tf.distribute.get_strategy()

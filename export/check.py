@@ -17,7 +17,7 @@ from data_pipelines.formats.encoded import ENDINGS, upright
 from data_pipelines.formats.images import ImageFolder
 from data_pipelines.tasks import Task
 from export.drawn_requests import draw_faces
-from faceattr_tf.tables import Table
+from faceattr_tf.reports.tables import Table
 
 PAGE = 32
 """Pictures on a page of drawn faces."""
@@ -284,8 +284,8 @@ def task_answers(raw: dict, transform, workdir, description: dict) -> dict[str, 
         description: the export's metadata.
     """
     from data_pipelines.crop.geometry import from_crop_coordinates
-    from faceattr_tf.affine import outline
-    from faceattr_tf.metrics import probabilities
+    from faceattr_tf.evaluation.metrics import probabilities
+    from faceattr_tf.evaluation.transform_metrics import outline
 
     crop, found = workdir.crop, {}
     for task, fields in zip(workdir.tasks, description["tasks"], strict=True):

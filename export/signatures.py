@@ -17,7 +17,7 @@ import tensorflow as tf
 from data_pipelines.crop.geometry import Crop, from_crop_coordinates
 from data_pipelines.crop.pixels import crop_pixels, decode_and_crop_each
 from data_pipelines.tasks import ALIGNMENT, LANDMARK_NAMES, Task
-from faceattr_tf.affine import outline
+from faceattr_tf.evaluation.transform_metrics import outline
 from faceattr_tf.models.heads import HEAD_PREFIX
 
 TPU_FUNCTION = "tpu_func"

@@ -7,15 +7,14 @@ The names listed here are the public interface. They are loaded when they are fi
 import importlib
 
 _EXPORTS = {
-    "Analyzer": "analyzer:Analyzer",
+    "Analyzer": "prediction.analyzer:Analyzer",
     "LOSSES": "losses:LOSSES",
     "MODELS": "models:MODELS",
     "SpatialTransformer": "layers:SpatialTransformer",
     "Workdir": "workdir:Workdir",
     "build_model": "models:build_model",
-    "evaluate_task": "metrics:evaluate_task",
-    # Not `evaluate`: that is the module, and importing it would replace the function.
-    "evaluate_workdir": "evaluate:evaluate",
+    "evaluate_task": "evaluation.metrics:evaluate_task",
+    "evaluate_workdir": "reports.evaluate:evaluate",
     "task_loss": "losses:task_loss",
 }
 

@@ -31,7 +31,7 @@ class Experiment:
         crop: the recipe's, with a window of 0 replaced by the mean box of the training images.
         phase_ends: for each phase the step at which it ends, counted from the start of the run.
         steps_per_epoch: steps in which as many examples are seen as the training split holds.
-        bottlenecks: split -> per record set the `faceattr_tf.bottlenecks.Features` that stand in
+        bottlenecks: split -> per record set the `faceattr_tf.features.extract.Features` that stand in
             for its images; empty where the network sees images.
     """
 

@@ -25,7 +25,7 @@ def resolve(precision: str, strategy: str = "default") -> tuple[str, str]:
 
     Args:
         precision: one of `PRECISIONS`; all but `auto` stand for themselves.
-        strategy: of the recipe, see `faceattr_tf.distribution`.
+        strategy: of the recipe, see `faceattr_tf.training.distribution`.
 
     Returns:
         The policy, and a reason in words that follows "since"; empty unless `auto` was resolved.

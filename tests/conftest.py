@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
 
-LONGEST = ("train", "facestn", "fine_tuning", "check", "export", "backbones", "imports")
+LONGEST = ("train", "facestn", "fine_tuning", "check", "export", "keras_applications", "imports")
 """Files that come first, lest one process works on them alone when the other has nothing left."""
 
 

@@ -11,8 +11,8 @@ from tiny_workdir import CALIBRATION, TASKS, build_model, draw_picture, encode, 
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from faceattr_tf.analyzer import Analyzer
-from faceattr_tf.picture import read_picture
+from faceattr_tf.prediction.analyzer import Analyzer
+from faceattr_tf.prediction.picture import read_picture
 
 SMALLER = (0.5, 0.0, 0.2, 0.0, 0.5, -0.1)
 NOWHERE = np.full([1, 4], np.nan, np.float32), np.full([1, 5, 2], np.nan, np.float32)
@@ -277,7 +277,7 @@ def test_faces_of_photographs_are_found(analyzer, real_data):
 def test_numbers_are_those_of_evaluation(mtfl_tree, mtfl_records):
     from data_pipelines.crop.geometry import from_crop_coordinates
     from data_pipelines.input.batches import Source, evaluation_batches
-    from faceattr_tf.evaluate import predict_outputs
+    from faceattr_tf.reports.evaluate import predict_outputs
 
     crop = Crop("align", 12, 10)
     model = build_model(crop)

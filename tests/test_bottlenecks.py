@@ -26,7 +26,8 @@ EARLIER = "expanded_conv_5_add"
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     """Several shards of several batches in a few dozen images."""
-    from faceattr_tf import bottleneck_cache, bottlenecks
+    from faceattr_tf.features import cache as bottleneck_cache
+    from faceattr_tf.features import extract as bottlenecks
 
     monkeypatch.setattr(bottleneck_cache, "SHARD", 16)
     monkeypatch.setattr(bottlenecks, "BATCH", 8)
@@ -66,8 +67,8 @@ def described(images):
 
 
 def extract(recipe, split="train", layers=None, create=None):
-    from faceattr_tf.bottlenecks import extract
     from faceattr_tf.experiment import Experiment
+    from faceattr_tf.features.extract import extract
 
     experiment = Experiment.of(recipe)
     return extract(experiment, split, layers, progress=False, create=create)
@@ -176,8 +177,8 @@ def changes(folder):
 
 @pytest.mark.parametrize("name", changes(None))
 def test_what_changes_the_features_changes_the_key(tmp_path, mtfl_records, name):
-    from faceattr_tf.bottleneck_cache import Cache, weights_digest
     from faceattr_tf.experiment import Experiment
+    from faceattr_tf.features.cache import Cache, weights_digest
 
     def folder():
         layer, weights = recipe.model.layer or LAST, weights_digest(recipe)
@@ -300,7 +301,8 @@ def test_only_whole_batches_are_computed_of_several_gaps(tmp_path, mtfl_records)
 SLOW = """
 import sys, time
 from data_pipelines.records.build import RecordSet
-from faceattr_tf import bottleneck_cache, bottlenecks
+from faceattr_tf.features import cache as bottleneck_cache
+from faceattr_tf.features import extract as bottlenecks
 from tests.test_bottlenecks import Network, extract, recipe_for
 
 bottleneck_cache.SHARD, bottlenecks.BATCH = 16, 8
@@ -371,7 +373,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(
     recipe = recipe_for(tmp_path / "good", mtfl_records)
     extract(recipe, create=Network())
     # What is complete is only read.
-    monkeypatch.setattr("faceattr_tf.bottleneck_cache.Cache.exclusive", never)
+    monkeypatch.setattr("faceattr_tf.features.cache.Cache.exclusive", never)
     extract(recipe, create=never)
 
 
@@ -406,7 +408,7 @@ def test_mistakes_are_named(tmp_path, mtfl_records, change, message):
 
 def features(count, copies=0, source=0, width=3):
     """Features that say source, example and copy, and labels that say the same."""
-    from faceattr_tf.bottlenecks import Features
+    from faceattr_tf.features.extract import Features
 
     example, copy = np.indices((count, copies + 1))
     said = np.stack([np.full_like(copy, source), example, copy], axis=2)
@@ -423,7 +425,7 @@ def features(count, copies=0, source=0, width=3):
 
 
 def stream(parts, weights=None, **options):
-    from faceattr_tf.bottlenecks import training_batches
+    from faceattr_tf.features.extract import training_batches
 
     options = {"batch_size": 8, "seed": 5} | options
     return training_batches(parts, weights or [1.0] * len(parts), **options)
@@ -513,7 +515,7 @@ def test_streams_that_cannot_be_are_refused(build, message):
 
 
 def test_evaluation_is_in_stored_order_and_complete():
-    from faceattr_tf.bottlenecks import evaluation_batches
+    from faceattr_tf.features.extract import evaluation_batches
 
     batches = evaluation_batches(features(37, copies=2), 10)
     assert [len(batch["image"]) for batch in batches] == [10, 10, 10, 7]
@@ -548,10 +550,10 @@ def test_features_are_what_the_heads_of_the_whole_network_see(tmp_path, mtfl_rec
     """The network itself, of random weights: the top on features answers as the whole on images."""
     import keras
 
-    from faceattr_tf.bottlenecks import attach
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.models.backbones import BOTTLENECK
-    from faceattr_tf.state import create_model
+    from faceattr_tf.features.extract import attach
+    from faceattr_tf.models.keras_applications import BOTTLENECK
+    from faceattr_tf.training.state import create_model
 
     recipe = recipe_for(tmp_path, mtfl_records)
     recipe.data.validation_share = 0.2

@@ -8,8 +8,8 @@ from scipy import special
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
 from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE
-from faceattr_tf.calibration import calibrate, choose_thresholds, fit_temperature
-from faceattr_tf.metrics import evaluate_task
+from faceattr_tf.evaluation.calibration import calibrate, choose_thresholds, fit_temperature
+from faceattr_tf.evaluation.metrics import evaluate_task
 
 SMILING = MTFL_ATTRIBUTES.select(["Smiling"])
 

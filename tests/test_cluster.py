@@ -12,8 +12,8 @@ import time
 import pytest
 
 from data_pipelines.errors import UserError
-from faceattr_tf.cluster import EXAMPLE, ended_by_signals, read_cluster, wait_for_machines
-from faceattr_tf.distribution import create_strategy
+from faceattr_tf.training.cluster import EXAMPLE, ended_by_signals, read_cluster, wait_for_machines
+from faceattr_tf.training.distribution import create_strategy
 
 WORKERS = {"worker": ["a:1", "b:2"]}
 
@@ -75,7 +75,7 @@ def machines():
 
 
 def test_machines_wait_for_one_another(machines, capsys, monkeypatch):
-    monkeypatch.setattr("faceattr_tf.cluster.PAUSE", 0.01)
+    monkeypatch.setattr("faceattr_tf.training.cluster.PAUSE", 0.01)
     begun = threading.Barrier(3)
 
     def work(own):
@@ -115,7 +115,9 @@ def test_an_interrupt_ends_the_wait(machines):
 
 
 def test_termination_ends_the_wait(machines):
-    program = f"from faceattr_tf.cluster import *; wait_for_machines({machines}, 'worker 0')"
+    program = (
+        f"from faceattr_tf.training.cluster import *; wait_for_machines({machines}, 'worker 0')"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True
     ) as run:

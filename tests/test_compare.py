@@ -13,19 +13,17 @@ from sklearn import metrics as sklearn_metrics
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.tasks import ALIGNMENT, CELEBA, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
-from faceattr_tf import (
-    compare_caveats,
-    compare_decisions,
-    compare_report,
-    compare_runs,
-    compare_tables,
-)
 from faceattr_tf.commands.compare import parse_conditions
-from faceattr_tf.compare import compare
-from faceattr_tf.compare_numbers import chosen_attributes, compare_task
 from faceattr_tf.configs.base import Data, Phase, Recipe
-from faceattr_tf.paired_bootstrap import recovered_share, run_figures, seed_weights
-from faceattr_tf.results import TaskResult, measure
+from faceattr_tf.evaluation.paired_bootstrap import recovered_share, run_figures, seed_weights
+from faceattr_tf.evaluation.results import TaskResult, measure
+from faceattr_tf.reports.comparison import caveats as compare_caveats
+from faceattr_tf.reports.comparison import decisions as compare_decisions
+from faceattr_tf.reports.comparison import page as compare_report
+from faceattr_tf.reports.comparison import runs as compare_runs
+from faceattr_tf.reports.comparison import tables as compare_tables
+from faceattr_tf.reports.comparison.compare import compare
+from faceattr_tf.reports.comparison.numbers import chosen_attributes, compare_task
 from faceattr_tf.workdir import Workdir
 
 CROP = Crop(kind="box", height=24, width=20, margin=0.2)
@@ -288,7 +286,7 @@ def test_attributes_one_by_one_stand_beside_the_published_tables():
         }
         for label in ("Male", "Smiling")
     }
-    from faceattr_tf.compare import _published
+    from faceattr_tf.reports.comparison.compare import _published
 
     contents = {"tasks": {"it": task}, "published": _published("mtfl", "", "test", 1997)}
     table, confusion = compare_decisions.decision_tables("it", "Smiling", contents)
@@ -490,10 +488,10 @@ def compared(workdirs, mtfl_records, tmp_path_factory):
 def test_every_run_is_evaluated_as_the_report_does(
     compared, workdirs, mtfl_records, tmp_path, monkeypatch
 ):
-    from faceattr_tf.evaluate import evaluate
+    from faceattr_tf.reports.evaluate import evaluate
 
-    monkeypatch.setattr("faceattr_tf.report.write_report", lambda *given: None)
-    monkeypatch.setattr("faceattr_tf.examples.collect_examples", lambda *given: {})
+    monkeypatch.setattr("faceattr_tf.reports.page.write_report", lambda *given: None)
+    monkeypatch.setattr("faceattr_tf.reports.galleries.collect_examples", lambda *given: {})
 
     task, figures = compared["tasks"]["attributes"], compared["tasks"]["attributes"]["attributes"]
     assert task["labels"] == list(MTFL_ATTRIBUTES.labels)
@@ -622,7 +620,7 @@ def test_what_stands_against_a_difference_is_said(compared):
 def test_published_averages_stand_below_with_what_stands_against_them():
     labels = _labels(CELEBA, 600)
     figures = {name: [_figures(CELEBA, labels, 0.8, seed, 50)] for seed, name in enumerate("xy")}
-    from faceattr_tf.compare import _published
+    from faceattr_tf.reports.comparison.compare import _published
 
     majority = {"mean": 0.8, "labels": {}}
     contents = {

@@ -13,7 +13,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task
 from export import saved_model
 from export.commands import export as commands
-from faceattr_tf.analyzer import Analyzer
+from faceattr_tf.prediction.analyzer import Analyzer
 
 PICTURES = [draw_picture(seed, 60, 48) for seed in range(3)]
 BOX = np.array([[4, 6, 30, 40], [np.nan] * 4, [10, 10, 20, 20]], np.float32)
@@ -229,7 +229,7 @@ def test_lower_precision_is_that_of_the_network_alone(tmp_path, precision):
     import tensorflow as tf
 
     from faceattr_tf.configs.base import Model
-    from faceattr_tf.state import create_network
+    from faceattr_tf.training.state import create_network
 
     crop = Crop("none", 32, 32)
     workdir = make_workdir(tmp_path / "run", crop)

@@ -114,7 +114,7 @@ def test_any_network_takes_a_transformer():
 
 
 def test_the_classifier_behind_the_transformer_shares_its_weights():
-    from faceattr_tf.state import classifier_of
+    from faceattr_tf.training.state import classifier_of
 
     tasks = (MTFL_ATTRIBUTES, LANDMARKS, ALIGNMENT)
     model = transformer_model(tasks)
@@ -138,8 +138,8 @@ def test_every_phase_trains_what_it_should(mtfl_records):
     import tensorflow as tf
 
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.state import TrainingState
-    from faceattr_tf.train import create_train_step, training_stream
+    from faceattr_tf.training.loop import create_train_step, training_stream
+    from faceattr_tf.training.state import TrainingState
 
     experiment = Experiment.of(tiny(mtfl_records))
     strategy = tf.distribute.get_strategy()
@@ -192,7 +192,7 @@ def test_a_run_leaves_what_the_transformer_needs(finished, mtfl_records):
 
 
 def test_the_report_shows_the_transformer(finished, mtfl_records):
-    from faceattr_tf.evaluate import evaluate
+    from faceattr_tf.reports.evaluate import evaluate
 
     path, _ = finished
     (contents,) = evaluate(path, mtfl_records.path, bootstrap=10).values()

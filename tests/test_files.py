@@ -44,25 +44,25 @@ def recipe(path="unused"):
 
 
 def train(place, records_set):
-    from faceattr_tf.train import train_and_evaluate
+    from faceattr_tf.training.loop import train_and_evaluate
 
     train_and_evaluate(recipe(records_set.path), place, progress=False)
 
 
 def evaluate(place, records_set):
-    from faceattr_tf.evaluate import evaluate
+    from faceattr_tf.reports.evaluate import evaluate
 
     evaluate(place, records_set.path)
 
 
 def compare(place, records_set):
-    from faceattr_tf.compare import compare
+    from faceattr_tf.reports.comparison.compare import compare
 
     compare({"a": [place], "b": ["other"]}, records_set.path)
 
 
 def predict(place, records_set):
-    from faceattr_tf.predict import predict
+    from faceattr_tf.prediction.predict import predict
 
     predict("workdir", ["~/picture.jpg"], output=place)
 

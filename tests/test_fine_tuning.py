@@ -41,8 +41,8 @@ def run_steps(recipe: Recipe, steps: int = 1, prepare=None):
     import tensorflow as tf
 
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.state import TrainingState
-    from faceattr_tf.train import create_train_step, training_stream
+    from faceattr_tf.training.loop import create_train_step, training_stream
+    from faceattr_tf.training.state import TrainingState
 
     experiment = Experiment.of(recipe)
     strategy = tf.distribute.get_strategy()
@@ -113,7 +113,7 @@ def test_l2_adds_its_share_of_every_kernel_to_the_gradient(mtfl_records):
 
 
 def test_the_rate_falls_from_stage_to_stage(mtfl_records):
-    from faceattr_tf.models.backbones import stages_of
+    from faceattr_tf.models.keras_applications import stages_of
 
     state, before, full = run_steps(pretrained(mtfl_records))
     _, _, slowed = run_steps(pretrained(mtfl_records, layer_decay=0.5))
@@ -152,7 +152,7 @@ def test_frozen_normalisation_moves_no_statistics(mtfl_records):
 def test_the_auxiliary_classifier_trains_and_is_gone_afterwards(
     tmp_path, mtfl_records, monkeypatch
 ):
-    import faceattr_tf.train as training
+    import faceattr_tf.training.loop as training
     from faceattr_tf.workdir import Workdir
 
     recipe = pretrained(mtfl_records, trainable="^(head|aux)_")
@@ -181,10 +181,10 @@ def test_the_auxiliary_classifier_trains_and_is_gone_afterwards(
 
 def test_bottlenecks_train_the_top_of_the_whole_network(tmp_path, mtfl_records, capsys):
     from data_pipelines.input.batches import Source, evaluation_batches
-    from faceattr_tf import bottlenecks
-    from faceattr_tf.evaluate import predict_outputs
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.train import train_and_evaluate
+    from faceattr_tf.features import extract as bottlenecks
+    from faceattr_tf.reports.evaluate import predict_outputs
+    from faceattr_tf.training.loop import train_and_evaluate
     from faceattr_tf.workdir import TOP, Workdir
 
     recipe = pretrained(mtfl_records, optimizer="adamw", learning_rate=1e-2)
@@ -242,8 +242,8 @@ def test_new_layers_learn_from_bottlenecks_what_they_learn_from_images(
 
     from data_pipelines.input.batches import evaluation_batches
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.state import TrainingState
-    from faceattr_tf.train import create_train_step, training_stream
+    from faceattr_tf.training.loop import create_train_step, training_stream
+    from faceattr_tf.training.state import TrainingState
 
     recipe = on_bottlenecks(mtfl_records, tmp_path, l2=0.01)
     recipe.data.crop = Crop(kind="box", height=size, width=size, margin=0.3)
@@ -281,9 +281,9 @@ def test_new_layers_learn_from_bottlenecks_what_they_learn_from_images(
 
 
 def test_a_run_goes_on_from_bottlenecks_to_images(tmp_path, mtfl_records, capsys):
-    from faceattr_tf import bottlenecks
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.train import train_and_evaluate
+    from faceattr_tf.features import extract as bottlenecks
+    from faceattr_tf.training.loop import train_and_evaluate
     from faceattr_tf.workdir import Workdir
 
     recipe = on_bottlenecks(mtfl_records, tmp_path / "kept")
@@ -306,7 +306,7 @@ def test_a_run_goes_on_from_bottlenecks_to_images(tmp_path, mtfl_records, capsys
 def test_bottlenecks_of_a_phase_that_changes_them_are_refused(
     tmp_path, mtfl_records, change, message
 ):
-    from faceattr_tf.train import train_and_evaluate
+    from faceattr_tf.training.loop import train_and_evaluate
 
     recipe = on_bottlenecks(mtfl_records, tmp_path)
     recipe.phases = (dataclasses.replace(recipe.phases[0], **change),)
@@ -316,7 +316,7 @@ def test_bottlenecks_of_a_phase_that_changes_them_are_refused(
 
 
 def test_bottlenecks_are_those_of_the_weights_that_the_recipe_names(tmp_path, mtfl_records):
-    from faceattr_tf.train import train_and_evaluate
+    from faceattr_tf.training.loop import train_and_evaluate
 
     recipe = on_bottlenecks(mtfl_records, tmp_path)
     recipe.phases = recipe.phases[::-1]

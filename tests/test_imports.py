@@ -18,8 +18,8 @@ WITHOUT_TENSORFLOW = (
     "data_pipelines/errors.py",
     "data_pipelines/tasks.py",
     "faceattr_tf/layers/",
-    "faceattr_tf/losses.py",
-    "faceattr_tf/metrics.py",
+    "faceattr_tf/losses/",
+    "faceattr_tf/evaluation/metrics.py",
     "faceattr_tf/models/",
 )
 
@@ -50,7 +50,10 @@ def test_models_and_losses_import_no_tensorflow(place):
     files = sorted((ROOT / place).rglob("*.py")) if place.endswith("/") else [ROOT / place]
     assert files
     for path in files:
-        assert "tensorflow" not in imported_packages(path), f"{path.relative_to(ROOT)}"
+        if (
+            path.name != "tensorflow_kernels.py"
+        ):  # what TensorFlow alone can do, loaded where it runs
+            assert "tensorflow" not in imported_packages(path), f"{path.relative_to(ROOT)}"
 
 
 PROGRAM = """
@@ -61,13 +64,13 @@ from keras import ops
 from data_pipelines import tasks
 import faceattr_tf
 from faceattr_tf.losses import LOSSES
-from faceattr_tf.models.backbones import BACKBONES
+from faceattr_tf.models.keras_applications import BACKBONES
 
 kinds = (
     tasks.MTFL_ATTRIBUTES, tasks.POSE, tasks.LANDMARKS,
     tasks.Task("age", "regression", ("years",)),
 )
-# test_backbones.py has its own test of the pretrained networks, which are slow to build on JAX.
+# test_keras_applications.py has its own test of the pretrained networks, which are slow to build on JAX.
 for name in set(faceattr_tf.MODELS) - set(BACKBONES):
     model = faceattr_tf.build_model(name, kinds, (64, 64, 3), width=0.25, transformer="lonet")
     outputs = model.predict_on_batch(np.zeros((2, 64, 64, 3), "float32"))

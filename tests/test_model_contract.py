@@ -1,7 +1,7 @@
 """What every network of `MODELS` keeps to; a new one is tested by being listed there.
 
 Of the pretrained networks, which share their construction, the smallest stands for all here; what
-they have of their own is in `test_backbones.py`.
+they have of their own is in `test_keras_applications.py`.
 """
 
 import inspect
@@ -61,7 +61,9 @@ def test_one_head_per_task(name, images):
 def test_pixels_are_normalised_inside(name, images):
     """An untrained network is close to indifferent, yet not to what it sees."""
     if name not in SCALED:
-        pytest.skip("its signal vanishes before anything is trained; see test_backbones.py")
+        pytest.skip(
+            "its signal vanishes before anything is trained; see test_keras_applications.py"
+        )
     model = small(name)
     logits, grey = model(images)["pose"], model(np.full_like(images, 127.5))["pose"]
     assert np.abs(logits).max() < 1

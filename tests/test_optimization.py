@@ -5,7 +5,7 @@ import pytest
 
 from data_pipelines.errors import UserError
 from faceattr_tf.configs.base import Phase
-from faceattr_tf.optimization import create_learning_rate, create_optimizer
+from faceattr_tf.training.optimizers import create_learning_rate, create_optimizer
 
 
 def test_piecewise_drops_at_shares_of_the_phase():

@@ -83,9 +83,9 @@ def recipe(records):
 
 
 def test_a_run_that_was_begun_by_images_goes_on_by_images(records, tmp_path, capsys):
-    from faceattr_tf.evaluate import validation_part
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.resumption import as_begun, claim
+    from faceattr_tf.reports.evaluate import validation_part
+    from faceattr_tf.training.resumption import as_begun, claim
     from faceattr_tf.workdir import Workdir
 
     workdir = Workdir(tmp_path / "w")

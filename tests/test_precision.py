@@ -74,7 +74,7 @@ def test_a_run_goes_on_in_the_precision_in_which_it_was_begun(
     tmp_path, mtfl_records, monkeypatch, capsys
 ):
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.resumption import as_begun, claim
+    from faceattr_tf.training.resumption import as_begun, claim
     from faceattr_tf.workdir import Workdir
 
     recipe = tiny(mtfl_records, precision="auto")
@@ -94,8 +94,8 @@ def test_a_run_goes_on_in_the_precision_in_which_it_was_begun(
 
 
 def test_features_are_kept_under_the_precision_that_auto_came_to(mtfl_records, monkeypatch):
-    from faceattr_tf.bottleneck_cache import Cache
     from faceattr_tf.experiment import Experiment
+    from faceattr_tf.features.cache import Cache
 
     def folder(name, features):
         of_machine(monkeypatch, features)
@@ -116,7 +116,7 @@ def test_an_unknown_precision_is_one_line(mtfl_records):
 
 
 def test_machines_that_differ_are_refused():
-    from faceattr_tf.distribution import check_agreement
+    from faceattr_tf.training.distribution import check_agreement
 
     def cluster(others):
         return types.SimpleNamespace(

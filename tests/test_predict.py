@@ -11,11 +11,11 @@ from tiny_workdir import draw_picture, encode, make_workdir
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from faceattr_tf.analyzer import Analyzer
-from faceattr_tf.annotate import draw_faces
 from faceattr_tf.commands import predict as command
-from faceattr_tf.face import Alignment, Attribute, Choice, Face
-from faceattr_tf.predict import list_images, predict
+from faceattr_tf.prediction.analyzer import Analyzer
+from faceattr_tf.prediction.annotate import draw_faces
+from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face
+from faceattr_tf.prediction.predict import list_images, predict
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,10 @@ from vgg_reference import MEAN_COLOUR, fc7, random_weights
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import POSE
-from faceattr_tf import pretrained
-from faceattr_tf.models import BACKBONES, build_model
+from faceattr_tf.models import BACKBONES, build_model, pretrained
 from faceattr_tf.models.heads import image_input
+from faceattr_tf.models.pretrained import load_imagenet, load_weights
 from faceattr_tf.models.vgg_face import build
-from faceattr_tf.pretrained import load_imagenet, load_weights
 
 FEATURES = 7
 LAYERS = list(random_weights())

@@ -9,7 +9,7 @@ from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from faceattr_tf.configs import create_recipe
 from faceattr_tf.configs.base import Model
-from faceattr_tf.probe import Cell, best_cell, flags_of, grid_table, parse_crop, probe
+from faceattr_tf.training.probe import Cell, best_cell, flags_of, grid_table, parse_crop, probe
 
 LAYERS = ("conv2_block3_out", "conv3_block4_out")
 
@@ -47,7 +47,7 @@ def test_every_combination_is_one_cell(cells):
 
 
 def test_a_cell_is_the_run_of_its_flags(cells, tmp_path, mtfl_records):
-    from faceattr_tf.train import train_and_evaluate
+    from faceattr_tf.training.loop import train_and_evaluate
 
     cell = cells[2]
     recipe = tiny(mtfl_records, tmp_path / "kept")
@@ -109,8 +109,8 @@ def test_mistakes_are_one_line(mtfl_records, tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_prints_grid_and_flags(cells, monkeypatch, capsys, tmp_path):
-    from faceattr_tf import probe as module
     from faceattr_tf.commands import probe as command
+    from faceattr_tf.training import probe as module
 
     monkeypatch.setattr(module, "probe", lambda recipe, **given: cells)
     output = tmp_path / "grid.json"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.tasks import CELEBA_ATTRIBUTES
-from faceattr_tf.published import FACESTN, LNETS_ANET, PUBLISHED, published_rows
+from faceattr_tf.reports.published import FACESTN, LNETS_ANET, PUBLISHED, published_rows
 
 
 def _forty(row):

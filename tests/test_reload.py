@@ -6,7 +6,7 @@ from tiny_workdir import draw_picture, encode, make_workdir
 from data_pipelines.crop.geometry import Crop
 from export import export_model
 from export.reload import answer, main
-from faceattr_tf.analyzer import Analyzer
+from faceattr_tf.prediction.analyzer import Analyzer
 
 
 def test_answers_equal_the_analyzer(tmp_path, capsys):

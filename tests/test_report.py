@@ -17,11 +17,11 @@ from data_pipelines.tasks import (
     POSE,
     Task,
 )
-from faceattr_tf import plots, report, tables
-from faceattr_tf.bootstrap import intervals
-from faceattr_tf.examples import collect_examples
-from faceattr_tf.published import published_rows
-from faceattr_tf.results import image_errors, measure, reliability
+from faceattr_tf.evaluation.bootstrap import intervals
+from faceattr_tf.evaluation.results import image_errors, measure, reliability
+from faceattr_tf.reports import page, plots, tables
+from faceattr_tf.reports.galleries import collect_examples
+from faceattr_tf.reports.published import published_rows
 
 AGE = Task("age", "regression", ("years",))
 COUNT = 60
@@ -93,15 +93,15 @@ def written(tmp_path_factory):
     galleries = collect_examples(RESULTS, _batches(), FILENAMES)
     contents = _contents()
     contents["odd"] = np.float32("nan")
-    assert report.write_report(folder, contents, RESULTS, galleries, LOG) == folder / "report.html"
+    assert page.write_report(folder, contents, RESULTS, galleries, LOG) == folder / "report.html"
     return folder
 
 
 def test_the_page_is_complete_in_itself(written):
-    page = (written / "report.html").read_text()
-    links = re.findall(r'(?:src|href)="([^"]*)"', page)
+    html = (written / "report.html").read_text()
+    links = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert links and all(link.startswith(("data:image/", "#")) for link in links)
-    assert not re.search(r"https?://|@import|url\(|<link", page)
+    assert not re.search(r"https?://|@import|url\(|<link", html)
     for heading in (
         "attributes",
         "pose",
@@ -111,16 +111,16 @@ def test_the_page_is_complete_in_itself(written):
         "Training curves",
         "ROC curves",
     ):
-        assert heading in page
-    assert page.count("data:image/svg+xml") >= 12 and page.count("data:image/jpeg") >= 40
-    ids = set(re.findall(r'id="([^"]*)"', page))
+        assert heading in html
+    assert html.count("data:image/svg+xml") >= 12 and html.count("data:image/jpeg") >= 40
+    ids = set(re.findall(r'id="([^"]*)"', html))
     assert {link[1:] for link in links if link[0] == "#"} <= ids
 
 
 def test_names_from_the_data_cannot_become_markup(written):
-    page = (written / "report.html").read_text()
-    assert NASTY not in page
-    assert "&lt;script&gt;alert" in page and "long &amp; wavy" in page
+    html = (written / "report.html").read_text()
+    assert NASTY not in html
+    assert "&lt;script&gt;alert" in html and "long &amp; wavy" in html
 
 
 def test_json_holds_every_figure_and_no_nan(written):
@@ -145,7 +145,7 @@ def test_markdown_tables_are_rectangular(written):
 
 
 def test_writing_again_replaces_the_report_and_leaves_nothing_else(written):
-    report.write_report(written, _contents(), RESULTS, {}, [])
+    page.write_report(written, _contents(), RESULTS, {}, [])
     names = sorted(path.name for path in written.iterdir())
     assert names == ["report.html", "report.json", "report.md"]
     assert "Training curves" not in (written / "report.html").read_text()
@@ -153,7 +153,7 @@ def test_writing_again_replaces_the_report_and_leaves_nothing_else(written):
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.task.kind)
 def test_every_plot_is_a_picture(result):
-    for plot in report.task_plots(result):
+    for plot in page.task_plots(result):
         document = xml.dom.minidom.parseString(plot.svg)
         assert document.documentElement.tagName == "svg"
         assert len(document.getElementsByTagName("path")) > 3, plot.title
@@ -167,11 +167,11 @@ def test_a_split_without_any_known_label_makes_a_report_without_figures(task, tm
     shape = (5, len(task.labels), 2) if task.kind == "landmarks" else (5, len(task.labels))
     result = measure(task, labels, np.zeros(shape))
     result.numbers["intervals"] = intervals(result, 10)
-    assert report.task_plots(result) == []
+    assert page.task_plots(result) == []
     galleries = collect_examples([result], [], [""] * 5)
     assert galleries == {task.name: []}
     contents = _contents(tasks={task.name: result.numbers})
-    report.write_report(tmp_path, contents, [result], galleries, [])
+    page.write_report(tmp_path, contents, [result], galleries, [])
     assert tables.NONE in (tmp_path / "report.md").read_text()
 
 
@@ -267,7 +267,7 @@ def test_transforms_without_labels_are_shown_without_errors(tmp_path):
     outputs = RESULTS[4].outputs
     result = measure(ALIGNMENT, np.full_like(outputs, np.nan), outputs, crop_size=(32, 32))
     result.numbers["intervals"] = intervals(result, 10)
-    (plot,) = report.task_plots(result)
+    (plot,) = page.task_plots(result)
     assert plot.title == "Distribution of the transform"
     (gallery,) = collect_examples([result], _batches(), FILENAMES)["alignment"]
     moved = np.linalg.norm(outputs - [[1, 0, 0], [0, 1, 0]], axis=(1, 2))
@@ -275,16 +275,16 @@ def test_transforms_without_labels_are_shown_without_errors(tmp_path):
     assert len(shown) == 24 and min(shown) < np.quantile(moved, 0.1) < max(shown)
     assert all(example.aligned and not example.true for example in gallery.examples)
     contents = _contents(tasks={"alignment": result.numbers})
-    report.write_report(tmp_path, contents, [result], {"alignment": [gallery]}, [])
+    page.write_report(tmp_path, contents, [result], {"alignment": [gallery]}, [])
     text = (tmp_path / "report.md").read_text()
     assert "no labels" in text and "predicted" in text and "labelled |" not in text
-    assert report.headlines(contents) == []
+    assert page.headlines(contents) == []
 
 
 def test_equal_transforms_are_drawn_too():
     outputs = np.tile(np.eye(2, 3), (4, 1, 1))
     result = measure(ALIGNMENT, outputs, outputs, crop_size=(32, 32))
-    assert len(report.task_plots(result)) == 2
+    assert len(page.task_plots(result)) == 2
 
 
 def test_published_columns_stand_beside_ours_with_their_own_average():
@@ -312,10 +312,10 @@ def test_an_average_over_all_attributes_does_not_stand_beside_one_over_a_few():
 
 
 def test_what_must_be_known_before_believing_the_figures_is_said():
-    assert not [text for text in report.warnings(_contents()) if "no known label" not in text]
+    assert not [text for text in page.warnings(_contents()) if "no known label" not in text]
     overlap = {"count": 3, "filenames": ["a", "b", "c"], "unchecked": ["old: no such folder"]}
     data = {**_contents()["data"], "split": "validation"}
-    said = report.warnings(_contents(overlap=overlap, data=data))
+    said = page.warnings(_contents(overlap=overlap, data=data))
     assert "3 of 60 evaluation images (5.0 %)" in said[0] and "a, b, c" in said[0]
     assert "could not be checked" in said[1] and "old: no such folder" in said[1]
     assert "chosen on this very split" in said[2]
@@ -323,7 +323,7 @@ def test_what_must_be_known_before_believing_the_figures_is_said():
     contents = _contents()
     name = next(iter(contents["tasks"]))
     contents["tasks"] = {name: {"metrics": {"count": 0}}}
-    assert report.warnings(contents)[-1].startswith(f"{name}: every label of this split is unknown")
+    assert page.warnings(contents)[-1].startswith(f"{name}: every label of this split is unknown")
 
 
 def test_summary_prints_in_even_columns():

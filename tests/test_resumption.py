@@ -13,8 +13,8 @@ from test_train import assert_same_run, tiny, train, weights_of
 
 from data_pipelines.errors import UserError
 from faceattr_tf.experiment import Experiment
-from faceattr_tf.resumption import as_begun, claim
-from faceattr_tf.train import train_and_evaluate
+from faceattr_tf.training.loop import train_and_evaluate
+from faceattr_tf.training.resumption import as_begun, claim
 from faceattr_tf.workdir import Workdir
 
 
@@ -98,7 +98,7 @@ def test_a_refusal_says_how_to_go_on(begun, tmp_path):
 
 
 def test_a_run_is_refused_before_anything_is_computed(begun, monkeypatch):
-    import faceattr_tf.train as training
+    import faceattr_tf.training.loop as training
 
     workdir, recipe = begun
     monkeypatch.setattr(training, "TrainingState", None)
@@ -122,7 +122,7 @@ def test_a_longer_schedule_is_said(begun, capsys):
 def test_an_extended_run_that_is_interrupted_ends_as_one_that_was_as_long_from_the_start(
     mtfl_records, tmp_path, monkeypatch
 ):
-    import faceattr_tf.train as training
+    import faceattr_tf.training.loop as training
 
     recipe = tiny(mtfl_records)
     phase = dataclasses.replace(recipe.phases[1], schedule="constant", warmup=0.0, steps=4)

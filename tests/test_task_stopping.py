@@ -1,6 +1,6 @@
 """Task-wise early stopping, against the formula worked out by hand."""
 
-from faceattr_tf.task_stopping import should_stop
+from faceattr_tf.training.task_stopping import should_stop
 
 
 def test_criterion_is_the_product_of_both_terms():

@@ -8,7 +8,7 @@ import tensorflow as tf
 from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE
 from faceattr_tf.layers import PositionalPooling
 from faceattr_tf.models import BACKBONES, MODELS, build_model
-from faceattr_tf.pretrained import load_weights
+from faceattr_tf.models.pretrained import load_weights
 
 TASKS = (MTFL_ATTRIBUTES, POSE, LANDMARKS)
 

@@ -40,14 +40,14 @@ def tiny(records, **changes):
 
 
 def train(recipe, path):
-    from faceattr_tf.train import train_and_evaluate
+    from faceattr_tf.training.loop import train_and_evaluate
 
     return train_and_evaluate(recipe, path, progress=False)
 
 
 def train_and_keep(recipe, path, weights):
     """Trains, and writes the model's weights as they are at the end, averaged or not."""
-    import faceattr_tf.train as training
+    import faceattr_tf.training.loop as training
 
     states = []
 
@@ -163,8 +163,8 @@ def test_a_frozen_phase_moves_nothing_but_its_layers(tmp_path, mtfl_records):
     import tensorflow as tf
 
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.state import TrainingState
-    from faceattr_tf.train import create_train_step, training_stream
+    from faceattr_tf.training.loop import create_train_step, training_stream
+    from faceattr_tf.training.state import TrainingState
 
     experiment = Experiment.of(tiny(mtfl_records))
     strategy = tf.distribute.get_strategy()
@@ -180,8 +180,8 @@ def test_the_average_follows_its_definition(mtfl_records):
     import tensorflow as tf
 
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.state import TrainingState
-    from faceattr_tf.train import create_train_step, training_stream
+    from faceattr_tf.training.loop import create_train_step, training_stream
+    from faceattr_tf.training.state import TrainingState
 
     experiment = Experiment.of(tiny(mtfl_records, average=0.15))
     strategy = tf.distribute.get_strategy()
@@ -213,8 +213,8 @@ def test_a_regression_starts_at_its_mean_and_weighs_like_the_rest(tmp_path):
     from data_pipelines.records.build import build
     from data_pipelines.synth.layouts import draw
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.state import create_model
-    from faceattr_tf.validation import validate
+    from faceattr_tf.training.state import create_model
+    from faceattr_tf.training.validation import validate
 
     draw("manifest", tmp_path / "drawn", images=60, seed=0)
     records = build(
@@ -336,7 +336,7 @@ def test_a_validation_part_that_knows_no_label_of_a_task_is_refused(tmp_path):
 
 
 def test_a_dry_run_learns_its_batch_and_writes_nothing(tmp_path, mtfl_records, monkeypatch, capsys):
-    from faceattr_tf.dry_run import dry_run
+    from faceattr_tf.training.dry_run import dry_run
 
     monkeypatch.chdir(tmp_path)
     recipe = tiny(mtfl_records)

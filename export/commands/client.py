@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> None:
     from data_pipelines.progress import progress_bar
     from export.client import Client, Refused, Unavailable
     from export.naming import check_description, named, read_description, summary
-    from faceattr_tf.predict import list_images
+    from faceattr_tf.prediction.predict import list_images
 
     description = read_description(flags.description) if flags.description else None
     files = list(list_images(flags.paths))

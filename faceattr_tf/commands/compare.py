@@ -121,7 +121,7 @@ def main() -> None:
     flags = parser().parse_args()
     conditions = parse_conditions(flags.conditions)
     prepare_keras()
-    from faceattr_tf.compare import compare
+    from faceattr_tf.reports.comparison.compare import compare
 
     contents = compare(
         conditions,
@@ -137,7 +137,7 @@ def main() -> None:
         batch_size=flags.batch_size,
         progress=flags.progress,
     )
-    from faceattr_tf.compare_report import printed, title
+    from faceattr_tf.reports.comparison.page import printed, title
 
     print(f"{title(contents)}: {contents['data']['examples']:,} images\n")
     for table in printed(contents):

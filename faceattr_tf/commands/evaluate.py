@@ -53,7 +53,7 @@ def main() -> None:
     """Parses flags, evaluates and prints the main figures and where the reports lie."""
     flags = parser().parse_args()
     prepare_keras()
-    from faceattr_tf.evaluate import evaluate
+    from faceattr_tf.reports.evaluate import evaluate
 
     reports = evaluate(
         flags.workdir,
@@ -64,8 +64,8 @@ def main() -> None:
         bootstrap=flags.bootstrap,
         batch_size=flags.batch_size,
     )
-    from faceattr_tf.report import title, warnings
-    from faceattr_tf.tables import summary_table
+    from faceattr_tf.reports.page import title, warnings
+    from faceattr_tf.reports.tables import summary_table
 
     for contents in reports.values():
         count = contents["data"]["examples"]

@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> None:
     flags = parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notes are not about the user's data
     prepare_keras()
-    from faceattr_tf.predict import predict
+    from faceattr_tf.prediction.predict import predict
 
     summary = predict(
         flags.workdir,

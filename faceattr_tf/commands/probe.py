@@ -47,7 +47,7 @@ def main() -> None:
     if output and not output.parent.is_dir():
         raise UserError(f"output {output}: its folder does not exist")
     prepare_keras()
-    from faceattr_tf import probe
+    from faceattr_tf.training import probe
 
     cells = probe.probe(
         recipe, layers=values.layers, crops=values.crops, decays=decays, progress=values.progress

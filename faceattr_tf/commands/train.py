@@ -135,14 +135,14 @@ def main() -> None:
     recipe, values = parse(arguments)
     if values.dry_run:
         prepare_keras()
-        from faceattr_tf.dry_run import dry_run
+        from faceattr_tf.training.dry_run import dry_run
 
         dry_run(recipe)
         return
     if not values.workdir:
         raise UserError("--workdir is missing: the folder of the run")
     prepare_keras()
-    from faceattr_tf.train import train_and_evaluate
+    from faceattr_tf.training.loop import train_and_evaluate
 
     best = train_and_evaluate(
         recipe, values.workdir, progress=values.progress, extend=values.extend

@@ -117,7 +117,7 @@ class Model:
         layer: of a pretrained network, the layer whose pooled output the heads see; empty for the
             last.
         weights: file of pretrained weights, loaded where layers and shapes agree (a network of
-            `faceattr_tf.models.backbones` wants all of its layers), or `imagenet` for those that
+            `faceattr_tf.models.keras_applications` wants all of its layers), or `imagenet` for those that
             Keras itself distributes.
         auxiliary_weight: weight of the losses of an auxiliary classifier, which only training
             builds; 0 for none.

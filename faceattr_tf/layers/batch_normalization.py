@@ -25,7 +25,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         """Normalises `[B, ..., C]`; in training by the batch's statistics, which it remembers."""
         if mask is not None or not self._can_fuse(inputs):
             return super().call(inputs, training=training, mask=mask)
-        from faceattr_tf.tensorflow_kernels import fused_batch_normalization
+        from faceattr_tf.layers.tensorflow_kernels import fused_batch_normalization
 
         learns = bool(training) and self.trainable
         channels = inputs.shape[-1:]

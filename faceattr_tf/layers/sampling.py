@@ -71,7 +71,7 @@ def sample(images, affine, *, size, outside: str, kernel: str, compiled: bool = 
     def run(function, *tensors):
         if not compiled:
             return function(*tensors, **options)
-        from faceattr_tf.tensorflow_kernels import compile_kernel
+        from faceattr_tf.layers.tensorflow_kernels import compile_kernel
 
         return compile_kernel(function)(*tensors, **options)
 

@@ -11,16 +11,16 @@ from data_pipelines.errors import UserError
 from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import ALIGNMENT, Task
 from faceattr_tf.layers.spatial_transformer import SpatialTransformer, transform_matrix
-from faceattr_tf.models import backbones, cascade_cnn, lonet, resnet_small, tcdcn, vgg_face
-from faceattr_tf.models.backbones import BACKBONES, auxiliary_name
+from faceattr_tf.models import cascade_cnn, keras_applications, lonet, resnet_small, tcdcn, vgg_face
 from faceattr_tf.models.heads import image_input
+from faceattr_tf.models.keras_applications import BACKBONES, auxiliary_name
 
 MODELS = {
     "cascade_cnn": cascade_cnn.build,
     "resnet_small": resnet_small.build,
     "tcdcn": tcdcn.build,
     "vgg_face": vgg_face.build,
-    **{name: functools.partial(backbones.build, name) for name in BACKBONES},
+    **{name: functools.partial(keras_applications.build, name) for name in BACKBONES},
 }
 """Name -> `build(pixels, tasks, **options) -> {task name: output}` on pixels in [-1, 1]."""
 

@@ -36,7 +36,7 @@ def build(
     (FaceSTN), section II.C; the network is that of Parkhi et al., "Deep Face Recognition" (BMVC
     2015), table 3: configuration A with 11 blocks (8 convolutions), which FaceSTN names, or D with
     16 (13 convolutions), whose weights were released. Layers are named as there, conv1_1 to fc7, so
-    that `faceattr_tf.pretrained.load_weights` finds them.
+    that `faceattr_tf.models.pretrained.load_weights` finds them.
 
     FaceSTN ends in a softmax of two per attribute with the cross-entropy of equation 6. It depends
     on the difference of the two values only, and the difference is what a head gives here: one

@@ -1,0 +1,1 @@
+"""From arrays of answers and labels to numbers: metrics, intervals, calibration, leakage."""

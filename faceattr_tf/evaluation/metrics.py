@@ -1,0 +1,329 @@
+"""Metrics over a whole set, exact: from labels and a model's outputs to plain numbers.
+
+Everything takes NumPy arrays of all examples at once and returns what JSON can hold. A number that
+is not defined (the precision of a label that is never predicted, anything of a label that nobody
+gave) is None, never NaN, and is left out of means.
+"""
+
+import math
+
+import numpy as np
+from scipy import special
+from sklearn import metrics as sklearn_metrics
+
+from data_pipelines.errors import UserError
+from data_pipelines.tasks import Task
+from faceattr_tf.evaluation import transform_metrics
+
+METRICS = {
+    "loss": "lower",
+    "accuracy": "higher",
+    "balanced_accuracy": "higher",
+    "accuracy_at_half": "higher",
+    "balanced_accuracy_at_half": "higher",
+    "precision": "higher",
+    "recall": "higher",
+    "precision_no": "higher",
+    "recall_no": "higher",
+    "f1": "higher",
+    "average_precision": "higher",
+    "roc_auc": "higher",
+    "mean_error": "lower",
+    "mae": "lower",
+    "rmse": "lower",
+    "r2": "higher",
+    "nme": "lower",
+    "failure_rate": "lower",
+    "corner_error": "lower",
+    "corner_error_median": "lower",
+    "rotation_error": "lower",
+    "scale_error": "lower",
+    "shift_error": "lower",
+}
+"""Every figure by which models may be chosen -> which of two values is the better one.
+
+`majority_accuracy` and `corner_error_identity` are the same for every model.
+"""
+
+FAILURE = 0.10
+"""A face whose landmarks are off by more than this share of the eye distance has failed."""
+
+
+def score_of(values: dict[str, float], metric: str) -> float:
+    """A metric of validation, turned so that less is better; infinite where it is undefined.
+
+    Args:
+        values: what `validation.validate` measured.
+        metric: `loss`, or a task's name, a slash and a key of `METRICS`.
+
+    Raises:
+        UserError: it is no metric by which a model can be chosen.
+    """
+    name = metric.rpartition("/")[2]
+    if name not in METRICS:
+        raise UserError(
+            f"best_metric {metric!r}: {name!r} chooses no model; there are: {', '.join(METRICS)}"
+        )
+    value = values.get(metric, math.nan)
+    if math.isnan(value):
+        return math.inf
+    return value if METRICS[name] == "lower" else -value
+
+
+def probabilities(task: Task, outputs, temperature: float = 1.0) -> np.ndarray:
+    """Sigmoid (multilabel) or softmax (multiclass) of `outputs / temperature`, in float64.
+
+    Outputs of other kinds come back unchanged.
+    """
+    outputs = np.asarray(outputs)
+    if task.kind == "multilabel":
+        return special.expit(outputs.astype(np.float64) / temperature)
+    if task.kind == "multiclass":
+        return special.softmax(outputs.astype(np.float64) / temperature, axis=-1)
+    return outputs
+
+
+def average_mirrored(task: Task, outputs, mirrored_outputs) -> np.ndarray:
+    """The mean of the outputs for images and for their mirror images, seen from the former.
+
+    Args:
+        task: what is predicted; its `mirror` says which labels swap.
+        outputs: of the images, `[N, n]`, `[N, n, 2]` or `[N, 2, 3]`.
+        mirrored_outputs: of the same images mirrored left to right.
+
+    Returns:
+        Array of the shape of `outputs`.
+    """
+    mirrored = np.asarray(mirrored_outputs)
+    if task.mirror:
+        mirrored = mirrored[:, list(task.mirror)]
+    if task.kind == "landmarks":
+        mirrored = mirrored * np.array([-1, 1], mirrored.dtype)
+    if task.kind == "transform":
+        # F theta F, where F mirrors both crops.
+        mirrored = mirrored * np.array([[1, -1, -1], [-1, 1, 1]], mirrored.dtype)
+    return (np.asarray(outputs) + mirrored) / 2
+
+
+def evaluate_task(
+    task: Task,
+    labels,
+    outputs,
+    *,
+    thresholds=None,
+    temperature: float = 1.0,
+    majority=None,
+    transforms=None,
+    crop_size=None,
+) -> dict:
+    """All metrics of one task.
+
+    Args:
+        task: what is predicted.
+        labels: `[N, n]` (multilabel, regression), `[N]` (multiclass), `[N, n, 2]` (landmarks,
+            normalised to the crop) or `[N, 2, 3]` (transform); -1 or NaN where unknown.
+        outputs: the model's, `[N, n]`, for landmarks `[N, n, 2]`, for a transform `[N, 2, 3]`.
+        thresholds: per label (multilabel), on the probability; a label is yes from there on.
+            Default 0.5.
+        temperature: divides logits.
+        majority: the most frequent answer in training: per label (multilabel) or one class index.
+        transforms: `[N, 2, 3]`, pixels of the crop to pixels of the source image (landmarks).
+            Default: errors are measured in the crop.
+        crop_size: `(height, width)` of the crop in pixels (landmarks, transform). Default: 2x2,
+            that is, a square in normalised units.
+
+    Returns:
+        A dict with `kind`, `count` (examples with any known label) and
+        multilabel: `labels` (name -> count, positives, threshold, accuracy, majority_accuracy,
+        balanced_accuracy, the same two `_at_half`, precision, recall, precision_no, recall_no, f1,
+        average_precision, roc_auc, confusion `[[tn, fp], [fn, tp]]`) and `mean` over the labels;
+        multiclass: accuracy, majority_accuracy, balanced_accuracy (over classes that occur),
+        mean_error (of the class index, where classes have an order), confusion (rows: true) and
+        `classes` (name -> count, precision, recall, f1);
+        regression: `labels` (name -> count, mae, rmse, r2) and `mean`;
+        landmarks: nme (mean distance over the distance of the eyes), failure_rate (share of faces
+        with more than `FAILURE`) and `points` (name -> nme);
+        transform: what `transform_metrics.evaluate` gives.
+    """
+    labels, outputs = np.asarray(labels), np.asarray(outputs)
+    if task.kind == "multilabel":
+        result = _evaluate_multilabel(task, labels, outputs, thresholds, temperature, majority)
+    elif task.kind == "multiclass":
+        result = _evaluate_multiclass(task, labels, outputs, majority)
+    elif task.kind == "regression":
+        result = _evaluate_regression(task, labels, outputs)
+    elif task.kind == "transform":
+        result = transform_metrics.evaluate(task, labels, outputs, crop_size)
+    else:
+        result = _evaluate_landmarks(task, labels, outputs, transforms, crop_size)
+    return {"kind": task.kind, **result}
+
+
+def _ratio(part, whole):
+    return float(part) / float(whole) if whole else None
+
+
+def _mean(values):
+    values = [value for value in values if value is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _mean_of_labels(rows: dict, left_out=()) -> dict:
+    first = next(iter(rows.values()))
+    return {
+        key: _mean(row[key] for row in rows.values())
+        for key, value in first.items()
+        if key not in left_out and not isinstance(value, list)
+    }
+
+
+def _balanced(recall, recall_no):
+    return None if recall is None or recall_no is None else (recall + recall_no) / 2
+
+
+def _confusion(truth, predicted):
+    """`[[tn, fp], [fn, tp]]` of booleans `[N]`."""
+    return np.bincount(2 * truth + predicted, minlength=4).reshape(2, 2)
+
+
+def _accuracies(confusion):
+    (tn, fp), (fn, tp) = confusion
+    balanced = _balanced(_ratio(tp, tp + fn), _ratio(tn, tn + fp))
+    return _ratio(tp + tn, confusion.sum()), balanced
+
+
+def _evaluate_multilabel(task, labels, outputs, thresholds, temperature, majority):
+    scores = probabilities(task, outputs, temperature)
+    thresholds = np.full(len(task.labels), 0.5) if thresholds is None else np.asarray(thresholds)
+    rows = {}
+    for index, name in enumerate(task.labels):
+        mask = labels[:, index] >= 0
+        truth, score = labels[mask, index].astype(int), scores[mask, index]
+        confusion = _confusion(truth, score >= thresholds[index])
+        (tn, fp), (fn, tp) = confusion
+        accuracy, balanced = _accuracies(confusion)
+        accuracy_at_half, balanced_at_half = _accuracies(_confusion(truth, score >= 0.5))
+        count, positives = len(truth), int(truth.sum())
+        usual = None if majority is None else int(np.asarray(majority)[index])
+        ranks = 0 < positives < count
+        rows[name] = {
+            "count": count,
+            "positives": positives,
+            "threshold": float(thresholds[index]),
+            "accuracy": accuracy,
+            "majority_accuracy": None if usual is None else _ratio((truth == usual).sum(), count),
+            "balanced_accuracy": balanced,
+            "accuracy_at_half": accuracy_at_half,
+            "balanced_accuracy_at_half": balanced_at_half,
+            "precision": _ratio(tp, tp + fp),
+            "recall": _ratio(tp, tp + fn),
+            "precision_no": _ratio(tn, tn + fn),
+            "recall_no": _ratio(tn, tn + fp),
+            "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+            "average_precision": float(sklearn_metrics.average_precision_score(truth, score))
+            if ranks
+            else None,
+            "roc_auc": float(sklearn_metrics.roc_auc_score(truth, score)) if ranks else None,
+            "confusion": confusion.tolist(),
+        }
+    return {
+        "count": int((labels >= 0).any(axis=1).sum()),
+        "labels": rows,
+        "mean": _mean_of_labels(rows, left_out=("count", "positives", "threshold")),
+    }
+
+
+def _evaluate_multiclass(task, labels, outputs, majority):
+    mask = labels >= 0
+    truth, predicted = labels[mask].astype(int), outputs[mask].argmax(axis=-1)
+    classes = len(task.labels)
+    confusion = np.bincount(classes * truth + predicted, minlength=classes**2)
+    confusion = confusion.reshape(classes, classes)
+    right, true, guessed = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    rows = {
+        name: {
+            "count": int(true[index]),
+            "precision": _ratio(right[index], guessed[index]),
+            "recall": _ratio(right[index], true[index]),
+            "f1": _ratio(2 * right[index], true[index] + guessed[index]),
+        }
+        for index, name in enumerate(task.labels)
+    }
+    count = len(truth)
+    usual = None if majority is None else int(np.ravel(majority)[0])
+    return {
+        "count": count,
+        "accuracy": _ratio(right.sum(), count),
+        "majority_accuracy": None if usual is None else _ratio((truth == usual).sum(), count),
+        "balanced_accuracy": _mean(row["recall"] for row in rows.values()),
+        "mean_error": _ratio(np.abs(truth - predicted).sum(), count),
+        "confusion": confusion.tolist(),
+        "classes": rows,
+    }
+
+
+def _evaluate_regression(task, labels, outputs):
+    rows = {}
+    for index, name in enumerate(task.labels):
+        mask = ~np.isnan(labels[:, index])
+        truth = labels[mask, index].astype(np.float64)
+        difference = outputs[mask, index] - truth
+        count, spread = len(truth), np.square(truth - truth.mean()).sum() if len(truth) else 0
+        mean_square = _ratio(np.square(difference).sum(), count)
+        unexplained = _ratio(np.square(difference).sum(), spread)
+        rows[name] = {
+            "count": count,
+            "mae": _ratio(np.abs(difference).sum(), count),
+            "rmse": None if mean_square is None else math.sqrt(mean_square),
+            "r2": None if unexplained is None else 1 - unexplained,
+        }
+    return {
+        "count": int((~np.isnan(labels)).any(axis=1).sum()),
+        "labels": rows,
+        "mean": _mean_of_labels(rows, left_out=("count",)),
+    }
+
+
+def landmark_errors(task: Task, labels, outputs, transforms=None, crop_size=None) -> np.ndarray:
+    """Distance of every landmark from its label, over the distance of the eyes.
+
+    The eyes are the labelled points `left_eye` and `right_eye`, in tasks without them the first
+    two points. Arguments as for `evaluate_task`.
+
+    Returns:
+        float64 `[N, n]`; NaN where the point or an eye is unknown.
+    """
+    truth = _source_pixels(labels, transforms, crop_size)
+    found = _source_pixels(outputs, transforms, crop_size)
+    names = list(task.labels)
+    named = "left_eye" in names and "right_eye" in names
+    left, right = (names.index("left_eye"), names.index("right_eye")) if named else (0, 1)
+    eyes = np.linalg.norm(truth[:, left] - truth[:, right], axis=-1, keepdims=True)
+    eyes[eyes == 0] = np.nan
+    return np.linalg.norm(found - truth, axis=-1) / eyes
+
+
+def _source_pixels(points, transforms, crop_size):
+    points = np.asarray(points, np.float64)
+    height, width = crop_size or (2, 2)
+    pixels = ((points + 1) * [width, height] - 1) / 2
+    if transforms is None:
+        return pixels
+    transforms = np.asarray(transforms, np.float64)
+    return pixels @ transforms[:, :, :2].transpose(0, 2, 1) + transforms[:, None, :, 2]
+
+
+def _evaluate_landmarks(task, labels, outputs, transforms, crop_size):
+    errors = landmark_errors(task, labels, outputs, transforms, crop_size)
+    errors = errors[~np.isnan(errors).all(axis=1)]
+    faces = np.nanmean(errors, axis=1) if len(errors) else np.empty(0)
+    points = {
+        name: _mean(errors[~np.isnan(errors[:, index]), index].tolist())
+        for index, name in enumerate(task.labels)
+    }
+    return {
+        "count": len(faces),
+        "nme": _ratio(faces.sum(), len(faces)),
+        "failure_rate": _ratio((faces > FAILURE).sum(), len(faces)),
+        "points": points,
+    }

@@ -1,0 +1,1 @@
+"""What a frozen network gives for every image, kept and learned from."""

@@ -1,0 +1,199 @@
+"""What frozen networks gave for the images of record sets: shards of arrays under a key.
+
+The key holds everything that decides the features; a change of it leads to another folder, so that
+nothing stale is ever read. It lies in `key.json` beside the arrays, for people to read. What only
+chooses among the features, as tasks and the validation share, is no part of it: kept is the whole
+stored split, with all labels of the records.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_pipelines.errors import UserError
+from data_pipelines.files import local
+from data_pipelines.input.batches import Source
+from faceattr_tf.configs.base import Recipe
+from faceattr_tf.experiment import Experiment
+from faceattr_tf.models.keras_applications import BACKBONES
+
+SHARD = 512
+"""Images in a file: what an interruption loses at most."""
+
+LABELS = "labels/"
+"""Of the arrays of a shard, those of labels are named so, and then by their task.
+
+The others are `features`, `transform` and `filename`.
+"""
+
+FORMAT = 1
+"""To be raised when what is stored, or the way from an image to it, changes its meaning."""
+
+# Options of the networks that leave their features alone.
+_OF_TRAINING = ("auxiliary", "dropout", "synchronized")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """The features of one stored split, layer and copy.
+
+    Attributes:
+        folder: where the shards lie, named by a digest of the key.
+        key: everything that decides the features.
+        count: images in the split.
+    """
+
+    folder: pathlib.Path
+    key: dict
+    count: int
+
+    @classmethod
+    def of(
+        cls, experiment: Experiment, source: Source, layer: str, copy: int, weights: str
+    ) -> "Cache":
+        """Where features belong, whether or not they are there.
+
+        Args:
+            experiment: gives network, crop and options.
+            source: a whole stored split.
+            layer: whose pooled output the features are.
+            copy: 0 for the images themselves, else the number of a randomly changed copy.
+            weights: what `weights_digest` gave.
+        """
+        key = feature_key(experiment, source, layer, copy, weights)
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        parent = experiment.recipe.data.bottlenecks.folder
+        parent = local(parent or pathlib.Path(source.records.path) / "bottlenecks")
+        return cls(parent / f"{key['network']}-{layer}-{digest[:20]}", key, source.count)
+
+    @property
+    def shards(self) -> int:
+        """Number of files that the whole split takes."""
+        return -(-self.count // SHARD)
+
+    def read(self, index: int) -> dict[str, np.ndarray] | None:
+        """The arrays of a shard; None where it is missing or damaged."""
+        file = self._file(index)
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = dict(stored)  # Reading checks the sums of the archive.
+            if len(arrays["features"]) == min(SHARD, self.count - index * SHARD):
+                return arrays
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            pass
+        print(f"{file} is damaged; it is computed again")
+        return None
+
+    def write(self, index: int, arrays: dict[str, np.ndarray]) -> None:
+        """Keeps the arrays of a shard, which appears under its name when it is whole."""
+
+        def save(file):
+            np.savez(file, **arrays)
+
+        self._replace(self._file(index), save)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Time in which no other process writes to the folder; it is made and described.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.folder, os.O_RDONLY)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{self.folder}: waiting for another process that computes it")
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            text = json.dumps(self.key, indent=1) + "\n"
+            self._replace(self.folder / "key.json", lambda file: file.write(text.encode()))
+            yield
+        finally:
+            os.close(handle)
+
+    def _file(self, index: int) -> pathlib.Path:
+        return self.folder / f"{index:05}-of-{self.shards:05}.npz"
+
+    def _replace(self, file: pathlib.Path, write) -> None:
+        # What an interrupted run left behind under this name is written over.
+        partial = file.with_name(f".{file.name}.partial")
+        try:
+            with open(partial, "wb") as opened:
+                write(opened)
+            os.replace(partial, file)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"{self.folder.parent}: bottlenecks cannot be written there ({error.strerror}); "
+            "name another folder by --config.data.bottlenecks.folder=DIR"
+        )
+
+
+def feature_key(
+    experiment: Experiment, source: Source, layer: str, copy: int, weights: str
+) -> dict:
+    """Everything that decides the features of a stored split; for the arguments see `Cache.of`.
+
+    Raises:
+        UserError: the records are too old to know what they were built from.
+    """
+    recipe, description = experiment.recipe, source.records.description
+    if not description.get("fingerprint"):
+        raise UserError(f"{source.records.path}: no fingerprint in these records; build them again")
+    options = {name: value for name, value in recipe.model.options if name not in _OF_TRAINING}
+    options["pixel_values"] = (
+        options.get("pixel_values") or BACKBONES[recipe.model.name].pixel_values
+    )
+    key = {
+        "format": FORMAT,
+        "network": recipe.model.name,
+        "options": options,
+        "weights": weights,
+        "layer": layer,
+        "precision": recipe.precision,
+        "crop": experiment.crop.to_dict(),
+        "disturb": dataclasses.asdict(experiment.disturb) if experiment.disturb else None,
+        "records": description["fingerprint"],
+        "split": source.split,
+        "images": source.count,
+        "images in a shard": SHARD,
+        "copy": copy,
+    }
+    if copy:
+        key |= {"augment": dataclasses.asdict(recipe.data.augment), "seed": recipe.seed}
+    return key
+
+
+def weights_digest(recipe: Recipe) -> str:
+    """What the weights of a recipe's network are, in one line that changes when they do.
+
+    Raises:
+        UserError: their file cannot be read.
+    """
+    weights = recipe.model.weights
+    if not weights or weights == "imagenet":
+        keras = f"Keras {importlib.metadata.version('keras')}"
+        return f"imagenet, {keras}" if weights else f"random, seed {recipe.seed}, {keras}"
+    try:
+        with open(weights, "rb") as file:
+            return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError as error:
+        raise UserError(f"{weights}: these weights cannot be read ({error.strerror})") from None

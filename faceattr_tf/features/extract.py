@@ -1,0 +1,317 @@
+"""What a frozen network gives for every image, computed once, and batches for training on it.
+
+Source: KTH-MTFL ("Prediction of Attributes"), section 3.3: the features of the layer before the
+output ("bottlenecks") are kept, and a new top is trained on them alone.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines.errors import UserError
+from data_pipelines.input.augment import Augment
+from data_pipelines.input.batches import evaluation_batches as image_batches
+from data_pipelines.input.batches import named_failures
+from data_pipelines.input.labels import label_places
+from data_pipelines.input.stream import Source
+from data_pipelines.progress import progress_bar
+from faceattr_tf.experiment import Experiment
+from faceattr_tf.features import cache as bottleneck_cache
+from faceattr_tf.features.batches import Features, evaluation_batches, training_batches
+from faceattr_tf.features.cache import LABELS, Cache, weights_digest
+from faceattr_tf.models.keras_applications import (
+    AUXILIARY_INPUT,
+    AUXILIARY_STAGE,
+    BACKBONES,
+    features_at,
+)
+from faceattr_tf.training.state import pretrained_model
+
+__all__ = [
+    "Features",
+    "attach",
+    "evaluation_batches",
+    "extract",
+    "feature_function",
+    "training_batches",
+]
+
+BATCH = 64
+"""Images of a forward pass; shards are multiples of it."""
+
+
+def attach(experiment: Experiment, *, progress: bool = True) -> Experiment:
+    """The experiment with features in place of the images that it trains and validates on.
+
+    Raises:
+        UserError: see `extract`.
+    """
+    layer = experiment.recipe.model.layer
+    found = {
+        split: extract(experiment, split, progress=progress)[layer]
+        for split in ("train", "validation")
+    }
+    return dataclasses.replace(experiment, bottlenecks=found)
+
+
+def for_new_layers(experiment: Experiment, *, progress: bool = True) -> list[Features]:
+    """What the new layers of the recipe's network learn from in a phase of their own.
+
+    Returns:
+        Per source of the training split the input of `faceattr_tf.models.keras_applications.new_layers_of`
+        for the images themselves.
+
+    Raises:
+        UserError: see `extract`.
+    """
+    recipe = experiment.recipe
+    own = dataclasses.replace(recipe.data.bottlenecks, copies=0)
+    unchanged = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, bottlenecks=own))
+    layers = (recipe.model.layer, *([AUXILIARY_INPUT] if recipe.model.auxiliary_weight else []))
+    experiment = dataclasses.replace(experiment, recipe=unchanged)
+    found = extract(experiment, "train", layers, progress=progress)
+    return [
+        dataclasses.replace(parts[0], features=np.concatenate([p.features for p in parts], -1))
+        for parts in zip(*(found[layer] for layer in layers), strict=True)
+    ]
+
+
+def extract(
+    experiment: Experiment,
+    split: str,
+    layers: Sequence[str] | None = None,
+    *,
+    progress: bool = True,
+    create: Callable | None = None,
+) -> dict[str, list[Features]]:
+    """The features of all examples of a split, from the cache where it has them.
+
+    What is missing is computed, all layers in one pass, and kept: whole stored splits, so that
+    another validation share, seed or task finds them. An interrupted computation goes on where it
+    was. One line says what was found and what is computed.
+
+    Args:
+        experiment: its sources give the examples; the training split also has as many randomly
+            changed copies as the recipe asks for.
+        split: "train", "validation", "test" or whatever the records have.
+        layers: ends of stages of the network whose pooled output is wanted; empty for the last.
+            `AUXILIARY_INPUT`: what the auxiliary classifier sees. None: the recipe's layer.
+        progress: show a bar with images per second and the time that is left.
+        create: makes `images [B, h, w, 3] -> {layer: features [B, F]}` from the names of layers,
+            once something is missing; by default `feature_function` of the experiment.
+
+    Returns:
+        For each of `layers` the features of every source of the split, in stored order.
+
+    Raises:
+        UserError: the network or one of its layers cannot be had, the recipe has options that make
+            no sense with features, an image is damaged, or the cache cannot be written.
+    """
+    recipe = experiment.recipe
+    _check(experiment)
+    layers = (recipe.model.layer,) if layers is None else layers
+    named = {layer: _stage(recipe.model.name, layer) for layer in layers}
+    sources = experiment.sources(split)
+    places = label_places(sources, experiment.tasks)
+    weights = weights_digest(recipe)
+    copies = recipe.data.bottlenecks.copies if split == "train" else 0
+    parts, chosen = {}, []
+    for source in sources:
+        if not source.count:
+            raise UserError(f"{source.records.path}: split {split!r} holds no examples")
+        stored, mask = source.select()
+        whole = Source(source.records, stored)
+        own = []
+        for copy in range(copies + 1):
+            part = _Part.of(experiment, whole, tuple(dict.fromkeys(named.values())), copy, weights)
+            # Sources may share their records, and lie in the same cache.
+            own.append(parts.setdefault(part.name, part))
+        chosen.append((own, mask))
+    create = create or functools.partial(feature_function, experiment)
+    _complete(experiment, list(parts.values()), create, progress)
+    return {
+        layer: [
+            Features.of(
+                experiment.tasks,
+                [part.shards[stage] for part in own],
+                mask,
+                {name: rows[index] for name, rows in places.items()},
+            )
+            for index, (own, mask) in enumerate(chosen)
+        ]
+        for layer, stage in named.items()
+    }
+
+
+def _check(experiment: Experiment) -> None:
+    config, data = experiment.recipe.model, experiment.recipe.data
+    if config.name not in BACKBONES:
+        raise UserError(
+            f"bottlenecks: model {config.name!r} is no pretrained network; there are: "
+            + ", ".join(BACKBONES)
+        )
+    if config.transformer:
+        raise UserError(
+            f"bottlenecks: the transformer {config.transformer!r} needs images to learn from"
+        )
+    if data.bottlenecks.copies < 0:
+        raise UserError(f"bottlenecks.copies {data.bottlenecks.copies} must be 0 or more")
+    if data.bottlenecks.copies and data.augment == Augment():
+        raise UserError(
+            f"bottlenecks.copies {data.bottlenecks.copies}: data.augment changes nothing, so that "
+            "all copies would be the same"
+        )
+    data.augment.check()
+
+
+def _stage(network: str, layer: str) -> str:
+    stages = BACKBONES[network].stages
+    if layer == AUXILIARY_INPUT and AUXILIARY_STAGE in stages:
+        return layer
+    if layer and layer not in stages:
+        raise UserError(f"layer {layer!r} ends no stage of {network}: {', '.join(stages)}")
+    return layer or stages[-1]
+
+
+def feature_function(experiment: Experiment, layers: Sequence[str]) -> Callable:
+    """The recipe's network as a compiled `images [B, h, w, 3] -> {layer: features [B, F]}`.
+
+    Args:
+        experiment: gives network, weights and precision.
+        layers: as `features_at` takes them.
+    """
+    recipe = experiment.recipe
+    ends = [AUXILIARY_STAGE if layer == AUXILIARY_INPUT else layer for layer in layers]
+    last = max(ends, key=BACKBONES[recipe.model.name].stages.index)
+    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, layer=last))
+    model = pretrained_model(dataclasses.replace(experiment, recipe=recipe), recipe.precision)
+    outputs = {layer: features_at(model, layer) for layer in layers}
+    network = functools.partial(keras.Model(model.input, outputs), training=False)
+    return tf.function(network, autograph=False)
+
+
+@dataclasses.dataclass
+class _Part:
+    """One copy of a stored split: per layer its cache, and the shards that are at hand."""
+
+    source: Source
+    copy: int
+    caches: dict[str, Cache]
+    shards: dict[str, list]
+
+    @classmethod
+    def of(cls, experiment, source, layers, copy, weights) -> "_Part":
+        caches = {layer: Cache.of(experiment, source, layer, copy, weights) for layer in layers}
+        shards = {layer: [None] * cache.shards for layer, cache in caches.items()}
+        return cls(source, copy, caches, shards)
+
+    @property
+    def name(self) -> tuple:
+        return tuple(cache.folder for cache in self.caches.values())
+
+    def read(self) -> None:
+        """Reads what the cache has and is not at hand."""
+        for layer, shards in self.shards.items():
+            for index, shard in enumerate(shards):
+                if shard is None:
+                    shards[index] = self.caches[layer].read(index)
+
+    def incomplete(self) -> list[str]:
+        """The layers of which shards are missing."""
+        return [layer for layer, shards in self.shards.items() if None in shards]
+
+    def missing(self) -> list[int]:
+        """The shards that are missing of any layer."""
+        columns = zip(*self.shards.values(), strict=True)
+        return [index for index, column in enumerate(columns) if None in column]
+
+    def size(self, indices: Iterable[int]) -> int:
+        """Images in these shards."""
+        size = bottleneck_cache.SHARD
+        return sum(min(size, self.source.count - index * size) for index in indices)
+
+    def compute(self, experiment: Experiment, network: Callable, bar) -> None:
+        """Computes and keeps what is missing."""
+        missing = self.missing()
+        size = bottleneck_cache.SHARD
+        options = tf.data.Options()
+        # With tuning, the end of a slow pass now and then waits for the tuner, for up to a minute.
+        options.autotune.enabled = False
+        for _, run in itertools.groupby(enumerate(missing), lambda pair: pair[1] - pair[0]):
+            indices = [index for _, index in run]
+            batches = image_batches(
+                self.source,
+                self.source.records.tasks,
+                experiment.crop,
+                batch_size=BATCH,
+                disturb=experiment.disturb,
+                augment=experiment.recipe.data.augment if self.copy else None,
+                seed=experiment.recipe.seed,
+                copy=self.copy,
+                start=indices[0] * size,
+            )
+            batches = named_failures(batches.with_options(options), [self.source])
+            for index in indices:
+                rows = []
+                for batch in itertools.islice(batches, size // BATCH):
+                    rows.append(_arrays(batch, network(batch["image"])))
+                    bar.update(len(batch["filename"]))
+                self._keep(index, rows)
+
+    def _keep(self, index: int, rows: list[tuple[dict, dict]]) -> None:
+        common = _concatenate([common for common, _ in rows])
+        for layer, features in _concatenate([features for _, features in rows]).items():
+            if self.shards[layer][index] is None:
+                arrays = {"features": features, **common}
+                self.caches[layer].write(index, arrays)
+                self.shards[layer][index] = arrays
+
+
+def _arrays(batch: dict, features: dict) -> tuple[dict, dict]:
+    """What is kept of a batch: labels, names and transforms; and the features of each layer."""
+    common = {LABELS + name: label.numpy() for name, label in batch["labels"].items()}
+    common["transform"] = batch["transform"].numpy()
+    common["filename"] = batch["filename"].numpy().astype(bytes)
+    return common, {name: np.asarray(value, np.float32) for name, value in features.items()}
+
+
+def _concatenate(rows: list[dict]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def _complete(experiment: Experiment, parts: list[_Part], create, progress: bool) -> None:
+    """Reads all parts and computes what the cache does not have."""
+    for part in parts:
+        part.read()
+    with contextlib.ExitStack() as stack:
+        incomplete = [part for part in parts if part.missing()]
+        caches = [part.caches[layer] for part in incomplete for layer in part.incomplete()]
+        # Always in the same order, so that two processes never wait for each other.
+        for cache in sorted(caches, key=lambda cache: cache.folder):
+            stack.enter_context(cache.exclusive())
+        for part in incomplete:
+            part.read()  # Another process may have computed them meanwhile.
+        layers = sorted({layer for part in incomplete for layer in part.incomplete()})
+        total = sum(part.source.count for part in parts)
+        rest = sum(part.size(part.missing()) for part in parts)
+        names = ", ".join(sorted({layer for part in parts for layer in part.caches}))
+        folders = ", ".join(
+            sorted({str(c.folder.parent) for p in parts for c in p.caches.values()})
+        )
+        print(
+            f"bottlenecks ({names}): {total - rest:,} of {total:,} images found in {folders}"
+            + (f"; {rest:,} are computed" if rest else "")
+        )
+        if not rest:
+            return
+        network = create(layers)
+        with progress_bar(rest, "image", show=progress) as bar:
+            bar.set_description("bottlenecks")
+            for part in incomplete:
+                part.compute(experiment, network, bar)

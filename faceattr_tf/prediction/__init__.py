@@ -1,0 +1,1 @@
+"""Answers about pictures: the Analyzer, folders of pictures, annotated copies."""

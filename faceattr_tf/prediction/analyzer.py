@@ -1,0 +1,275 @@
+"""Face attributes of pictures from Python, in three lines, as plain data that prints well.
+
+    from faceattr_tf import Analyzer
+
+    print(Analyzer.from_workdir("work/celeba").analyze("photo.jpg"))
+
+Pictures pass through the same decoding, crop and calibration as in evaluation, so that both give
+the same numbers.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.detection.mtcnn import MAXIMUM_SIDE, Detector
+from data_pipelines.errors import UserError
+from data_pipelines.formats.encoded import MAX_PIXELS
+from data_pipelines.keras_settings import check_keras
+from data_pipelines.tasks import LANDMARK_NAMES, Task
+from faceattr_tf.evaluation.transform_metrics import CORNERS, components, outline
+from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face, TaskResult
+from faceattr_tf.prediction.picture import Image, Picture, as_list, read_picture
+
+NO_IMAGE = "not an image that can be decoded"
+_DECODED = 8  # pictures held at a time for detection, decoded and reduced
+
+
+class Analyzer:
+    """A trained model with all that it needs to judge pictures.
+
+    Args:
+        model: Keras model, `float32 [B, H, W, 3]` in 0...255 -> a dict of one output per task.
+        tasks: the model's tasks.
+        crop: the `data_pipelines.crop.geometry.Crop` that the model was trained with.
+        calibration: task name -> `{"temperature": t, "thresholds": [one per label]}`; what is
+            absent is temperature 1 and thresholds 0.5.
+        batch_size: how many faces go through the model at a time.
+        max_pixels: a picture that is larger by its header is refused before it is decoded.
+        maximum_side: width or height in pixels above which faces are looked for in a reduced copy,
+            see `data_pipelines.detection.mtcnn.Detector`; all else sees the picture as it is.
+    """
+
+    def __init__(
+        self,
+        model,
+        tasks: Sequence[Task],
+        crop,
+        calibration: dict[str, dict] | None = None,
+        *,
+        batch_size: int = 64,
+        max_pixels: int = MAX_PIXELS,
+        maximum_side: int = MAXIMUM_SIDE,
+    ):
+        """Keeps what it is given; networks are compiled when they are first used."""
+        if batch_size < 1:
+            raise UserError(f"batch size {batch_size}: expected at least 1")
+        check_keras()
+        self.model = model
+        self.tasks = tuple(tasks)
+        self.crop = crop
+        self.calibration = calibration or {}
+        self.batch_size = batch_size
+        self.max_pixels = max_pixels
+        self.maximum_side = maximum_side
+
+    @classmethod
+    def from_workdir(cls, path: str | Path, **options) -> "Analyzer":
+        """The best model of a training run; `options` are those of the class.
+
+        Raises:
+            UserError: the folder is no workdir, or holds no model that loads.
+        """
+        from faceattr_tf.workdir import Workdir
+
+        workdir = Workdir.open(path)
+        return cls(
+            workdir.load_model(),
+            workdir.tasks,
+            workdir.crop,
+            workdir.calibration(),
+            **options,
+        )
+
+    @property
+    def needs_face(self) -> bool:
+        """Whether the crop looks for a box or landmarks, and else falls back to the picture."""
+        return self.crop.kind != "none"
+
+    def analyze(
+        self, images: Image | Sequence[Image], *, box=None, landmarks=None, detect: bool = False
+    ) -> Face | list[Face]:
+        """One face per picture: a `Face` for one picture, a list for several.
+
+        Where the crop needs a box or landmarks and there are none, it falls back to what is known,
+        and finally to the whole picture (see `data_pipelines.crop.geometry.crop_transform`).
+
+        Args:
+            images: one picture or several: file names, bytes of image files, open files, PIL
+                images, or uint8 arrays and tensors, RGB `[H, W, 3]` or grey `[H, W]`. Orientation
+                tags are applied.
+            box: the face's left, top, width, height `[4]` in pixels of the upright picture, or
+                `[N, 4]` for N pictures; NaN where unknown.
+            landmarks: its points `[5, 2]` (x, y) in pixels, ordered as
+                `data_pipelines.tasks.LANDMARK_NAMES`, or `[N, 5, 2]`; NaN where unknown.
+            detect: look for faces first, and take each picture's main one (the nearest to the
+                centre); a picture in which none is found is taken as it is.
+
+        Raises:
+            UserError: a file is missing or is no image, or a shape does not fit (named).
+        """
+        images, single = as_list(images)
+        if detect and (box is not None or landmarks is not None):
+            raise UserError("detect=True finds the faces itself: leave box and landmarks out")
+        boxes = _per_picture("box", box, len(images), (4,))
+        points = _per_picture("landmarks", landmarks, len(images), (len(LANDMARK_NAMES), 2))
+        faces = []
+        for start in range(0, len(images), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            pictures = [read_picture(image, self.max_pixels) for image in images[part]]
+            jobs = list(map(_Job, pictures, boxes[part], points[part]))
+            if detect:
+                jobs = [
+                    (faces or [job])[0]
+                    for faces, job in zip(self._detect(pictures), jobs, strict=True)
+                ]
+            faces += self._judge(jobs)
+        return faces[0] if single else faces
+
+    def find_faces(self, images: Image | Sequence[Image]) -> list[Face] | list[list[Face]]:
+        """Every face that the detector finds in a picture, the most central first.
+
+        Args:
+            images: as of `analyze`.
+
+        Returns:
+            The faces of one picture, or a list of them for several.
+
+        Raises:
+            UserError: a file is missing or is no image (named).
+        """
+        images, single = as_list(images)
+        faces = []
+        for start in range(0, len(images), self.batch_size):
+            found = self._detect(
+                [
+                    read_picture(image, self.max_pixels)
+                    for image in images[start : start + self.batch_size]
+                ]
+            )
+            judged = iter(self._judge([job for jobs in found for job in jobs]))
+            faces += [list(itertools.islice(judged, len(jobs))) for jobs in found]
+        return faces[0] if single else faces
+
+    @functools.cached_property
+    def _detector(self):
+        return Detector(maximum_side=self.maximum_side)
+
+    def _detect(self, pictures: list[Picture]) -> list[list["_Job"]]:
+        found = []
+        for start in range(0, len(pictures), _DECODED):
+            part = pictures[start : start + _DECODED]
+            found += self._detector(picture.pixels() for picture in part)
+        return [
+            [_Job(picture, face.box, face.landmarks, float(face.score)) for face in faces]
+            for picture, faces in zip(pictures, found, strict=True)
+        ]
+
+    @functools.cached_property
+    def _network(self):
+        """Image bytes `[B]`, boxes, landmarks -> outputs, transforms, as one compiled function."""
+        import tensorflow as tf
+
+        from data_pipelines.crop.pixels import decode_and_crop
+
+        def network(image_bytes, box, landmarks):
+            pixels, transform = decode_and_crop(image_bytes, box, landmarks, self.crop)
+            return self.model(pixels, training=False), transform
+
+        points = [None, len(LANDMARK_NAMES), 2]
+        signature = [([None], tf.string), ([None, 4], tf.float32), (points, tf.float32)]
+        return tf.function(network, [tf.TensorSpec(*spec) for spec in signature], autograph=False)
+
+    def _judge(self, jobs: list["_Job"]) -> list[Face]:
+        faces = []
+        for start in range(0, len(jobs), self.batch_size):
+            part = jobs[start : start + self.batch_size]
+            outputs, transforms = self._run(part)
+            results = {task.name: self._results(task, outputs, transforms) for task in self.tasks}
+            faces += [
+                job.face({name: rows[row] for name, rows in results.items()})
+                for row, job in enumerate(part)
+            ]
+        return faces
+
+    def _run(self, jobs: list["_Job"]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        import tensorflow as tf
+
+        contents = [job.picture.content for job in jobs]
+        boxes, landmarks = np.stack([job.box for job in jobs]), [job.landmarks for job in jobs]
+        try:
+            outputs, transforms = self._network(contents, boxes, np.stack(landmarks))
+        except tf.errors.InvalidArgumentError as error:
+            if len(jobs) > 1:  # one bad picture fails a whole batch: find out which
+                for job in jobs:
+                    self._run([job])
+                raise
+            raise UserError(f"{jobs[0].picture}: {NO_IMAGE}") from error
+        return {name: output.numpy() for name, output in outputs.items()}, transforms.numpy()
+
+    def _results(self, task: Task, outputs: dict, transforms: np.ndarray) -> list[TaskResult]:
+        from data_pipelines.crop.geometry import from_crop_coordinates
+        from faceattr_tf.evaluation.metrics import probabilities
+
+        stored = self.calibration.get(task.name, {})
+        values = probabilities(task, outputs[task.name], stored.get("temperature", 1.0))
+        size = self.crop.height, self.crop.width
+        if task.kind == "transform":
+            corners = np.asarray(from_crop_coordinates(outline(values), transforms, *size))
+            parts = np.stack(list(components(values, size).values()), axis=1)
+            return [
+                Alignment(turn, scale, (x, y), dict(zip(CORNERS, map(tuple, places), strict=True)))
+                for (turn, scale, x, y), places in zip(
+                    parts.tolist(), corners.tolist(), strict=True
+                )
+            ]
+        if task.kind == "landmarks":
+            points = np.asarray(from_crop_coordinates(values, transforms, *size))
+            return [dict(zip(task.labels, map(tuple, row), strict=True)) for row in points.tolist()]
+        rows = [dict(zip(task.labels, row, strict=True)) for row in values.tolist()]
+        if task.kind == "multiclass":
+            return [Choice(max(row, key=row.get), row) for row in rows]
+        if task.kind == "regression":
+            return rows
+        thresholds = stored.get("thresholds") or [0.5] * len(task.labels)
+        limits = dict(zip(task.labels, thresholds, strict=True))
+        return [
+            {label: Attribute(value, value >= limits[label]) for label, value in row.items()}
+            for row in rows
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A face to be judged: its picture, and where it is in it (NaN where unknown)."""
+
+    picture: Picture
+    box: np.ndarray
+    landmarks: np.ndarray
+    score: float | None = None
+
+    def face(self, tasks: dict[str, TaskResult]) -> Face:
+        box = None if np.isnan(self.box).any() else tuple(self.box.tolist())
+        points = zip(LANDMARK_NAMES, self.landmarks.tolist(), strict=True)
+        known = {name: (x, y) for name, (x, y) in points if not math.isnan(x + y)}
+        return Face(self.picture.name, box, known or None, self.score, tasks)
+
+
+def _per_picture(name: str, values, count: int, shape: tuple[int, ...]) -> np.ndarray:
+    """`values` as float32 `[count, *shape]`; all NaN where there are none."""
+    if values is None:
+        return np.full((count, *shape), np.nan, np.float32)
+    values = np.asarray(values, np.float32)
+    if count == 1 and values.shape == shape:
+        values = values[None]
+    if values.shape != (count, *shape):
+        raise UserError(
+            f"{name} of shape {list(values.shape)}: expected {[count, *shape]} "
+            f"for {count} picture{'s' * (count != 1)}"
+        )
+    return values

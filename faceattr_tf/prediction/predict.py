@@ -1,0 +1,261 @@
+"""Predictions for image files: a table of results, and annotated pictures."""
+
+import collections
+import contextlib
+import csv
+import dataclasses
+import glob
+import itertools
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+
+from data_pipelines.detection.mtcnn import MAXIMUM_SIDE
+from data_pipelines.errors import UserError
+from data_pipelines.files import local
+from data_pipelines.formats.encoded import ENDINGS, MAX_PIXELS, decode, readable, unread
+from data_pipelines.formats.images import ImageFolder
+from data_pipelines.progress import progress_bar
+from faceattr_tf.prediction.analyzer import Analyzer
+from faceattr_tf.prediction.face import Face
+
+FORMATS = ("jsonl", "csv")
+
+
+@dataclasses.dataclass
+class Summary:
+    """What `predict` did.
+
+    Attributes:
+        images: how many images were judged.
+        faces: how many faces were judged in them.
+        unreadable: file name -> why it could not be judged.
+        faceless: names of images in which no face was found.
+        passed_over: kinds of files in the folders that are no images, and how many of each.
+    """
+
+    images: int = 0
+    faces: int = 0
+    unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
+    faceless: list[str] = dataclasses.field(default_factory=list)
+    passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def predict(
+    workdir: str | Path,
+    paths: Sequence[str | Path],
+    *,
+    output: str | Path | None = None,
+    format: str = "jsonl",
+    detect: bool = False,
+    batch_size: int = 64,
+    annotate: bool | None = None,
+    max_pixels: int = MAX_PIXELS,
+    maximum_side: int = MAXIMUM_SIDE,
+    progress: bool = True,
+) -> Summary:
+    """Judges images with a workdir's best model, and writes one row per face.
+
+    Args:
+        workdir: folder of a training run.
+        paths: image files, folders (searched recursively) and glob patterns.
+        output: folder for `results.jsonl` or `results.csv`, which appears when it is complete, and
+            for `annotated/`, which replaces that of an earlier run; None writes the rows to standard output.
+        format: one of `FORMATS`.
+        detect: find the faces first and judge each of them; otherwise one face per image.
+        batch_size: images read, and faces judged, at a time.
+        annotate: whether to write annotated pictures; None: whenever there is an output folder.
+        max_pixels: an image that is larger by its header is not decoded, and counts as unreadable.
+        maximum_side: width or height in pixels above which faces are looked for in a reduced copy,
+            see `data_pipelines.detection.mtcnn.Detector`.
+        progress: show a bar, on a terminal.
+
+    Raises:
+        UserError: no image at all, a path or the workdir is missing, or `annotate` without
+            `output`. Images that cannot be read are no error but part of the summary.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
+    output = None if output is None else local(output)
+    if annotate and output is None:
+        raise UserError("annotated pictures need a folder: give --output=DIR")
+    passed_over: collections.Counter[str] = collections.Counter()
+    files = list_images(paths, leave_out=output, passed_over=passed_over)
+    if output is not None:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    analyzer = Analyzer.from_workdir(
+        workdir, batch_size=batch_size, max_pixels=max_pixels, maximum_side=maximum_side
+    )
+    if analyzer.needs_face and not detect:
+        print(
+            f"warning: the model was trained on faces cropped by {analyzer.crop.kind}; without "
+            "--detect it sees whole pictures, which suits tightly framed faces only",
+            file=sys.stderr,
+        )
+    summary = Summary(passed_over=dict(passed_over))
+    names = list(files)
+    with (
+        _writer(output, format) as write,
+        _annotations(output) as annotated,
+        progress_bar(len(names), "image", show=progress) as bar,
+    ):
+        for start in range(0, len(names), batch_size):
+            batch = names[start : start + batch_size]
+            for name, faces in _analyze(analyzer, batch, detect, summary):
+                write(faces)
+                if annotated is not None and annotate is not False:
+                    _annotate(name, faces, annotated / files[name])
+            bar.update(len(batch))
+    return summary
+
+
+def list_images(
+    paths: Iterable[str | Path],
+    leave_out: str | Path | None = None,
+    passed_over: collections.Counter[str] | None = None,
+) -> dict[str, Path]:
+    """The image files that `paths` name, each once, in order.
+
+    Args:
+        paths: files, folders (searched as by `ImageFolder`) and glob patterns. A file that is
+            named itself may end in anything.
+        leave_out: a folder whose content is not taken, such as the one of the results.
+        passed_over: counts the kinds of files in folders, and of a pattern's, that are no images.
+
+    Returns:
+        File name -> its path relative to the folder through which it was found, numbered where
+        another file has the same.
+
+    Raises:
+        UserError: a path does not exist, a pattern matches nothing, or there is no image at all.
+    """
+    paths = [str(local(path)) for path in paths]
+    excluded = Path(leave_out).resolve() if leave_out is not None else None
+    passed_over = collections.Counter() if passed_over is None else passed_over
+    found, taken = {}, set()
+    for path in paths:
+        matches = [path] if os.path.lexists(path) else sorted(glob.glob(path, recursive=True))
+        if not matches:
+            kind = "pattern that matches nothing" if glob.has_magic(path) else "no such file"
+            raise UserError(f"{path}: {kind}; expected images, folders or patterns")
+        for match in map(Path, matches):
+            base, inside = match.parent, [match]
+            if match.is_dir():
+                folder = ImageFolder(match)
+                base, inside = match, [match / name for name in folder.sizes]
+                passed_over.update(folder.left_out)
+            elif matches != [path] and not readable(match.name):
+                passed_over[unread(match.name)] += 1
+                continue
+            for file in inside:
+                if excluded and excluded in file.resolve().parents:
+                    continue
+                if str(file) not in found:
+                    found[str(file)] = _unused(file.relative_to(base), taken)
+    if not found:
+        others = "; ".join(f"{count} {what}" for what, count in passed_over.items())
+        raise UserError(
+            f"{', '.join(paths) or 'no path given'}: no image found; expected files that end in "
+            f"{', '.join(ENDINGS)}{others and f'; there are {others}'}"
+        )
+    return found
+
+
+def _unused(path: Path, taken: set[Path]) -> Path:
+    candidates = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2))
+    path = next(item for item in itertools.chain([path], candidates) if item not in taken)
+    taken.add(path)
+    return path
+
+
+def _analyze(
+    analyzer: Analyzer, names: list[str], detect: bool, summary: Summary
+) -> Iterator[tuple[str, list[Face]]]:
+    """Name and faces of each image that can be read; the others are noted in the summary."""
+    try:
+        results = (
+            analyzer.find_faces(names) if detect else [[face] for face in analyzer.analyze(names)]
+        )
+    except UserError as error:
+        if len(names) == 1:
+            summary.unreadable[names[0]] = str(error)
+            return
+        for name in names:
+            yield from _analyze(analyzer, [name], detect, summary)
+        return
+    for name, faces in zip(names, results, strict=True):
+        summary.images += 1
+        summary.faces += len(faces)
+        if not faces:
+            summary.faceless.append(name)
+        yield name, faces
+
+
+@contextlib.contextmanager
+def _writer(output: str | Path | None, format: str):
+    """A function that writes faces as rows; a file appears under its name when it is complete."""
+    with contextlib.ExitStack() as stack:
+        if output is None:
+            file = sys.stdout
+        else:
+            handle, temporary = tempfile.mkstemp(dir=output, prefix=f".results.{format}-")
+            stack.callback(Path(temporary).unlink, missing_ok=True)
+            file = stack.enter_context(
+                os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="")
+            )
+        yield _write_csv(file) if format == "csv" else _write_jsonl(file)
+        if output is not None:
+            file.close()
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, Path(output, f"results.{format}"))
+
+
+@contextlib.contextmanager
+def _annotations(output: str | Path | None) -> Iterator[Path | None]:
+    """A folder for annotated pictures, which at the end takes the place of an earlier run's."""
+    if output is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(dir=output, prefix=".annotated-") as folder:
+        drawn, earlier = Path(folder, "drawn"), Path(output, "annotated")
+        drawn.mkdir()
+        yield drawn
+        if earlier.exists():
+            os.replace(earlier, Path(folder, "earlier"))
+        if any(drawn.iterdir()):
+            os.replace(drawn, earlier)
+
+
+def _write_jsonl(file):
+    return lambda faces: file.writelines(json.dumps(face.to_dict()) + "\n" for face in faces)
+
+
+def _write_csv(file):
+    table = None
+
+    def write(faces: list[Face]) -> None:
+        nonlocal table
+        for row in (face.to_row() for face in faces):
+            if table is None:
+                table = csv.DictWriter(file, row, lineterminator="\n")
+                table.writeheader()
+            table.writerow(row)
+
+    return write
+
+
+def _annotate(name: str, faces: list[Face], target: Path) -> None:
+    from faceattr_tf.prediction.annotate import draw_faces
+
+    pixels = decode(Path(name).read_bytes(), sys.maxsize)
+    if target.suffix.lower() not in (".jpg", ".jpeg"):
+        target = target.with_name(target.name + ".jpg")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    drawn = draw_faces(pixels, faces)
+    content = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+    target.write_bytes(content.tobytes())

@@ -1,0 +1,117 @@
+"""What a run would be: tasks, parameters, arithmetic, memory, time, and whether it can learn."""
+
+import dataclasses
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines.input.augment import Augment
+from faceattr_tf.configs.base import Recipe
+from faceattr_tf.experiment import Experiment
+from faceattr_tf.training.distribution import create_strategy
+from faceattr_tf.training.loop import create_train_step, training_stream
+from faceattr_tf.training.state import TrainingState
+
+STEPS = 40
+"""Steps on the one batch that is over-fitted."""
+
+SECONDS = 60
+"""After so many no further step begins: a large network needs minutes for all of them."""
+
+
+def dry_run(recipe: Recipe) -> dict:
+    """Prints what a recipe would do, and over-fits one batch without writing anything.
+
+    Returns:
+        `parameters`, `multiply_adds` per image, `bytes`, `seconds`, `losses` of the one batch.
+    """
+    experiment = Experiment.of(recipe)
+    total = experiment.phase_ends[-1]
+    # Bottlenecks are computed once per image; training on them is a matter of seconds.
+    begins = (0, *experiment.phase_ends)
+    phases = zip(recipe.phases, begins, experiment.phase_ends, strict=False)
+    on_images = sum(end - begin for phase, begin, end in phases if not phase.bottlenecks)
+    print(f"recipe {recipe.name}")
+    for records, source in zip(experiment.record_sets, experiment.sources("train"), strict=True):
+        count = records.count("train", *recipe.validation_rule)
+        print(f"  data   {records.name}: {count:,} training examples, weight {source.weight:g}")
+    for task in experiment.tasks:
+        print(f"  task   {task.name} ({task.kind}): {', '.join(task.labels)}")
+    for phase, end in zip(recipe.phases, experiment.phase_ends, strict=True):
+        print(f"  phase  {phase.name}: to step {end:,}, {phase.optimizer}, {phase.learning_rate:g}")
+
+    # Over-fitting wants one unchanging batch and a constant rate.
+    frozen = recipe.data.bottlenecks.use
+    phase = dataclasses.replace(
+        recipe.phases[-1],
+        schedule="constant",
+        steps=total,
+        trainable="^head_" if frozen else "",
+        layer_decay=1.0,
+        bottlenecks=False,
+    )
+    data = dataclasses.replace(recipe.data, augment=Augment(), cache=False)
+    trial = dataclasses.replace(recipe, data=data, phases=(phase,), average=0.0)
+    experiment = Experiment.of(trial)
+    state = TrainingState(experiment, create_strategy(recipe.strategy))
+    batch = next(training_stream(experiment, state.strategy, 0))
+    model = state.evaluated_model
+    result = {
+        "parameters": model.count_params(),
+        "multiply_adds": multiply_adds(model),
+        "bytes": memory(
+            model, state.optimizers[0], recipe.data.micro_batch or recipe.data.batch_size
+        ),
+    }
+    print(f"  model  {recipe.model.name}: {result['parameters']:,} parameters")
+    print(f"  work   {result['multiply_adds'] / 1e6:,.0f} million multiply-adds per image, forward")
+    print(f"  memory {result['bytes'] / 2**20:,.0f} MiB for weights, optimizer and activations")
+    step = create_train_step(state, experiment, 0)
+    losses, begin = [], time.perf_counter()
+    for index in range(STEPS):
+        if index > 3 and time.perf_counter() - begin > SECONDS:
+            break
+        if index == 2:  # The first ones compile.
+            begin = time.perf_counter()
+        state.logged.assign(tf.zeros_like(state.logged))
+        step(batch)
+        sums = state.logged.numpy()
+        losses.append(float(np.sum(sums[0] * experiment.task_weights(phase))))
+    seconds = (time.perf_counter() - begin) / (len(losses) - 2)
+    passes = sum(s.count for s in experiment.sources("train")) / recipe.data.batch_size
+    passes *= recipe.data.bottlenecks.copies + 1
+    times, what = (passes, "bottlenecks") if frozen else (on_images, f"{on_images:,} steps")
+    result |= {"seconds": seconds * times, "losses": losses}
+    print(
+        f"  time   {recipe.data.batch_size / seconds:,.0f} images/s, {seconds * times / 60:,.1f} "
+        f"minutes for {what} on this machine, without reading and validation"
+    )
+    print(f"  one batch, {len(losses)} steps: loss {losses[0]:.4f} to {losses[-1]:.4f}")
+    return result
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Multiply-adds of one image's forward pass, from TensorFlow's own count of its graph."""
+    concrete = tf.function(lambda image: model(image, training=False)).get_concrete_function(
+        tf.TensorSpec([1, *model.input_shape[1:]], tf.float32)
+    )
+    tf.get_logger().setLevel("ERROR")  # The profiler warns of its own age.
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+    options["output"] = "none"
+    counted = tf.compat.v1.profiler.profile(concrete.graph, cmd="graph", options=options)
+    return counted.total_float_ops // 2
+
+
+def memory(model: keras.Model, optimizer, batch_size: int) -> int:
+    """Bytes of weights, gradients, optimizer and the activations kept for the backward pass."""
+    weights = sum(np.prod(weight.shape) for weight in model.weights) * 4
+    gradients = sum(np.prod(weight.shape) for weight in model.trainable_weights) * 4
+    slots = sum(np.prod(variable.shape) for variable in optimizer.variables) * 4
+    activations = sum(
+        np.prod(output.shape[1:]) * 4
+        for layer in model.layers
+        for output in keras.tree.flatten(layer.output)
+    )
+    return int(weights + gradients + slots + activations * batch_size)

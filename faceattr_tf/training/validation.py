@@ -1,0 +1,177 @@
+"""Losses and metrics of a run's model on its validation examples."""
+
+import functools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from data_pipelines.crop.geometry import Crop
+from data_pipelines.errors import UserError
+from data_pipelines.input.batches import encoded_batches, evaluation_batches, named_failures
+from data_pipelines.tasks import Task
+from faceattr_tf.evaluation.metrics import METRICS, evaluate_task
+from faceattr_tf.experiment import Experiment
+from faceattr_tf.features import extract as bottlenecks
+from faceattr_tf.losses import find_loss, known, label_weights, task_loss
+from faceattr_tf.reports.evaluate import predict_outputs
+
+
+def create_losses(experiment: Experiment) -> dict:
+    """Per task `loss(labels, outputs) -> [B]`, as the recipe configures it."""
+    counts = experiment.label_counts()
+    losses = {}
+    for task, config in zip(experiment.tasks, experiment.task_configs, strict=True):
+        options = {"loss": config.loss, "label_smoothing": config.label_smoothing}
+        find_loss(task, config.loss, config.label_smoothing)
+        if config.balance_labels:
+            options["label_weights"] = label_weights(task, counts.get(task.name, ()))
+        if task.kind == "regression":
+            # In units of the labels' spread, so that years do not outweigh probabilities.
+            options["label_weights"] = 1 / experiment.statistics(task)[:, 1] ** 2
+        losses[task.name] = functools.partial(task_loss, task, **options)
+    return losses
+
+
+def check_validation(experiment: Experiment) -> None:
+    """Makes sure, before a step is trained, that validation can tell which model is best.
+
+    Reads the labels of the validation examples and none of their pixels.
+
+    Raises:
+        UserError: a task's loss cannot be had, no validation example has a label of a task that the
+            loss counts, or the recipe's `best_metric` cannot be measured.
+    """
+    create_losses(experiment)
+    labels = _validation_labels(experiment)
+    measured = ["loss"]
+    for task, config in zip(experiment.tasks, experiment.task_configs, strict=True):
+        given = labels[task.name]
+        if config.weight and not np.asarray(known(task, given)).any():
+            raise UserError(
+                f"task {task.name!r}: every label of the {len(given):,} validation examples is "
+                "unknown, so that no model could be chosen; expected records whose validation part "
+                "knows some, or the task left out"
+            )
+        measured += [f"{task.name}/{name}" for name in ("loss", *_measurable(task, given))]
+    if experiment.recipe.best_metric not in measured:
+        raise UserError(
+            f"best_metric {experiment.recipe.best_metric!r} is not measured on validation; "
+            f"there are: {', '.join(measured)}"
+        )
+
+
+def _measurable(task: Task, labels: np.ndarray) -> list[str]:
+    """The metrics of a task that some outputs have a value of, given these labels."""
+    found = set()
+    for sign in (1.0, -1.0):  # Precision is that of answers which are given at all.
+        shape = (
+            len(labels),
+            *([len(task.labels)] if task.kind == "multiclass" else labels.shape[1:]),
+        )
+        result = evaluate_task(task, labels, np.full(shape, sign, np.float32))
+        found |= {name for name, value in result.get("mean", result).items() if value is not None}
+    return [name for name in METRICS if name in found]
+
+
+def _validation_labels(experiment: Experiment) -> dict[str, np.ndarray]:
+    """The labels of all validation examples as records hold them.
+
+    A transform counts as known where it can be computed: its numbers are 0 there.
+    """
+    parts: dict[str, list] = {task.name: [] for task in experiment.tasks}
+    for source in experiment.sources("validation"):
+        batches = encoded_batches(source, experiment.tasks, batch_size=1024)
+        for batch in named_failures(batches, [source]):
+            for task in experiment.tasks:
+                if task.kind == "transform":
+                    parts[task.name].append(_transforms(experiment.aligned, batch))
+                else:
+                    parts[task.name].append(batch["labels"][task.name].numpy())
+    return {name: np.concatenate(found) for name, found in parts.items()}
+
+
+def _transforms(aligned: Crop | None, batch: dict) -> np.ndarray:
+    box, points = batch["box"].numpy(), batch["landmarks"].numpy().reshape(-1, 10)
+    labels = np.zeros((len(box), 2, 3), np.float32)
+    needed = {"align": points, "affine": points}.get(aligned.kind, labels) if aligned else None
+    unknown = True if needed is None else np.isnan(needed).reshape(len(box), -1).any(axis=1)
+    labels[unknown] = np.nan
+    return labels
+
+
+def validate(
+    forward, experiment: Experiment, batches: Sequence[Iterable[dict]] | None = None
+) -> dict:
+    """Losses and metrics on the validation split of all record sets together.
+
+    Args:
+        forward: a model, or what `forward_function` made of one.
+        experiment: gives data, tasks and losses.
+        batches: `validation_batches(experiment)`, from a caller that validates repeatedly.
+
+    Returns:
+        `{"loss": weighted sum, "<task>/loss": …, "<task>/<metric>": …}`, without the metrics where
+        the loss is not finite.
+    """
+    outputs, labels, transforms = validation_outputs(forward, experiment, batches)
+    losses = create_losses(experiment)
+    majority = experiment.majority()
+    values = {"loss": 0.0}
+    for task, config in zip(experiment.tasks, experiment.task_configs, strict=True):
+        loss = losses[task.name](labels[task.name], outputs[task.name])
+        values[f"{task.name}/loss"] = float(np.mean(loss))
+        values["loss"] += config.weight * values[f"{task.name}/loss"]
+    if not np.isfinite(values["loss"]):
+        return values
+    for task in experiment.tasks:
+        result = evaluate_task(
+            task,
+            labels[task.name],
+            outputs[task.name],
+            majority=majority.get(task.name),
+            transforms=transforms,
+            crop_size=experiment.input_shape[:2],
+        )
+        for name, value in result.get("mean", result).items():
+            if isinstance(value, float):
+                values[f"{task.name}/{name}"] = value
+    return values
+
+
+def validation_outputs(
+    forward, experiment: Experiment, batches: Sequence[Iterable[dict]] | None = None
+):
+    """Outputs, labels and crop transforms of all validation examples, joined over record sets."""
+    parts = [
+        predict_outputs(forward, part, tasks=experiment.tasks)
+        for part in batches or validation_batches(experiment)
+    ]
+    outputs = {
+        t.name: np.concatenate([part[0][t.name] for part in parts]) for t in experiment.tasks
+    }
+    labels = {t.name: np.concatenate([part[1][t.name] for part in parts]) for t in experiment.tasks}
+    return outputs, labels, np.concatenate([part[2] for part in parts])
+
+
+def validation_batches(experiment: Experiment) -> list[Iterable[dict]]:
+    """The batches of every record set, which may be gone through as often as wanted.
+
+    Making them takes a second, so a caller that validates repeatedly keeps them.
+    """
+    size = experiment.recipe.data.batch_size
+    if experiment.bottlenecks:
+        return [
+            bottlenecks.evaluation_batches(part, size)
+            for part in experiment.bottlenecks["validation"]
+        ]
+    return [
+        evaluation_batches(
+            source,
+            experiment.tasks,
+            experiment.crop,
+            batch_size=size,
+            aligned=experiment.aligned,
+            disturb=experiment.disturb,
+        )
+        for source in experiment.sources("validation")
+    ]
