@@ -17,6 +17,7 @@ absolute times mean little on a shared machine:
 import argparse
 import dataclasses
 import itertools
+import pathlib
 import statistics
 import tempfile
 import time
@@ -29,25 +30,24 @@ from faceattr_tf.configs import create_recipe
 def extraction_competitors(experiment, folder: str, images: int) -> dict:
     """`forward` and `extraction`: functions that return their images and when they began."""
     from data_pipelines.input.batches import evaluation_batches
-    from faceattr_tf.features import extract as bottlenecks
+    from faceattr_tf.features.extract import BATCH, extract, feature_function, network_stages
 
     (source,) = experiment.sources("train")
     layer = experiment.recipe.model.layer
-    stage = layer or bottlenecks.BACKBONES[experiment.recipe.model.name].stages[-1]
-    network = bottlenecks.feature_function(experiment, [stage])
-    size = bottlenecks.BATCH
-    batches = evaluation_batches(source, experiment.tasks, experiment.crop, batch_size=size)
+    stage = layer or network_stages(experiment)[-1]
+    network = feature_function(experiment, [stage])
+    batches = evaluation_batches(source, experiment.tasks, experiment.crop, batch_size=BATCH)
     ready = next(batch["image"] for batch in batches.take(1))
     network(ready)  # compiles
     numbers = itertools.count()
 
     def forward():
         begin = clocks()
-        for _ in range(images // size):
+        for _ in range(images // BATCH):
             np.asarray(network(ready)[stage])
-        return images // size * size, begin
+        return images // BATCH * BATCH, begin
 
-    def extract():
+    def extraction():
         recipe = experiment.recipe
         kept = dataclasses.replace(
             recipe.data.bottlenecks, folder=f"{folder}/{next(numbers)}", copies=0
@@ -60,17 +60,17 @@ def extraction_competitors(experiment, folder: str, images: int) -> dict:
             begun.append(clocks())
             return network(batch)
 
-        found = bottlenecks.extract(fresh, "train", progress=False, create=lambda _: noticed)
-        return len(found[layer][0].features), begun[0]
+        found = extract(fresh, "train", progress=False, create=lambda _: noticed)
+        return len(found[layer][0]), begun[0]
 
-    return {"forward": forward, "extraction": extract}
+    return {"forward": forward, "extraction": extraction}
 
 
-def top_competitors(experiment, examples: int, width: int, steps: int) -> dict:
+def top_competitors(experiment, folder: str, examples: int, width: int, steps: int) -> dict:
     """`top step` and `top`: functions that return their examples and when they began."""
     import tensorflow as tf
 
-    from faceattr_tf.features.extract import Features
+    from faceattr_tf.features.batches import Features, Stored
     from faceattr_tf.training.loop import create_train_step, training_stream
     from faceattr_tf.training.state import TrainingState
 
@@ -82,19 +82,18 @@ def top_competitors(experiment, examples: int, width: int, steps: int) -> dict:
             return rng.uniform(-1, 1, shape).astype(np.float32)
         return rng.integers(0, 2, shape, dtype=np.int32)
 
+    kept = pathlib.Path(folder) / "drawn.npy"
+    np.save(kept, rng.standard_normal((examples, width), np.float32))
     part = Features(
-        rng.standard_normal((examples, 1, width), np.float32),
+        Stored(((kept,),), np.arange(examples)),
         {task.name: labels(task) for task in experiment.tasks},
         np.array([f"{index:06}.jpg".encode() for index in range(examples)]),
         np.zeros((examples, 1, 2, 3), np.float32),
     )
-    experiment = dataclasses.replace(
-        experiment, bottlenecks={"train": [part], "validation": [part]}
-    )
     strategy = tf.distribute.get_strategy()
-    state = TrainingState(experiment, strategy)
-    step = create_train_step(state, experiment, 0)
-    stream = training_stream(experiment, strategy, 0)
+    state = TrainingState(experiment, strategy, features=width)
+    step = create_train_step(state, experiment, 0, top=True)
+    stream = training_stream(experiment, strategy, 0, [part])
     ready = next(stream)
     step(ready)  # compiles
 
@@ -171,7 +170,7 @@ def main() -> None:
         crop = experiment.crop
         print(f"{recipe.model.name}, {crop.kind} {crop.height}x{crop.width}, {recipe.precision}")
         measure(extraction_competitors(experiment, folder, options.images), options.rounds)
-        top = top_competitors(experiment, options.examples, 2048, options.steps)
+        top = top_competitors(experiment, folder, options.examples, 2048, options.steps)
         measure(top, 2 * options.rounds)
 
 

@@ -242,7 +242,7 @@ def with_precision(model, workdir, precision: str):
     """
     if precision == "float32":
         return model
-    from faceattr_tf.training.state import create_network
+    from faceattr_tf.models.create import create_network
 
     shape = workdir.metadata()["input_shape"]
     other = create_network(workdir.recipe().model, workdir.tasks, shape, f"mixed_{precision}")

@@ -31,8 +31,6 @@ class Experiment:
         crop: the recipe's, with a window of 0 replaced by the mean box of the training images.
         phase_ends: for each phase the step at which it ends, counted from the start of the run.
         steps_per_epoch: steps in which as many examples are seen as the training split holds.
-        bottlenecks: split -> per record set the `faceattr_tf.features.extract.Features` that stand in
-            for its images; empty where the network sees images.
     """
 
     recipe: Recipe
@@ -42,7 +40,6 @@ class Experiment:
     crop: Crop
     phase_ends: tuple[int, ...]
     steps_per_epoch: int
-    bottlenecks: dict[str, list] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Experiment":

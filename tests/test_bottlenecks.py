@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -24,13 +25,13 @@ EARLIER = "expanded_conv_5_add"
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch):
-    """Several shards of several batches in a few dozen images."""
-    from faceattr_tf.features import cache as bottleneck_cache
-    from faceattr_tf.features import extract as bottlenecks
+def small_blocks(monkeypatch):
+    """Several blocks of several batches in a few dozen images."""
+    from faceattr_tf.features import cache, extract
 
-    monkeypatch.setattr(bottleneck_cache, "SHARD", 16)
-    monkeypatch.setattr(bottlenecks, "BATCH", 8)
+    for module in (cache, extract):
+        monkeypatch.setattr(module, "BLOCK", 16)
+    monkeypatch.setattr(extract, "BATCH", 8)
 
 
 def recipe_for(folder, *record_sets):
@@ -89,8 +90,15 @@ def images_of(recipe, split="train", index=0, **options):
     return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches.as_numpy_iterator())
 
 
+def everything(part):
+    """The features of all copies, `[N, copies, F]`."""
+    rows = np.arange(len(part))
+    copies = [part.features.read(rows, np.full_like(rows, copy)) for copy in range(part.copies)]
+    return np.stack(copies, axis=1)
+
+
 def assert_same(one, other):
-    np.testing.assert_array_equal(one.features, other.features)
+    np.testing.assert_array_equal(everything(one), everything(other))
     np.testing.assert_array_equal(one.filenames, other.filenames)
     np.testing.assert_array_equal(one.transforms, other.transforms)
     assert one.labels.keys() == other.labels.keys()
@@ -107,11 +115,11 @@ def test_features_are_those_of_the_images_in_stored_order(tmp_path, mtfl_records
     network = Network()
     (part,) = extract(recipe, create=network)[""]
     images = images_of(recipe)
-    assert part.features.dtype == np.float32
+    assert everything(part).dtype == np.float32
     np.testing.assert_allclose(
-        part.features[:, 0], len(LAST) * described(images["image"]), rtol=1e-5
+        everything(part)[:, 0], len(LAST) * described(images["image"]), rtol=1e-5
     )
-    assert part.features.shape[1] == 1
+    assert part.copies == 1
     np.testing.assert_array_equal(part.filenames, images["filename"])
     np.testing.assert_allclose(part.transforms[:, 0], images["transform"], atol=1e-5)
     assert part.labels.keys() == images["labels"].keys() == {"attributes", "pose", "landmarks"}
@@ -127,7 +135,7 @@ def test_layers_are_computed_in_one_pass_and_found_again(tmp_path, mtfl_records,
     first = extract(recipe, layers=("", EARLIER), create=network)
     assert network.asked == [sorted([LAST, EARLIER])]
     assert network.images == mtfl_records.splits["train"]
-    ratio = first[EARLIER][0].features / first[""][0].features
+    ratio = everything(first[EARLIER][0]) / everything(first[""][0])
     np.testing.assert_allclose(ratio, len(EARLIER) / len(LAST), rtol=1e-5)
     recipe.model.layer = EARLIER
     again = extract(recipe, create=never)
@@ -226,7 +234,7 @@ def test_what_only_chooses_among_features_finds_them(tmp_path, mtfl_records):
         assert list(parts[split].labels) == ["attributes"]
         rows = [whole.filenames.tolist().index(name) for name in parts[split].filenames]
         assert rows == sorted(rows)
-        np.testing.assert_array_equal(parts[split].features, whole.features[rows])
+        np.testing.assert_array_equal(everything(parts[split]), everything(whole)[rows])
         np.testing.assert_array_equal(
             parts[split].labels["attributes"], whole.labels["attributes"][rows][..., 1:2]
         )
@@ -242,20 +250,20 @@ def test_copies_are_changed_images_with_their_labels(tmp_path, mtfl_records):
     network = Network()
     (part,) = extract(recipe, create=network)[""]
     count = mtfl_records.splits["train"]
-    assert network.images == 2 * count and part.features.shape[:2] == (count, 3)
-    np.testing.assert_array_equal(part.features[:, :1], plain.features)
+    assert network.images == 2 * count and everything(part).shape[:2] == (count, 3)
+    np.testing.assert_array_equal(everything(part)[:, :1], everything(plain))
     for copy in (1, 2):
         images = images_of(recipe, augment=recipe.data.augment, seed=recipe.seed, copy=copy)
         expected = len(LAST) * described(images["image"])
-        np.testing.assert_allclose(part.features[:, copy], expected, rtol=1e-4, atol=0.1)
+        np.testing.assert_allclose(everything(part)[:, copy], expected, rtol=1e-4, atol=0.1)
         np.testing.assert_allclose(part.transforms[:, copy], images["transform"], atol=1e-4)
         for name, values in images["labels"].items():
             np.testing.assert_allclose(part.labels[name][:, copy], values, atol=1e-4)
     assert (part.labels["pose"][:, 1] != part.labels["pose"][:, 2]).any()
     recipe.data.bottlenecks.copies = 1
     one = extract(recipe, create=never)[""][0]
-    np.testing.assert_array_equal(one.features, part.features[:, :2])
-    assert extract(recipe, "test", create=Network())[""][0].features.shape[1] == 1
+    np.testing.assert_array_equal(everything(one), everything(part)[:, :2])
+    assert extract(recipe, "test", create=Network())[""][0].copies == 1
     for change in (
         {"seed": 8},
         {"data": dataclasses.replace(recipe.data, augment=Augment(flip=True))},
@@ -265,8 +273,8 @@ def test_copies_are_changed_images_with_their_labels(tmp_path, mtfl_records):
         assert network.images == count  # of copy 1 alone
 
 
-@pytest.mark.parametrize("damage", ["flipped", "short", "empty", "absent"])
-def test_a_damaged_shard_is_computed_again(tmp_path, mtfl_records, damage, capsys):
+@pytest.mark.parametrize("damage", ["flipped", "short", "empty", "absent", "features"])
+def test_a_damaged_block_is_computed_again(tmp_path, mtfl_records, damage, capsys):
     recipe = recipe_for(tmp_path, mtfl_records)
     whole = extract(recipe, create=Network())[""][0]
     shards = sorted(tmp_path.glob("*/*.npz"))
@@ -277,6 +285,12 @@ def test_a_damaged_shard_is_computed_again(tmp_path, mtfl_records, damage, capsy
     shards[1].write_bytes({"short": data[:-100], "empty": b""}.get(damage, data))
     if damage == "absent":
         shards[1].unlink()
+    if damage == "features":
+        (kept,) = tmp_path.glob("*/features.npy")
+        content = bytearray(kept.read_bytes())
+        rows = len(whole) * everything(whole)[0].nbytes
+        content[len(content) - rows + rows * 20 // len(whole)] ^= 0x10  # of the 21st image
+        kept.write_bytes(content)
     capsys.readouterr()
     network = Network()
     assert_same(extract(recipe, create=network)[""][0], whole)
@@ -301,11 +315,12 @@ def test_only_whole_batches_are_computed_of_several_gaps(tmp_path, mtfl_records)
 SLOW = """
 import sys, time
 from data_pipelines.records.build import RecordSet
-from faceattr_tf.features import cache as bottleneck_cache
-from faceattr_tf.features import extract as bottlenecks
+from faceattr_tf.features import cache
+from faceattr_tf.features import extract as extraction
 from tests.test_bottlenecks import Network, extract, recipe_for
 
-bottleneck_cache.SHARD, bottlenecks.BATCH = 16, 8
+cache.BLOCK = extraction.BLOCK = 16
+extraction.BATCH = 8
 
 def create(layers):
     features = Network()(layers)
@@ -319,7 +334,7 @@ extract(recipe_for(sys.argv[2], RecordSet.load(sys.argv[1])), create=create)
 """
 
 
-def test_a_kill_during_extraction_loses_at_most_one_shard(tmp_path, mtfl_records):
+def test_a_kill_during_extraction_loses_at_most_one_block(tmp_path, mtfl_records):
     killed = tmp_path / "killed"
     run = subprocess.Popen(
         [sys.executable, "-c", SLOW, mtfl_records.path, str(killed)],
@@ -389,7 +404,7 @@ def test_features_lie_with_the_records_unless_told_otherwise(tmp_path, mtfl_reco
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: setattr(r.model, "name", "resnet_small"), "'resnet_small' is no pretrained"),
+        (lambda r: setattr(r.model, "name", "resnet"), "there is no model 'resnet'; there are"),
         (lambda r: setattr(r.model, "layer", "mixed3"), "'mixed3' ends no stage of mobilenet_v3"),
         (lambda r: setattr(r.model, "weights", "none.h5"), "none.h5: these weights cannot be read"),
         (lambda r: setattr(r.model, "transformer", "tiny"), "transformer 'tiny' needs images"),
@@ -406,15 +421,20 @@ def test_mistakes_are_named(tmp_path, mtfl_records, change, message):
         extract(recipe, create=never)
 
 
-def features(count, copies=0, source=0, width=3):
+FOLDER = tempfile.TemporaryDirectory()
+
+
+def features(count, copies=0, source=0):
     """Features that say source, example and copy, and labels that say the same."""
-    from faceattr_tf.features.extract import Features
+    from faceattr_tf.features.batches import Features, Stored
 
     example, copy = np.indices((count, copies + 1))
     said = np.stack([np.full_like(copy, source), example, copy], axis=2)
-    assert width >= 3
+    files = [pathlib.Path(FOLDER.name) / f"{source}-{count}-{one}.npy" for one in range(copies + 1)]
+    for one, file in enumerate(files):
+        np.save(file, said[:, one].astype(np.float32))
     return Features(
-        features=np.pad(said, ((0, 0), (0, 0), (0, width - 3))).astype(np.float32),
+        features=Stored(tuple((file,) for file in files), np.arange(count)),
         labels={
             "attributes": said.astype(np.int32),
             "pose": (example * 10 + copy).astype(np.int32),
@@ -425,10 +445,10 @@ def features(count, copies=0, source=0, width=3):
 
 
 def stream(parts, weights=None, **options):
-    from faceattr_tf.features.extract import training_batches
+    from faceattr_tf.features.batches import feature_batches
 
     options = {"batch_size": 8, "seed": 5} | options
-    return training_batches(parts, weights or [1.0] * len(parts), **options)
+    return feature_batches(parts, weights or [1.0] * len(parts), **options)
 
 
 def take(batches, count):
@@ -515,9 +535,9 @@ def test_streams_that_cannot_be_are_refused(build, message):
 
 
 def test_evaluation_is_in_stored_order_and_complete():
-    from faceattr_tf.features.extract import evaluation_batches
+    from faceattr_tf.features.batches import EvaluationBatches
 
-    batches = evaluation_batches(features(37, copies=2), 10)
+    batches = EvaluationBatches(features(37, copies=2), 10)
     assert [len(batch["image"]) for batch in batches] == [10, 10, 10, 7]
     np.testing.assert_array_equal(
         seen(batches), np.stack([np.zeros(37), np.arange(37), np.zeros(37)], axis=1)
@@ -532,7 +552,7 @@ def test_labels_of_several_sources_are_joined_by_name(tmp_path, mtfl_records, ce
         TaskConfig("landmarks"),
     )
     parts = extract(recipe, create=Network())[""]
-    assert [len(part.features) for part in parts] == [
+    assert [len(part) for part in parts] == [
         celeba_records.splits["train"], mtfl_records.splits["train"]
     ]  # fmt: skip
     for index, part in enumerate(parts):
@@ -551,9 +571,9 @@ def test_features_are_what_the_heads_of_the_whole_network_see(tmp_path, mtfl_rec
     import keras
 
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.features.extract import attach
-    from faceattr_tf.models.keras_applications import BOTTLENECK
-    from faceattr_tf.training.state import create_model
+    from faceattr_tf.features.extract import for_run
+    from faceattr_tf.models.create import create_model
+    from faceattr_tf.models.heads import BOTTLENECK
 
     recipe = recipe_for(tmp_path, mtfl_records)
     recipe.data.validation_share = 0.2
@@ -564,9 +584,9 @@ def test_features_are_what_the_heads_of_the_whole_network_see(tmp_path, mtfl_rec
     both = extract(recipe, layers=(EARLIER, LAST))
     for split in ("train", "validation"):
         expected = seen_by_heads.predict(images_of(recipe, split)["image"], verbose=0)
-        (part,) = attach(Experiment.of(recipe), progress=False).bottlenecks[split]
-        np.testing.assert_allclose(part.features[:, 0], expected, rtol=1e-3, atol=1e-5)
+        (part,) = for_run(Experiment.of(recipe), progress=False)[split]
+        np.testing.assert_allclose(everything(part)[:, 0], expected, rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(
-        both[EARLIER][0].features, extract(recipe, create=never)[EARLIER][0].features
+        everything(both[EARLIER][0]), everything(extract(recipe, create=never)[EARLIER][0])
     )
-    assert both[LAST][0].features.shape[-1] == 576 != both[EARLIER][0].features.shape[-1]
+    assert both[LAST][0].features.width == 576 != both[EARLIER][0].features.width

@@ -229,7 +229,7 @@ def test_lower_precision_is_that_of_the_network_alone(tmp_path, precision):
     import tensorflow as tf
 
     from faceattr_tf.configs.base import Model
-    from faceattr_tf.training.state import create_network
+    from faceattr_tf.models.create import create_network
 
     crop = Crop("none", 32, 32)
     workdir = make_workdir(tmp_path / "run", crop)

@@ -114,7 +114,7 @@ def test_any_network_takes_a_transformer():
 
 
 def test_the_classifier_behind_the_transformer_shares_its_weights():
-    from faceattr_tf.training.state import classifier_of
+    from faceattr_tf.models.stages import classifier_of
 
     tasks = (MTFL_ATTRIBUTES, LANDMARKS, ALIGNMENT)
     model = transformer_model(tasks)

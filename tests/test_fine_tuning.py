@@ -113,7 +113,7 @@ def test_l2_adds_its_share_of_every_kernel_to_the_gradient(mtfl_records):
 
 
 def test_the_rate_falls_from_stage_to_stage(mtfl_records):
-    from faceattr_tf.models.keras_applications import stages_of
+    from faceattr_tf.models.stages import stages_of
 
     state, before, full = run_steps(pretrained(mtfl_records))
     _, _, slowed = run_steps(pretrained(mtfl_records, layer_decay=0.5))
@@ -130,11 +130,6 @@ def test_the_rate_falls_from_stage_to_stage(mtfl_records):
             )
             seen.add(stage)
     assert seen == set(range(top + 1)) and top >= 4
-
-
-def test_only_pretrained_networks_have_stages(mtfl_records):
-    with pytest.raises(UserError, match="tcdcn"):
-        run_steps(plain(mtfl_records, layer_decay=0.5))
 
 
 def test_frozen_normalisation_moves_no_statistics(mtfl_records):
@@ -162,8 +157,8 @@ def test_the_auxiliary_classifier_trains_and_is_gone_afterwards(
     states = []
 
     class Watched(training.TrainingState):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
             states.append((self, {weight.path: weight.numpy() for weight in self.model.weights}))
 
     monkeypatch.setattr(training, "TrainingState", Watched)
@@ -182,7 +177,8 @@ def test_the_auxiliary_classifier_trains_and_is_gone_afterwards(
 def test_bottlenecks_train_the_top_of_the_whole_network(tmp_path, mtfl_records, capsys):
     from data_pipelines.input.batches import Source, evaluation_batches
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.features import extract as bottlenecks
+    from faceattr_tf.features.batches import EvaluationBatches
+    from faceattr_tf.features.extract import for_run
     from faceattr_tf.reports.evaluate import predict_outputs
     from faceattr_tf.training.loop import train_and_evaluate
     from faceattr_tf.workdir import TOP, Workdir
@@ -199,10 +195,10 @@ def test_bottlenecks_train_the_top_of_the_whole_network(tmp_path, mtfl_records, 
     source = Source(mtfl_records, "validation", 0.2)
     images = evaluation_batches(source, experiment.tasks, experiment.crop, batch_size=16)
     by_images = predict_outputs(model, images, tasks=experiment.tasks)
-    kept = bottlenecks.attach(experiment).bottlenecks["validation"][0]
+    kept = for_run(experiment)["validation"][0]
     by_features = predict_outputs(
         workdir.load_model(TOP),
-        bottlenecks.evaluation_batches(kept, 16),
+        EvaluationBatches(kept, 16),
         tasks=experiment.tasks,
     )
     assert by_images[3] == by_features[3]
@@ -282,7 +278,7 @@ def test_new_layers_learn_from_bottlenecks_what_they_learn_from_images(
 
 def test_a_run_goes_on_from_bottlenecks_to_images(tmp_path, mtfl_records, capsys):
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.features import extract as bottlenecks
+    from faceattr_tf.features.extract import for_new_layers
     from faceattr_tf.training.loop import train_and_evaluate
     from faceattr_tf.workdir import Workdir
 
@@ -292,7 +288,7 @@ def test_a_run_goes_on_from_bottlenecks_to_images(tmp_path, mtfl_records, capsys
     assert [(row["step"], row["phase"]) for row in rows][-1] == (8, "train")
     assert Workdir.open(tmp_path / "w").load_model().input_shape == (None, 48, 48, 3)
     assert "are computed" in capsys.readouterr().out
-    bottlenecks.for_new_layers(Experiment.of(recipe), progress=False)
+    for_new_layers(Experiment.of(recipe), progress=False)
     assert "are computed" not in capsys.readouterr().out
 
 

@@ -11,10 +11,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from data_pipelines.crop.geometry import Crop
+from data_pipelines.errors import UserError
+from data_pipelines.input.batches import evaluation_batches
 from data_pipelines.tasks import LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
+from export.signatures import embedding_of
+from faceattr_tf.configs import create_recipe
+from faceattr_tf.experiment import Experiment
+from faceattr_tf.features.extract import extract
 from faceattr_tf.losses import task_loss
-from faceattr_tf.models import BACKBONES, MODELS, build_model
+from faceattr_tf.models import BACKBONES, MODELS, build_model, stage_names
+from faceattr_tf.models.create import pretrained_model
 from faceattr_tf.models.heads import HEAD_PREFIX
+from faceattr_tf.models.stages import features_at, stages_of
 
 TASKS = (MTFL_ATTRIBUTES, POSE, LANDMARKS, Task("age", "regression", ("years",)))
 SHAPES = {"attributes": (3,), "pose": (5,), "landmarks": (5, 2), "age": (1,)}
@@ -158,3 +167,66 @@ def test_statistics_can_be_synchronised(name):
     ]
     assert norms
     assert all(layer.synchronized for layer in norms)
+
+
+def names_of_stages(name):
+    return stage_names(name, SIZE, **({"width": 0.25} if name in SCALED else {}))
+
+
+def test_stages_are_layers_from_the_pixels_to_the_heads(name, images):
+    model = small(name)
+    assert model.stages == names_of_stages(name) and len(model.stages) > 3
+    order = [layer.name for layer in model.layers]
+    places = [order.index(stage) for stage in model.stages]
+    assert places == sorted(places)
+    stages = stages_of(model)
+    assert set(stages) == {layer.name for layer in model.layers if layer.weights}
+    assert {stages[HEAD_PREFIX + task.name] for task in TASKS} == {len(model.stages)}
+    along = [stages[layer] for layer in order if layer in stages]
+    assert along[0] == 0 and len(set(along)) > 3
+    if name in SCALED:  # without branches that skip a stage
+        assert along == sorted(along)
+
+
+def test_heads_stand_on_any_stage_and_nothing_is_built_behind_it(name, images):
+    whole = small(name)
+    for index, stage in enumerate(whole.stages):
+        model = small(name, layer=stage)
+        assert model.stages == whole.stages[: index + 1]
+        assert {w.path for w in model.weights if not w.path.startswith(HEAD_PREFIX)} == {
+            weight.path
+            for layer in keras.Model(whole.input, whole.get_layer(stage).output).layers
+            for weight in layer.weights
+        }
+        given = keras.Model(model.input, model.get_layer(stage).output)(images)
+        seen = keras.Model(model.input, features_at(model, stage))(images)
+        means = given if len(given.shape) == 2 else np.mean(given, axis=(1, 2))
+        np.testing.assert_allclose(seen, means, rtol=1e-3, atol=1e-4)
+        embedding = keras.Model(model.input, embedding_of(model, TASKS))(images)
+        np.testing.assert_allclose(embedding, seen, rtol=1e-5, atol=1e-6)
+        assert {task: out.shape[1:] for task, out in model(images).items()} == SHAPES
+
+
+def test_an_unknown_stage_is_refused_with_those_that_exist(name):
+    with pytest.raises(UserError, match=rf"'mixed99' ends no stage of {name}: .*, \w+"):
+        small(name, layer="mixed99")
+
+
+def test_features_of_every_stage_are_kept_on_disk(name, tmp_path, mtfl_records):
+    recipe = create_recipe("smoke")
+    recipe.model.name, recipe.model.width = name, 0.25 if name in SCALED else 1.0
+    recipe.data.records = (mtfl_records.path,)
+    recipe.data.crop = Crop(kind="none", height=SIZE[0], width=SIZE[1])
+    recipe.data.bottlenecks.folder = str(tmp_path)
+    experiment = Experiment.of(recipe)
+    found = extract(experiment, "test", names_of_stages(name), progress=False)
+    (source,) = experiment.sources("test")
+    (batch,) = evaluation_batches(source, experiment.tasks, experiment.crop, batch_size=16)
+    model = pretrained_model(experiment, "float32")
+    for stage, (part,) in found.items():
+        expected = keras.Model(model.input, features_at(model, stage))(batch["image"])
+        rows = np.arange(len(part))
+        given = part.features.read(rows, np.zeros_like(rows))
+        np.testing.assert_allclose(given, expected, rtol=1e-3, atol=1e-4)
+    again = extract(experiment, "test", names_of_stages(name), create=lambda layers: 1 / 0)
+    assert again.keys() == found.keys()

@@ -18,9 +18,7 @@ from vgg_reference import MEAN_COLOUR, fc7, random_weights
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import POSE
 from faceattr_tf.models import BACKBONES, build_model, pretrained
-from faceattr_tf.models.heads import image_input
 from faceattr_tf.models.pretrained import load_imagenet, load_weights
-from faceattr_tf.models.vgg_face import build
 
 FEATURES = 7
 LAYERS = list(random_weights())
@@ -29,9 +27,8 @@ LAYERS = list(random_weights())
 def network(features=FEATURES, **options):
     """VGG-Face of 13 convolutions with 2 to 16 maps; its fc6 reads 2x2x16 numbers."""
     options = {"convolutions": 13, "extra_pooling": False, "pixel_values": "rgb"} | options
-    image, pixels = image_input((64, 64, 3))
-    return keras.Model(
-        image, build(pixels, (POSE,), width=1 / 32, features=32 * features, **options)
+    return build_model(
+        "vgg_face", (POSE,), (64, 64, 3), width=1 / 32, features=32 * features, **options
     )
 
 

@@ -213,7 +213,7 @@ def test_a_regression_starts_at_its_mean_and_weighs_like_the_rest(tmp_path):
     from data_pipelines.records.build import build
     from data_pipelines.synth.layouts import draw
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.training.state import create_model
+    from faceattr_tf.models.create import create_model
     from faceattr_tf.training.validation import validate
 
     draw("manifest", tmp_path / "drawn", images=60, seed=0)

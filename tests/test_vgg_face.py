@@ -8,13 +8,11 @@ from vgg_reference import MEAN_COLOUR, convolution_names, fc7, random_weights
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import POSE, Task
 from faceattr_tf.losses import task_loss
-from faceattr_tf.models.heads import image_input
-from faceattr_tf.models.vgg_face import build
+from faceattr_tf.models import build_model
 
 
 def network(height, breadth=None, **options):
-    image, pixels = image_input((height, breadth or height, 3))
-    return keras.Model(image, build(pixels, (POSE,), **options))
+    return build_model("vgg_face", (POSE,), (height, breadth or height, 3), **options)
 
 
 def layer_names(model, kind) -> list[str]:

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -19,11 +20,43 @@ _BLOCK, _EPOCH, _COPY = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
+class Stored:
+    """Features on disk, of which a batch's rows are read when it is made.
+
+    Attributes:
+        files: per copy the files whose rows are joined along the last axis, see `Cache.features`.
+        rows: int `[N]`, the rows of the files that the N examples have.
+    """
+
+    files: tuple[tuple[pathlib.Path, ...], ...]
+    rows: np.ndarray
+
+    @property
+    def width(self) -> int:
+        """Features of an example."""
+        return sum(np.load(file, mmap_mode="r").shape[-1] for file in self.files[0])
+
+    def read(self, rows, copies) -> np.ndarray:
+        """Float32 `[B, F]` of the examples `rows`, each in its copy; both integers `[B]`."""
+        stored = self.rows[rows]
+        found = np.empty((len(stored), self.width), np.float32)
+        for copy in np.unique(copies):
+            places = np.flatnonzero(copies == copy)
+            begin = 0
+            for file in self.files[copy]:
+                # Opened for every batch: a map that stays open holds all that was ever read.
+                values = np.load(file, mmap_mode="r")[stored[places]]
+                found[places, begin : begin + values.shape[-1]] = values
+                begin += values.shape[-1]
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
 class Features:
     """What a frozen network gives for the N examples of one source, in stored order.
 
     Attributes:
-        features: float32 `[N, copies + 1, F]`; copy 0 is the image itself, the others are randomly
+        features: those of every copy, on disk; copy 0 is the image itself, the others are randomly
             changed.
         labels: per task of the model `[N, copies + 1, ...]`, int32 or float32, unknown where the
             source does not label it; coordinates are those of the copy's crop.
@@ -31,35 +64,37 @@ class Features:
         transforms: float32 `[N, copies + 1, 2, 3]`, from crop to source pixels.
     """
 
-    features: np.ndarray
+    features: Stored
     labels: dict[str, np.ndarray]
     filenames: np.ndarray
     transforms: np.ndarray
 
     @classmethod
     def of(
-        cls, tasks: Sequence[Task], copies: Sequence[Sequence[dict]], mask, places
+        cls,
+        tasks: Sequence[Task],
+        files: Sequence[pathlib.Path],
+        copies: Sequence[Sequence[dict]],
+        mask,
+        places,
     ) -> "Features":
         """The features of a source from those of its stored split.
 
         Args:
             tasks: of the model.
-            copies: the shards of every copy, see `faceattr_tf.features.cache`.
+            files: of every copy, `Cache.features`.
+            copies: the blocks of every copy, see `faceattr_tf.features.cache`.
             mask: bool, which of the stored examples the source has; None for all.
             places: per task its row of `data_pipelines.input.labels.label_places`.
         """
-        kept = np.ones(sum(len(shard["features"]) for shard in copies[0]), bool)
+        kept = np.ones(sum(len(block["filename"]) for block in copies[0]), bool)
         kept = kept if mask is None else mask
 
         def gather(name):
             first = copies[0][0][name]
             joined = np.empty((kept.sum(), len(copies), *first.shape[1:]), first.dtype)
-            for copy, shards in enumerate(copies):
-                begin = stored = 0
-                for shard in shards:
-                    rows = shard[name][kept[stored : stored + len(shard[name])]]
-                    joined[begin : begin + len(rows), copy] = rows
-                    begin, stored = begin + len(rows), stored + len(shard[name])
+            for copy, blocks in enumerate(copies):
+                joined[:, copy] = np.concatenate([block[name] for block in blocks])[kept]
             return joined
 
         def labels_of(task):
@@ -73,23 +108,31 @@ class Features:
             return np.where(places[task.name] < 0, unknown, labels[..., places[task.name]])
 
         return cls(
-            features=gather("features"),
+            features=Stored(tuple((file,) for file in files), np.flatnonzero(kept)),
             labels={task.name: labels_of(task) for task in tasks},
-            filenames=np.concatenate([shard["filename"] for shard in copies[0]])[kept],
+            filenames=np.concatenate([block["filename"] for block in copies[0]])[kept],
             transforms=gather("transform"),
         )
 
+    def __len__(self) -> int:
+        return len(self.filenames)
+
+    @property
+    def copies(self) -> int:
+        """Copies of every image, itself among them."""
+        return len(self.features.files)
+
     def batch(self, rows, copies) -> dict:
-        """The examples `rows` in their copies, as `evaluation_batches` gives them."""
+        """The examples `rows` in their copies, both integers `[B]`, as an image's batch."""
         return {
-            "image": self.features[rows, copies],
+            "image": self.features.read(rows, copies),
             "filename": self.filenames[rows],
             "transform": self.transforms[rows, copies],
             "labels": {name: values[rows, copies] for name, values in self.labels.items()},
         }
 
 
-def training_batches(
+def feature_batches(
     parts: Sequence[Features],
     weights: Sequence[float],
     *,
@@ -124,7 +167,7 @@ def training_batches(
     index, workers = worker
     if batch_size < 1 or batch_size % workers:
         raise UserError(f"batch_size {batch_size} cannot be divided evenly among {workers} workers")
-    if not all(len(part.features) for part in parts):
+    if not all(map(len, parts)):
         raise UserError("a source of bottlenecks holds no examples to train on")
     size = batch_size // workers
     stream = _Stream(parts, weights, seed)
@@ -142,16 +185,27 @@ def training_batches(
     return unsharded(dataset.prefetch(tf.data.AUTOTUNE))
 
 
-def evaluation_batches(part: Features, batch_size: int) -> list[dict]:
+@dataclasses.dataclass(frozen=True)
+class EvaluationBatches:
     """The images themselves once, in stored order, the last batch as long as it is.
 
-    Returns:
-        Dicts of NumPy arrays like the elements of `data_pipelines.input.batches.evaluation_batches`, with
-        the features float32 `[B, F]` as `image`. Nothing is copied.
+    Gives, as often as it is gone through, dicts of NumPy arrays like the elements of
+    `data_pipelines.input.batches.evaluation_batches`, with the features float32 `[B, F]` as
+    `image`.
+
+    Attributes:
+        part: the features.
+        batch_size: examples of a batch.
     """
-    source = np.zeros(len(part.features), np.int32)
-    slices = [slice(begin, begin + batch_size) for begin in range(0, len(source), batch_size)]
-    return [part.batch(rows, 0) | {"source": source[rows]} for rows in slices]
+
+    part: Features
+    batch_size: int
+
+    def __iter__(self) -> Iterator[dict]:
+        for begin in range(0, len(self.part), self.batch_size):
+            rows = np.arange(begin, min(begin + self.batch_size, len(self.part)))
+            zeros = np.zeros(len(rows), np.int32)
+            yield self.part.batch(rows, zeros) | {"source": zeros}
 
 
 class _Stream:
@@ -162,7 +216,7 @@ class _Stream:
         self.pattern = mixing_pattern(weights)
         self.shares = np.bincount(self.pattern, minlength=len(parts))
         self.first_copies = [
-            self._random(_COPY, source).integers(part.features.shape[1], size=len(part.features))
+            self._random(_COPY, source).integers(part.copies, size=len(part))
             for source, part in enumerate(parts)
         ]
         self.sources_of = functools.lru_cache(maxsize=8)(self._sources_of)
@@ -176,7 +230,7 @@ class _Stream:
         return self._random(_BLOCK, block).permutation(self.pattern)
 
     def _order(self, source: int, epoch: int) -> np.ndarray:
-        return self._random(_EPOCH, source, epoch).permutation(len(self.parts[source].features))
+        return self._random(_EPOCH, source, epoch).permutation(len(self.parts[source]))
 
     def examples(self, begin: int, count: int) -> dict:
         """The batch at the places `begin` to `begin + count`."""
@@ -199,9 +253,9 @@ class _Stream:
 
     def _rows(self, source: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows and copies of successive examples of a source, by their numbers in its stream."""
-        part = self.parts[source].features
+        part = self.parts[source]
         epochs, places = np.divmod(numbers, len(part))
         rows = np.concatenate(
             [self.order(source, epoch)[places[epochs == epoch]] for epoch in np.unique(epochs)]
         )
-        return rows, (self.first_copies[source][rows] + epochs) % part.shape[1]
+        return rows, (self.first_copies[source][rows] + epochs) % part.copies

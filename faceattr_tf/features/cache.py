@@ -1,9 +1,12 @@
-"""What frozen networks gave for the images of record sets: shards of arrays under a key.
+"""What frozen networks gave for the images of record sets: arrays on disk under a key.
 
 The key holds everything that decides the features; a change of it leads to another folder, so that
 nothing stale is ever read. It lies in `key.json` beside the arrays, for people to read. What only
 chooses among the features, as tasks and the validation share, is no part of it: kept is the whole
 stored split, with all labels of the records.
+
+A folder has one file of features, of which only the rows that are asked for are ever read, and for
+every block of images one with their labels, which appears when the block is whole.
 """
 
 import contextlib
@@ -15,6 +18,7 @@ import json
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,22 +28,21 @@ from data_pipelines.files import local
 from data_pipelines.input.batches import Source
 from faceattr_tf.configs.base import Recipe
 from faceattr_tf.experiment import Experiment
+from faceattr_tf.models import MODELS, options_of
+from faceattr_tf.models.create import model_options
 from faceattr_tf.models.keras_applications import BACKBONES
 
-SHARD = 512
-"""Images in a file: what an interruption loses at most."""
+BLOCK = 512
+"""Images that are kept together: what an interruption loses at most."""
 
 LABELS = "labels/"
-"""Of the arrays of a shard, those of labels are named so, and then by their task.
+"""Of the arrays of a block, those of labels are named so, and then by their task.
 
-The others are `features`, `transform` and `filename`.
+The others are `transform`, `filename` and `checksum`, that of the features.
 """
 
-FORMAT = 1
+FORMAT = 2
 """To be raised when what is stored, or the way from an image to it, changes its meaning."""
-
-# Options of the networks that leave their features alone.
-_OF_TRAINING = ("auxiliary", "dropout", "synchronized")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,17 +79,27 @@ class Cache:
         return cls(parent / f"{key['network']}-{layer}-{digest[:20]}", key, source.count)
 
     @property
-    def shards(self) -> int:
-        """Number of files that the whole split takes."""
-        return -(-self.count // SHARD)
+    def blocks(self) -> int:
+        """Number of blocks of the whole split."""
+        return -(-self.count // BLOCK)
+
+    @property
+    def features(self) -> pathlib.Path:
+        """The file of all features, float32 `[count, F]`, for NumPy."""
+        return self.folder / "features.npy"
 
     def read(self, index: int) -> dict[str, np.ndarray] | None:
-        """The arrays of a shard; None where it is missing or damaged."""
+        """The arrays of a block beside its features; None where one of both is missing or damaged.
+
+        Features that are not those that were written count as damaged, hence all are read once.
+        """
         file = self._file(index)
         try:
             with np.load(file, allow_pickle=False) as stored:
                 arrays = dict(stored)  # Reading checks the sums of the archive.
-            if len(arrays["features"]) == min(SHARD, self.count - index * SHARD):
+            features = np.load(self.features, mmap_mode="r", allow_pickle=False)
+            same = zlib.crc32(features[self._rows(index)]) == arrays.pop("checksum")
+            if same and len(features) == self.count and features.dtype == np.float32:
                 return arrays
         except FileNotFoundError:
             return None
@@ -95,13 +108,27 @@ class Cache:
         print(f"{file} is damaged; it is computed again")
         return None
 
-    def write(self, index: int, arrays: dict[str, np.ndarray]) -> None:
-        """Keeps the arrays of a shard, which appears under its name when it is whole."""
-
-        def save(file):
-            np.savez(file, **arrays)
-
-        self._replace(self._file(index), save)
+    def write(self, index: int, features: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+        """Keeps a block: its features in their place, then the others under the block's name."""
+        rows = self._rows(index)
+        features = np.ascontiguousarray(features, np.float32)
+        shape = (self.count, *features.shape[1:])
+        try:
+            try:
+                place = np.load(self.features, mmap_mode="r", allow_pickle=False)
+                fits = place.shape == shape and place.dtype == np.float32
+            except (OSError, ValueError, EOFError):
+                fits = False
+            if not fits:
+                place = np.lib.format.open_memmap(self.features, "w+", np.float32, shape)
+            # By a file, since a full disk ends a process that writes to a map.
+            with open(self.features, "r+b") as file:
+                file.seek(place.offset + rows.start * features[0].nbytes)
+                file.write(features)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        arrays = arrays | {"checksum": np.uint32(zlib.crc32(features))}
+        self._replace(self._file(index), lambda file: np.savez(file, **arrays))
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -127,8 +154,11 @@ class Cache:
         finally:
             os.close(handle)
 
+    def _rows(self, index: int) -> slice:
+        return slice(index * BLOCK, min(self.count, (index + 1) * BLOCK))
+
     def _file(self, index: int) -> pathlib.Path:
-        return self.folder / f"{index:05}-of-{self.shards:05}.npz"
+        return self.folder / f"{index:05}-of-{self.blocks:05}.npz"
 
     def _replace(self, file: pathlib.Path, write) -> None:
         # What an interrupted run left behind under this name is written over.
@@ -158,10 +188,12 @@ def feature_key(
     recipe, description = experiment.recipe, source.records.description
     if not description.get("fingerprint"):
         raise UserError(f"{source.records.path}: no fingerprint in these records; build them again")
-    options = {name: value for name, value in recipe.model.options if name not in _OF_TRAINING}
-    options["pixel_values"] = (
-        options.get("pixel_values") or BACKBONES[recipe.model.name].pixel_values
-    )
+    # The network's own options, those of its heads leave the features alone.
+    options = options_of(MODELS[recipe.model.name])
+    given = model_options(recipe.model)
+    options |= {name: value for name, value in given.items() if name in options}
+    if recipe.model.name in BACKBONES and not options["pixel_values"]:
+        options["pixel_values"] = BACKBONES[recipe.model.name].pixel_values
     key = {
         "format": FORMAT,
         "network": recipe.model.name,
@@ -174,7 +206,7 @@ def feature_key(
         "records": description["fingerprint"],
         "split": source.split,
         "images": source.count,
-        "images in a shard": SHARD,
+        "images in a block": BLOCK,
         "copy": copy,
     }
     if copy:

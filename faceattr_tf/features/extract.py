@@ -22,50 +22,39 @@ from data_pipelines.input.labels import label_places
 from data_pipelines.input.stream import Source
 from data_pipelines.progress import progress_bar
 from faceattr_tf.experiment import Experiment
-from faceattr_tf.features import cache as bottleneck_cache
-from faceattr_tf.features.batches import Features, evaluation_batches, training_batches
-from faceattr_tf.features.cache import LABELS, Cache, weights_digest
-from faceattr_tf.models.keras_applications import (
-    AUXILIARY_INPUT,
-    AUXILIARY_STAGE,
-    BACKBONES,
-    features_at,
-)
-from faceattr_tf.training.state import pretrained_model
-
-__all__ = [
-    "Features",
-    "attach",
-    "evaluation_batches",
-    "extract",
-    "feature_function",
-    "training_batches",
-]
+from faceattr_tf.features.batches import Features
+from faceattr_tf.features.cache import BLOCK, LABELS, Cache, weights_digest
+from faceattr_tf.models import stage_names
+from faceattr_tf.models.auxiliary import AUXILIARY_INPUT, AUXILIARY_STAGE
+from faceattr_tf.models.create import model_options, pretrained_model
+from faceattr_tf.models.stages import check_stage, features_at
 
 BATCH = 64
-"""Images of a forward pass; shards are multiples of it."""
+"""Images of a forward pass; blocks are multiples of it."""
 
 
-def attach(experiment: Experiment, *, progress: bool = True) -> Experiment:
-    """The experiment with features in place of the images that it trains and validates on.
+def for_run(experiment: Experiment, *, progress: bool = True) -> dict[str, list[Features]]:
+    """The features in place of the images that a run trains and validates on.
+
+    Returns:
+        `train` and `validation` -> the features of every source.
 
     Raises:
         UserError: see `extract`.
     """
     layer = experiment.recipe.model.layer
-    found = {
+    return {
         split: extract(experiment, split, progress=progress)[layer]
         for split in ("train", "validation")
     }
-    return dataclasses.replace(experiment, bottlenecks=found)
 
 
 def for_new_layers(experiment: Experiment, *, progress: bool = True) -> list[Features]:
     """What the new layers of the recipe's network learn from in a phase of their own.
 
     Returns:
-        Per source of the training split the input of `faceattr_tf.models.keras_applications.new_layers_of`
-        for the images themselves.
+        Per source of the training split the input of `faceattr_tf.models.stages.new_layers_of` for
+        the images themselves.
 
     Raises:
         UserError: see `extract`.
@@ -77,7 +66,12 @@ def for_new_layers(experiment: Experiment, *, progress: bool = True) -> list[Fea
     experiment = dataclasses.replace(experiment, recipe=unchanged)
     found = extract(experiment, "train", layers, progress=progress)
     return [
-        dataclasses.replace(parts[0], features=np.concatenate([p.features for p in parts], -1))
+        dataclasses.replace(
+            parts[0],
+            features=dataclasses.replace(
+                parts[0].features, files=(tuple(part.features.files[0][0] for part in parts),)
+            ),
+        )
         for parts in zip(*(found[layer] for layer in layers), strict=True)
     ]
 
@@ -100,8 +94,9 @@ def extract(
         experiment: its sources give the examples; the training split also has as many randomly
             changed copies as the recipe asks for.
         split: "train", "validation", "test" or whatever the records have.
-        layers: ends of stages of the network whose pooled output is wanted; empty for the last.
-            `AUXILIARY_INPUT`: what the auxiliary classifier sees. None: the recipe's layer.
+        layers: stages of the network whose features are wanted, see
+            `faceattr_tf.models.stages.pool_features`; empty for the last. `AUXILIARY_INPUT`: what
+            the auxiliary classifier sees. None: the recipe's layer.
         progress: show a bar with images per second and the time that is left.
         create: makes `images [B, h, w, 3] -> {layer: features [B, F]}` from the names of layers,
             once something is missing; by default `feature_function` of the experiment.
@@ -116,7 +111,8 @@ def extract(
     recipe = experiment.recipe
     _check(experiment)
     layers = (recipe.model.layer,) if layers is None else layers
-    named = {layer: _stage(recipe.model.name, layer) for layer in layers}
+    stages = network_stages(experiment)
+    named = {layer: _stage(recipe.model.name, stages, layer) for layer in layers}
     sources = experiment.sources(split)
     places = label_places(sources, experiment.tasks)
     weights = weights_digest(recipe)
@@ -139,7 +135,8 @@ def extract(
         layer: [
             Features.of(
                 experiment.tasks,
-                [part.shards[stage] for part in own],
+                [part.caches[stage].features for part in own],
+                [part.blocks[stage] for part in own],
                 mask,
                 {name: rows[index] for name, rows in places.items()},
             )
@@ -151,11 +148,6 @@ def extract(
 
 def _check(experiment: Experiment) -> None:
     config, data = experiment.recipe.model, experiment.recipe.data
-    if config.name not in BACKBONES:
-        raise UserError(
-            f"bottlenecks: model {config.name!r} is no pretrained network; there are: "
-            + ", ".join(BACKBONES)
-        )
     if config.transformer:
         raise UserError(
             f"bottlenecks: the transformer {config.transformer!r} needs images to learn from"
@@ -170,13 +162,20 @@ def _check(experiment: Experiment) -> None:
     data.augment.check()
 
 
-def _stage(network: str, layer: str) -> str:
-    stages = BACKBONES[network].stages
+def network_stages(experiment: Experiment) -> tuple[str, ...]:
+    """The stages of the recipe's network, first to last.
+
+    Raises:
+        UserError: there is no such network, or it cannot be built.
+    """
+    config = experiment.recipe.model
+    return stage_names(config.name, experiment.input_shape, **model_options(config))
+
+
+def _stage(network: str, stages: Sequence[str], layer: str) -> str:
     if layer == AUXILIARY_INPUT and AUXILIARY_STAGE in stages:
         return layer
-    if layer and layer not in stages:
-        raise UserError(f"layer {layer!r} ends no stage of {network}: {', '.join(stages)}")
-    return layer or stages[-1]
+    return check_stage(layer, stages, network)
 
 
 def feature_function(experiment: Experiment, layers: Sequence[str]) -> Callable:
@@ -188,7 +187,7 @@ def feature_function(experiment: Experiment, layers: Sequence[str]) -> Callable:
     """
     recipe = experiment.recipe
     ends = [AUXILIARY_STAGE if layer == AUXILIARY_INPUT else layer for layer in layers]
-    last = max(ends, key=BACKBONES[recipe.model.name].stages.index)
+    last = max(ends, key=network_stages(experiment).index)
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, layer=last))
     model = pretrained_model(dataclasses.replace(experiment, recipe=recipe), recipe.precision)
     outputs = {layer: features_at(model, layer) for layer in layers}
@@ -198,18 +197,18 @@ def feature_function(experiment: Experiment, layers: Sequence[str]) -> Callable:
 
 @dataclasses.dataclass
 class _Part:
-    """One copy of a stored split: per layer its cache, and the shards that are at hand."""
+    """One copy of a stored split: per layer its cache, and the labels of the blocks it has."""
 
     source: Source
     copy: int
     caches: dict[str, Cache]
-    shards: dict[str, list]
+    blocks: dict[str, list]
 
     @classmethod
     def of(cls, experiment, source, layers, copy, weights) -> "_Part":
         caches = {layer: Cache.of(experiment, source, layer, copy, weights) for layer in layers}
-        shards = {layer: [None] * cache.shards for layer, cache in caches.items()}
-        return cls(source, copy, caches, shards)
+        blocks = {layer: [None] * cache.blocks for layer, cache in caches.items()}
+        return cls(source, copy, caches, blocks)
 
     @property
     def name(self) -> tuple:
@@ -217,29 +216,27 @@ class _Part:
 
     def read(self) -> None:
         """Reads what the cache has and is not at hand."""
-        for layer, shards in self.shards.items():
-            for index, shard in enumerate(shards):
-                if shard is None:
-                    shards[index] = self.caches[layer].read(index)
+        for layer, blocks in self.blocks.items():
+            for index, block in enumerate(blocks):
+                if block is None:
+                    blocks[index] = self.caches[layer].read(index)
 
     def incomplete(self) -> list[str]:
-        """The layers of which shards are missing."""
-        return [layer for layer, shards in self.shards.items() if None in shards]
+        """The layers of which blocks are missing."""
+        return [layer for layer, blocks in self.blocks.items() if None in blocks]
 
     def missing(self) -> list[int]:
-        """The shards that are missing of any layer."""
-        columns = zip(*self.shards.values(), strict=True)
+        """The blocks that are missing of any layer."""
+        columns = zip(*self.blocks.values(), strict=True)
         return [index for index, column in enumerate(columns) if None in column]
 
     def size(self, indices: Iterable[int]) -> int:
-        """Images in these shards."""
-        size = bottleneck_cache.SHARD
-        return sum(min(size, self.source.count - index * size) for index in indices)
+        """Images in these blocks."""
+        return sum(min(BLOCK, self.source.count - index * BLOCK) for index in indices)
 
     def compute(self, experiment: Experiment, network: Callable, bar) -> None:
         """Computes and keeps what is missing."""
         missing = self.missing()
-        size = bottleneck_cache.SHARD
         options = tf.data.Options()
         # With tuning, the end of a slow pass now and then waits for the tuner, for up to a minute.
         options.autotune.enabled = False
@@ -254,12 +251,12 @@ class _Part:
                 augment=experiment.recipe.data.augment if self.copy else None,
                 seed=experiment.recipe.seed,
                 copy=self.copy,
-                start=indices[0] * size,
+                start=indices[0] * BLOCK,
             )
             batches = named_failures(batches.with_options(options), [self.source])
             for index in indices:
                 rows = []
-                for batch in itertools.islice(batches, size // BATCH):
+                for batch in itertools.islice(batches, BLOCK // BATCH):
                     rows.append(_arrays(batch, network(batch["image"])))
                     bar.update(len(batch["filename"]))
                 self._keep(index, rows)
@@ -267,10 +264,9 @@ class _Part:
     def _keep(self, index: int, rows: list[tuple[dict, dict]]) -> None:
         common = _concatenate([common for common, _ in rows])
         for layer, features in _concatenate([features for _, features in rows]).items():
-            if self.shards[layer][index] is None:
-                arrays = {"features": features, **common}
-                self.caches[layer].write(index, arrays)
-                self.shards[layer][index] = arrays
+            if self.blocks[layer][index] is None:
+                self.caches[layer].write(index, features, common)
+                self.blocks[layer][index] = common
 
 
 def _arrays(batch: dict, features: dict) -> tuple[dict, dict]:

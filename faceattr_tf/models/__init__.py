@@ -1,4 +1,4 @@
-"""Networks that take pixels and predict tasks: one function each, listed in `MODELS`."""
+"""Networks from pixels to named stages, one function each, listed in `MODELS`; and whole models."""
 
 import functools
 import inspect
@@ -12,8 +12,10 @@ from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import ALIGNMENT, Task
 from faceattr_tf.layers.spatial_transformer import SpatialTransformer, transform_matrix
 from faceattr_tf.models import cascade_cnn, keras_applications, lonet, resnet_small, tcdcn, vgg_face
-from faceattr_tf.models.heads import image_input
-from faceattr_tf.models.keras_applications import BACKBONES, auxiliary_name
+from faceattr_tf.models.auxiliary import auxiliary_classifier, auxiliary_name
+from faceattr_tf.models.heads import BOTTLENECK, TRANSFORMER, image_input
+from faceattr_tf.models.keras_applications import BACKBONES
+from faceattr_tf.models.stages import check_stage, drop_and_grow, pool_features
 
 MODELS = {
     "cascade_cnn": cascade_cnn.build,
@@ -22,13 +24,14 @@ MODELS = {
     "vgg_face": vgg_face.build,
     **{name: functools.partial(keras_applications.build, name) for name in BACKBONES},
 }
-"""Name -> `build(pixels, tasks, **options) -> {task name: output}` on pixels in [-1, 1]."""
+"""Name -> `build(pixels, **options) -> {stage: output}` on pixels in [-1, 1].
+
+The stages are in their order, each named as the layer that ends it. The last one is what heads see
+unless they are asked to stand elsewhere: features `[B, F]`, or maps `[B, H, W, C]` to be pooled.
+"""
 
 TRANSFORMERS = {"lonet": lonet.build}
 """Name -> `build(pixels, *, family, **options)`, the parameters `[B, P]` of a transform."""
-
-TRANSFORMER = "transformer"
-"""Name of the layer that samples the aligned crop, in models that have one."""
 
 __all__ = ["BACKBONES", "MODELS", "TRANSFORMER", "TRANSFORMERS", "build_model"]
 
@@ -38,18 +41,30 @@ def build_model(
     tasks: Sequence[Task],
     input_shape: Sequence[int],
     *,
+    layer: str = "",
+    dropout: float | None = None,
+    auxiliary: bool = False,
+    synchronized: bool = False,
     transformer: str = "",
     transformer_options: dict | None = None,
     **options,
 ) -> keras.Model:
     """Builds a network of `MODELS` with one head per task.
 
+    Source: KTH-MTFL ("Prediction of Attributes"), section 3.3, for heads on the pooled maps of a
+    pretrained network; FaceSTN, section II, for the transformer.
+
     Args:
         name: a key of `MODELS`.
         tasks: what the network predicts.
         input_shape: `(height, width, 3)`.
+        layer: stage on which the heads stand; nothing behind it is built. Empty: the last.
+        dropout: share of the features that training drops before the heads. None: none, but with
+            `vgg_face` the paper's half.
+        auxiliary: add the auxiliary classifier of `faceattr_tf.models.auxiliary`.
+        synchronized: take the statistics of batch normalisation over all replicas.
         transformer: a key of `TRANSFORMERS`: what it finds is sampled by a spatial transformer, of
-            which the network sees the result (FaceSTN, section II); empty for none.
+            which the network sees the result; empty for none.
         transformer_options: keyword arguments of the transformer's `build`.
         **options: keyword arguments of the network's `build`.
 
@@ -58,7 +73,8 @@ def build_model(
         dict from task name to logits `[B, n]` (multilabel, multiclass), values `[B, n]`
         (regression), normalised coordinates `[B, n, 2]` in the input (landmarks) or the affine
         transform `[B, 2, 3]` of the transformer (`ALIGNMENT`), all float32. An auxiliary classifier
-        adds its own under `auxiliary_name`.
+        adds its own under `auxiliary_name`. Its attribute `stages` names the stages, from the
+        pixels to the heads.
 
     Raises:
         UserError: the name or an option does not exist, the input is too small for the network, or
@@ -66,37 +82,89 @@ def build_model(
     """
     check_keras("image_data_format")
     build = _find(MODELS, "model", name, options)
+    dropout = head_dropout(name, dropout)
+    if "dropout" in options_of(build):  # a network that drops inside as well
+        options["dropout"] = dropout
     image, pixels = image_input(input_shape)
-    predicted = [task for task in tasks if task.kind != ALIGNMENT.kind]
-    if not transformer:
-        if len(predicted) < len(tasks):
-            raise UserError(f"task {ALIGNMENT.name!r}: only a model with a transformer predicts it")
-        return keras.Model(image, build(pixels, predicted, **options), name=name)
-    transformer_options = dict(transformer_options or {})
-    locate = _find(TRANSFORMERS, "transformer", transformer, transformer_options)
-    family = transformer_options.get("family", "affine")
-    parameters = locate(pixels, **transformer_options)
+    theta, predicted = None, [task for task in tasks if task.kind != ALIGNMENT.kind]
+    if transformer:
+        pixels, theta = _align(pixels, transformer, dict(transformer_options or {}))
+    elif len(predicted) < len(tasks):
+        raise UserError(f"task {ALIGNMENT.name!r}: only a model with a transformer predicts it")
+    stages = build(pixels, **options)
+    layer = check_stage(layer, stages, name)
+    names = tuple(stages)[: tuple(stages).index(layer) + 1]
+    outputs = drop_and_grow(pool_features(stages[layer], BOTTLENECK), predicted, dropout)
+    if auxiliary:
+        outputs |= auxiliary_classifier({name: stages[name] for name in names}, predicted)
+    if transformer:
+        outputs = {**_to_input(outputs, predicted, theta), ALIGNMENT.name: theta}
+    model = keras.Model(image, outputs, name=name)
+    model.stages = names
+    for one in model.layers:
+        if synchronized and isinstance(one, keras.layers.BatchNormalization):
+            one.synchronized = True
+    return model
+
+
+def head_dropout(name: str, dropout: float | None = None) -> float:
+    """The share of the features that training drops before the heads; None: as the network's."""
+    return options_of(MODELS[name]).get("dropout", 0.0) if dropout is None else dropout
+
+
+def stage_names(name: str, input_shape: Sequence[int], **options) -> tuple[str, ...]:
+    """The stages of a network of `MODELS`, first to last.
+
+    Args:
+        name: a key of `MODELS`.
+        input_shape: `(height, width, 3)`.
+        **options: keyword arguments of the network's `build`; others are passed over.
+
+    Raises:
+        UserError: as `build_model` does.
+    """
+    if name in BACKBONES:  # known without building
+        return BACKBONES[name].stages
+    build = _find(MODELS, "model", name, {})
+    own = {key: value for key, value in options.items() if key in options_of(build)}
+    return tuple(build(image_input(input_shape)[1], **own))
+
+
+def _align(pixels, transformer: str, options: dict):
+    """What a transformer finds in the pixels, sampled, and its transform `[B, 2, 3]`."""
+    locate = _find(TRANSFORMERS, "transformer", transformer, options)
+    family = options.get("family", "affine")
+    parameters = locate(pixels, **options)
     sampled = SpatialTransformer(family=family, name=TRANSFORMER)([pixels, parameters])
-    theta = transform_matrix(parameters, family, aspect=input_shape[1] / input_shape[0])
-    outputs = build(sampled, predicted, **options)
-    for task in predicted:
-        for name_of_output in (task.name, auxiliary_name(task.name)):
-            if task.kind == "landmarks" and name_of_output in outputs:
-                points = outputs[name_of_output]
-                moved = ops.matmul(points, ops.transpose(theta[:, :, :2], (0, 2, 1)))
-                outputs[name_of_output] = moved + theta[:, None, :, 2]
-    return keras.Model(image, {**outputs, ALIGNMENT.name: theta}, name=name)
+    height, width = pixels.shape[1:3]
+    return sampled, transform_matrix(parameters, family, aspect=width / height)
+
+
+def _to_input(outputs: dict, tasks: Sequence[Task], theta) -> dict:
+    """The outputs, landmarks moved from what the transformer sampled to the model's input."""
+    outputs = dict(outputs)
+    for task in tasks:
+        for name in (task.name, auxiliary_name(task.name)):
+            if task.kind == "landmarks" and name in outputs:
+                moved = ops.matmul(outputs[name], ops.transpose(theta[:, :, :2], (0, 2, 1)))
+                outputs[name] = moved + theta[:, None, :, 2]
+    return outputs
+
+
+def options_of(build: Callable) -> dict:
+    """The keyword arguments of a build function and their defaults."""
+    return {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(build).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
 
 
 def _find(registry: dict, what: str, name: str, options: dict) -> Callable:
     """The entry of a registry, after a check of its options."""
     if name not in registry:
         raise UserError(f"there is no {what} {name!r}; there are: {', '.join(registry)}")
-    known = [
-        parameter.name
-        for parameter in inspect.signature(registry[name]).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    ]
+    known = options_of(registry[name])
     for option in options:
         if option not in known:
             message = f"{what} {name!r} has no option {option!r}; it has: {', '.join(known)}"

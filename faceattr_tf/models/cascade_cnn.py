@@ -1,25 +1,19 @@
 """Cascade CNN: the DeepID-like network with one inception layer of KTH-MTFL."""
 
-from collections.abc import Sequence
-
 from keras import layers
 
-from data_pipelines.tasks import Task
 from faceattr_tf.layers import BatchNormalization
-from faceattr_tf.models.heads import check_size, grow_heads
+from faceattr_tf.models.heads import check_size
 
 _KERNELS = (4, 3, 3, 2)
 
 
 def build(
     pixels,
-    tasks: Sequence[Task],
     *,
     width: float = 1.0,
     features: int = 512,
-    dropout: float = 0.0,
     batch_normalization: bool = False,
-    synchronized: bool = False,
 ) -> dict:
     """Four convolutions each with a max-pooling, one inception layer, one fully-connected layer.
 
@@ -36,15 +30,12 @@ def build(
 
     Args:
         pixels: `[B, H, W, 3]`, scaled to [-1, 1]; H and W at least 39.
-        tasks: what to predict.
         width: multiplies the maps of every convolution; below 1 is narrower than the paper's.
         features: width of the fully-connected layer.
-        dropout: share of the fully-connected features that training drops (the paper: 0).
         batch_normalization: normalise every convolution's output (the paper: no).
-        synchronized: take the statistics of batch normalisation over all replicas.
 
     Returns:
-        Task name -> output, see `grow_heads`.
+        Stage -> output: `pool1` to `pool4`, `inception` and the features `shared`, `[B, F]`.
     """
 
     def convolution(x, filters, kernel, name, padding="valid"):
@@ -57,18 +48,18 @@ def build(
             name=name,
         )(x)
         if batch_normalization:
-            x = BatchNormalization(synchronized=synchronized, name=f"{name}_norm")(x)
+            x = BatchNormalization(name=f"{name}_norm")(x)
         return layers.ReLU(name=f"{name}_relu")(x)
 
-    x = check_size(pixels, smallest=39)
+    x, stages = check_size(pixels, smallest=39), {}
     for index, kernel in enumerate(_KERNELS, start=1):
         x = convolution(x, 128, kernel, f"conv{index}")
-        x = layers.MaxPooling2D(2, name=f"pool{index}")(x)
+        stages[f"pool{index}"] = x = layers.MaxPooling2D(2, name=f"pool{index}")(x)
 
     pooled = layers.MaxPooling2D(3, strides=1, padding="same", name="inception_pool")(x)
     narrow3 = convolution(x, 96, 1, "inception_3x3_reduce")
     narrow5 = convolution(x, 16, 1, "inception_5x5_reduce")
-    x = layers.Concatenate(name="inception")(
+    stages["inception"] = x = layers.Concatenate(name="inception")(
         [
             convolution(x, 64, 1, "inception_1x1"),
             convolution(narrow3, 128, 3, "inception_3x3", padding="same"),
@@ -78,6 +69,4 @@ def build(
     )
     x = layers.Flatten(name="flatten")(x)
     x = layers.Dense(features, "relu", kernel_initializer="he_normal", name="shared")(x)
-    if dropout:
-        x = layers.Dropout(dropout, name="dropout")(x)
-    return grow_heads(x, tasks)
+    return stages | {"shared": x}

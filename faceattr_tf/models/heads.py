@@ -1,4 +1,7 @@
-"""The two ends that all networks share: pixels in, one head per task out."""
+"""The two ends that all networks share: pixels in, one head per task out; and names of layers.
+
+Workdirs and weights depend on the names, so none of them changes.
+"""
 
 from collections.abc import Sequence
 
@@ -10,6 +13,21 @@ from data_pipelines.tasks import Task
 
 HEAD_PREFIX = "head_"
 """The layer of a head is named `head_<task>`; no other layer begins so."""
+
+AUXILIARY = "aux_"
+"""The layers of an auxiliary classifier begin so."""
+
+LOCALIZATION = "lonet_"
+"""The layers of a transformer's localisation network begin so."""
+
+NEW_LAYERS = (HEAD_PREFIX, AUXILIARY, LOCALIZATION)
+"""The layers that no pretrained network has begin so."""
+
+BOTTLENECK = "bottleneck"
+"""The layer that pools the map on which heads stand, `[B, F]` in float32."""
+
+TRANSFORMER = "transformer"
+"""The layer that samples the aligned crop, in models that have one."""
 
 # Where the points of an upright face lie in a crop that shows little else, normalised to [-1, 1].
 # A landmark head starts there, so that it learns deviations and not the mean.

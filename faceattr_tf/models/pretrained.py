@@ -12,7 +12,8 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from faceattr_tf.models.keras_applications import BACKBONES, NEW_LAYERS, stable_names
+from faceattr_tf.models.heads import NEW_LAYERS
+from faceattr_tf.models.keras_applications import BACKBONES, stable_names
 from faceattr_tf.models.weights_file import StoredLayer, open_weights
 
 _PATIENCE = 30.0  # seconds without a byte after which a download has failed

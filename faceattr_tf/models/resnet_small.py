@@ -5,16 +5,14 @@ from collections.abc import Sequence
 from keras import layers
 
 from data_pipelines.errors import UserError
-from data_pipelines.tasks import Task
 from faceattr_tf.layers import BatchNormalization, PositionalPooling
-from faceattr_tf.models.heads import check_size, grow_heads
+from faceattr_tf.models.heads import check_size
 
 POOLINGS = ("average", "depthwise")
 
 
 def build(
     pixels,
-    tasks: Sequence[Task],
     *,
     width: float = 1.0,
     filters: Sequence[int] = (32, 64, 96, 128),
@@ -22,10 +20,8 @@ def build(
     stem_stride: int = 2,
     squeeze_excitation: int = 0,
     pooling: str = "average",
-    dropout: float = 0.0,
-    synchronized: bool = False,
 ) -> dict:
-    """A strided convolution, stages of basic residual blocks, pooling, one head per task.
+    """A strided convolution, stages of basic residual blocks, pooling.
 
     Source: basic blocks of He et al., "Deep Residual Learning" (CVPR 2016), with the shortcut that
     averages before it projects (He et al., "Bag of Tricks", CVPR 2019, model D), optional channel
@@ -37,18 +33,15 @@ def build(
 
     Args:
         pixels: `[B, H, W, 3]`, scaled to [-1, 1].
-        tasks: what to predict.
         width: multiplies all `filters`.
         filters: maps per stage; every stage but the first halves height and width.
         blocks: residual blocks per stage.
         stem_stride: stride of the first convolution.
         squeeze_excitation: channels per hidden unit of the channel weights; 0 leaves them out.
         pooling: `average`, or `depthwise` for one learned weight per place and channel.
-        dropout: share of the pooled features that training drops.
-        synchronized: take the statistics of batch normalisation over all replicas.
 
     Returns:
-        Task name -> output, see `grow_heads`.
+        Stage -> output: `stem_relu`, the end of every block, and the pooled features `[B, F]`.
 
     Raises:
         UserError: `filters` and `blocks` differ in length, or the pooling does not exist.
@@ -63,7 +56,6 @@ def build(
             momentum=0.95,
             epsilon=1.001e-5,
             gamma_initializer=gamma,
-            synchronized=synchronized,
             name=name,
         )(x)
 
@@ -104,15 +96,12 @@ def build(
     maps = [max(8, round(width * count)) for count in filters]
     x = check_size(pixels, smallest=16)
     x = layers.ReLU(name="stem_relu")(convolution(x, maps[0], 3, stem_stride, "stem"))
+    stages = {"stem_relu": x}
     for stage, (stage_maps, count) in enumerate(zip(maps, blocks, strict=True), start=1):
         for index in range(1, count + 1):
             stride = 2 if stage > 1 and index == 1 else 1
-            x = block(x, stage_maps, stride, f"stage{stage}_block{index}")
+            name = f"stage{stage}_block{index}"
+            stages[f"{name}_relu2"] = x = block(x, stage_maps, stride, name)
     if pooling == "average":
-        x = layers.GlobalAveragePooling2D(name="pool")(x)
-    else:
-        x = PositionalPooling(name="pool")(x)
-        x = normalise(x, "pool_norm")
-    if dropout:
-        x = layers.Dropout(dropout, name="dropout")(x)
-    return grow_heads(x, tasks)
+        return stages | {"pool": layers.GlobalAveragePooling2D(name="pool")(x)}
+    return stages | {"pool_norm": normalise(PositionalPooling(name="pool")(x), "pool_norm")}

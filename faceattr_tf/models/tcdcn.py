@@ -1,12 +1,9 @@
 """TCDCN: the small multi-task network of Zhang et al. as KTH-MTFL built it."""
 
-from collections.abc import Sequence
-
 from keras import layers
 
-from data_pipelines.tasks import Task
 from faceattr_tf.layers import BatchNormalization
-from faceattr_tf.models.heads import check_size, grow_heads
+from faceattr_tf.models.heads import check_size
 
 _FILTERS = (20, 48, 64, 80)
 _KERNELS = (5, 5, 3, 3)
@@ -14,15 +11,12 @@ _KERNELS = (5, 5, 3, 3)
 
 def build(
     pixels,
-    tasks: Sequence[Task],
     *,
     features: int = 256,
     width: float = 1.0,
-    dropout: float = 0.0,
     batch_normalization: bool = False,
-    synchronized: bool = False,
 ) -> dict:
-    """Four convolutions, three max-poolings, a shared fully-connected layer, one head per task.
+    """Four convolutions, three max-poolings, one fully-connected layer that all tasks share.
 
     Source: KTH-MTFL ("Prediction of Attributes"), section 3.4 and figure 3, after Zhang et al.,
     "Learning Deep Representation for Face Alignment with Auxiliary Attributes" (TPAMI 2016).
@@ -37,17 +31,14 @@ def build(
 
     Args:
         pixels: `[B, H, W, 3]`, scaled to [-1, 1]; H and W at least 44.
-        tasks: what to predict.
         features: width of the shared fully-connected layer.
         width: multiplies the filters of every convolution.
-        dropout: share of the shared features that training drops (the paper: 0).
         batch_normalization: normalise every convolution's output (the paper: no).
-        synchronized: take the statistics of batch normalisation over all replicas.
 
     Returns:
-        Task name -> output, see `grow_heads`.
+        Stage -> output: `pool1` to `pool3`, `relu4` and the features `shared`, `[B, F]`.
     """
-    x = check_size(pixels, smallest=44)
+    x, stages = check_size(pixels, smallest=44), {}
     for index, (filters, kernel) in enumerate(zip(_FILTERS, _KERNELS, strict=True), start=1):
         x = layers.Conv2D(
             max(1, round(width * filters)),
@@ -57,12 +48,13 @@ def build(
             name=f"conv{index}",
         )(x)
         if batch_normalization:
-            x = BatchNormalization(synchronized=synchronized, name=f"norm{index}")(x)
-        x = layers.ReLU(name=f"relu{index}")(x)
+            x = BatchNormalization(name=f"norm{index}")(x)
+        name = f"relu{index}"
+        x = layers.ReLU(name=name)(x)
         if index < len(_FILTERS):
-            x = layers.MaxPooling2D(2, name=f"pool{index}")(x)
+            name = f"pool{index}"
+            x = layers.MaxPooling2D(2, name=name)(x)
+        stages[name] = x
     x = layers.Flatten(name="flatten")(x)
     x = layers.Dense(features, "relu", kernel_initializer="he_normal", name="shared")(x)
-    if dropout:
-        x = layers.Dropout(dropout, name="dropout")(x)
-    return grow_heads(x, tasks)
+    return stages | {"shared": x}

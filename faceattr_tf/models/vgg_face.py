@@ -1,14 +1,11 @@
-"""ClNet of FaceSTN: VGG-Face, with one head per task in place of its identities."""
-
-from collections.abc import Sequence
+"""ClNet of FaceSTN: VGG-Face without its identities."""
 
 import numpy as np
 from keras import layers, ops
 
 from data_pipelines.errors import UserError
-from data_pipelines.tasks import Task
 from faceattr_tf.layers import BatchNormalization
-from faceattr_tf.models.heads import check_size, grow_heads
+from faceattr_tf.models.heads import check_size
 
 _FILTERS = (64, 128, 256, 512, 512)
 _STAGES = {8: (1, 1, 2, 2, 2), 13: (2, 2, 3, 3, 3)}
@@ -19,7 +16,6 @@ PIXEL_VALUES = ("unit", "rgb", "bgr")
 
 def build(
     pixels,
-    tasks: Sequence[Task],
     *,
     convolutions: int = 8,
     width: float = 1.0,
@@ -28,9 +24,8 @@ def build(
     extra_pooling: bool = True,
     pixel_values: str = "unit",
     batch_normalization: bool = False,
-    synchronized: bool = False,
 ) -> dict:
-    """Eight or thirteen convolutions, two fully-connected layers, one head per task.
+    """Eight or thirteen convolutions and two fully-connected layers.
 
     Source: Tan et al., "Deep Face Attributes Recognition Using Spatial Transformer Network"
     (FaceSTN), section II.C; the network is that of Parkhi et al., "Deep Face Recognition" (BMVC
@@ -51,21 +46,19 @@ def build(
 
     Args:
         pixels: `[B, H, W, 3]`, scaled to [-1, 1]; H and W at least 32.
-        tasks: what to predict.
         convolutions: 8 or 13.
         width: multiplies the filters of every convolution and `features`.
         features: width of the two fully-connected layers.
-        dropout: share of the features of each fully-connected layer that training drops.
+        dropout: share of the output of fc6 that training drops; `build_model` drops as much of fc7's.
         extra_pooling: the additional pooling before fc6; a side of one element stays as it is.
         pixel_values: what the first convolution sees, the mean colour of VGG-Face subtracted:
             `unit` for red, green, blue within a range of 2, for random weights; `rgb` for a range
             of 255, for the released MatConvNet weights; `bgr` for the same in reverse order, for
             the Caffe weights and the Keras files made of them (keras-vggface).
         batch_normalization: normalise every convolution's output (the paper: no).
-        synchronized: take the statistics of batch normalisation over all replicas.
 
     Returns:
-        Task name -> output, see `grow_heads`.
+        Stage -> output: `pool1` to `pool5`, `fc6` and the features `fc7`, `[B, F]`.
 
     Raises:
         UserError: an option has no such value, or the input is too small.
@@ -75,7 +68,7 @@ def build(
     if pixel_values not in PIXEL_VALUES:
         raise UserError(f"pixel_values {pixel_values!r} is none of {', '.join(PIXEL_VALUES)}")
 
-    x = _subtract_mean(check_size(pixels, smallest=32), pixel_values)
+    x, stages = _subtract_mean(check_size(pixels, smallest=32), pixel_values), {}
     for stage, count in enumerate(_STAGES[convolutions], start=1):
         for index in range(1, count + 1):
             name = f"conv{stage}_{index}"
@@ -88,19 +81,22 @@ def build(
                 name=name,
             )(x)
             if batch_normalization:
-                x = BatchNormalization(synchronized=synchronized, name=f"{name}_norm")(x)
+                x = BatchNormalization(name=f"{name}_norm")(x)
             x = layers.ReLU(name=f"{name}_relu")(x)
-        x = layers.MaxPooling2D(2, name=f"pool{stage}")(x)
+        stages[f"pool{stage}"] = x = layers.MaxPooling2D(2, name=f"pool{stage}")(x)
     if extra_pooling:
         sides = tuple(min(2, side) for side in x.shape[1:3])
         x = layers.MaxPooling2D(sides, strides=1, name="extra_pool")(x)
     x = layers.Flatten(name="flatten")(x)
-    for name in ("fc6", "fc7"):
-        units = max(1, round(width * features))
-        x = layers.Dense(units, "relu", kernel_initializer="he_normal", name=name)(x)
-        if dropout:
-            x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
-    return grow_heads(x, tasks)
+    units = max(1, round(width * features))
+
+    def fully_connected(x, name):
+        return layers.Dense(units, "relu", kernel_initializer="he_normal", name=name)(x)
+
+    stages["fc6"] = x = fully_connected(x, "fc6")
+    if dropout:
+        x = layers.Dropout(dropout, name="fc6_dropout")(x)
+    return stages | {"fc7": fully_connected(x, "fc7")}
 
 
 def _subtract_mean(pixels, pixel_values: str):

@@ -7,6 +7,7 @@ was killed ends as the one that was not.
 """
 
 import functools
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -21,9 +22,12 @@ from faceattr_tf.configs.base import Phase, Recipe
 from faceattr_tf.evaluation.calibration import calibrate
 from faceattr_tf.evaluation.metrics import score_of
 from faceattr_tf.experiment import Experiment
-from faceattr_tf.features import extract as bottlenecks
-from faceattr_tf.models.heads import scale_pixels
-from faceattr_tf.models.keras_applications import NEW_LAYERS, auxiliary_name, new_layers_of
+from faceattr_tf.features.batches import Features, feature_batches
+from faceattr_tf.features.extract import for_new_layers, for_run
+from faceattr_tf.models.auxiliary import auxiliary_name
+from faceattr_tf.models.create import load_pretrained, whole_model
+from faceattr_tf.models.heads import NEW_LAYERS, scale_pixels
+from faceattr_tf.models.stages import classifier_of, new_layers_of
 from faceattr_tf.training.distribution import (
     check_agreement,
     checkpoint_folder,
@@ -34,14 +38,7 @@ from faceattr_tf.training.distribution import (
 from faceattr_tf.training.model_card import model_card
 from faceattr_tf.training.optimizers import decayed, rate_factors
 from faceattr_tf.training.resumption import as_begun, check_claim, claim
-from faceattr_tf.training.state import (
-    TrainingState,
-    classifier_of,
-    freeze,
-    load_pretrained,
-    warm_start,
-    whole_model,
-)
+from faceattr_tf.training.state import TrainingState, freeze, warm_start
 from faceattr_tf.training.task_stopping import should_stop
 from faceattr_tf.training.validation import (
     check_validation,
@@ -76,30 +73,38 @@ def train_and_evaluate(
     strategy = create_strategy(recipe.strategy)
     check_agreement(strategy, recipe.precision)
     check_validation(experiment)
-    if recipe.data.bottlenecks.use:
-        experiment = bottlenecks.attach(experiment, progress=progress)
-    state = TrainingState(experiment, strategy)
-    if recipe.model.weights and not experiment.bottlenecks:
+    features = for_run(experiment, progress=progress) if recipe.data.bottlenecks.use else {}
+    width = features["train"][0].features.width if features else 0
+    state = TrainingState(experiment, strategy, features=width)
+    if recipe.model.weights and not features:
         load_pretrained(state.model, recipe.model)
         state.restart_averages()
     if recipe.warm_start:
         warm_start(state, recipe.warm_start)
     for phase in recipe.phases:
-        if phase.bottlenecks and not experiment.bottlenecks:
+        if phase.bottlenecks and not features:
             check_bottlenecks(state.model, experiment, phase)
     # Only now, so that a recipe that cannot be built leaves no workdir behind.
     if is_chief(strategy):
         claim(workdir, experiment, extend=extend)
-    run = _Run(experiment, state, workdir)
+    run = _Run(experiment, state, workdir, features)
     run.restore()
     run.train(progress)
     return run.finish()
 
 
-def create_train_step(state: TrainingState, experiment: Experiment, phase_index: int):
+def create_train_step(
+    state: TrainingState, experiment: Experiment, phase_index: int, *, top: bool = False
+):
     """The compiled step of a phase: `batch -> None`; losses are added up in `state`.
 
     A task without weight in the phase is left out, and with it whatever computes only that task.
+
+    Args:
+        state: what is changed.
+        experiment: gives recipe, tasks and losses.
+        phase_index: of the recipe's phases.
+        top: the model consists of heads alone, as in a run on bottlenecks.
     """
     recipe = experiment.recipe
     phase = recipe.phases[phase_index]
@@ -111,7 +116,7 @@ def create_train_step(state: TrainingState, experiment: Experiment, phase_index:
     losses = create_losses(experiment)
     weights = tf.constant(experiment.task_weights(phase))
     learned = [weight != 0 for weight in experiment.task_weights(phase)]
-    forward = forward_of(state.model, experiment, phase)
+    forward = forward_of(state.model, experiment, phase, top=top)
 
     def task_losses(labels, outputs, name_of=lambda name: name):
         found = [
@@ -233,12 +238,12 @@ def sum_over_parts(compute, batch, size: int, zeros: list) -> list:
     return [None if none else total for none, total in zip(absent, sums, strict=True)]
 
 
-def forward_of(model: keras.Model, experiment: Experiment, phase: Phase):
+def forward_of(model: keras.Model, experiment: Experiment, phase: Phase, *, top: bool = False):
     """What a phase computes: `images -> {task: outputs}` of the tasks with weight, for training.
 
     In a phase on bottlenecks these stand in for the images.
     """
-    if phase.bottlenecks and not experiment.bottlenecks:
+    if phase.bottlenecks and not top:
         return functools.partial(new_layers_of(model), training=True)
     if phase.classifier_sees == "transformed":
         return functools.partial(model, training=True)
@@ -273,26 +278,33 @@ def training_stream(
     experiment: Experiment,
     strategy: tf.distribute.Strategy,
     start_step: int,
+    features: Sequence[Features] = (),
     *,
     progress: bool = True,
 ):
     """Endless batches from `start_step` on, the same ones however often the run was interrupted.
 
     They are those of the phase that the step belongs to.
+
+    Args:
+        experiment: gives data, tasks and phases.
+        strategy: over which replicas batches are distributed.
+        start_step: counted from the start of the run.
+        features: of a run on bottlenecks, those of every training source.
+        progress: show a bar where features have to be computed first.
     """
     recipe = experiment.recipe
     phase = recipe.phases[experiment.phase_at(start_step)]
     aligned, disturb = experiment.aligned, experiment.disturb
     crop, augment = experiment.crop, experiment.augment(phase)
-    features = experiment.bottlenecks.get("train", [])
     if phase.bottlenecks and not features:
-        features = bottlenecks.for_new_layers(experiment, progress=progress)
+        features = for_new_layers(experiment, progress=progress)
     if phase.classifier_sees == "aligned":
         crop, disturb = aligned, None
 
     def create(worker: int, workers: int):
         if features:
-            return bottlenecks.training_batches(
+            return feature_batches(
                 features,
                 [source.weight for source in experiment.sources("train")],
                 batch_size=recipe.data.batch_size,
@@ -320,11 +332,18 @@ def training_stream(
 class _Run:
     """The loop over the steps of an experiment."""
 
-    def __init__(self, experiment: Experiment, state: TrainingState, workdir: Workdir):
+    def __init__(
+        self,
+        experiment: Experiment,
+        state: TrainingState,
+        workdir: Workdir,
+        features: Mapping[str, Sequence[Features]],
+    ):
         self.experiment, self.state, self.workdir = experiment, state, workdir
+        self.features = features
         self.recipe = experiment.recipe
         self.chief = is_chief(state.strategy)
-        self.best_name = TOP if experiment.bottlenecks else MODEL
+        self.best_name = TOP if features else MODEL
         checkpoints = str(workdir.path / "checkpoints")
         self.chief_checkpoints = checkpoints
         folder = checkpoint_folder(state.strategy, checkpoints)
@@ -337,7 +356,7 @@ class _Run:
     @functools.cached_property
     def validation(self) -> list:
         """The batches of the validation split."""
-        return validation_batches(self.experiment)
+        return validation_batches(self.experiment, self.features.get("validation", ()))
 
     def restore(self) -> None:
         latest = tf.train.latest_checkpoint(self.chief_checkpoints)
@@ -374,8 +393,11 @@ class _Run:
         with bar:
             while step < total:
                 index = self.experiment.phase_at(step)
-                batches = training_stream(self.experiment, state.strategy, step, progress=progress)
-                train_step = create_train_step(state, self.experiment, index)
+                features = self.features.get("train", ())
+                batches = training_stream(
+                    self.experiment, state.strategy, step, features, progress=progress
+                )
+                train_step = create_train_step(state, self.experiment, index, top=bool(features))
                 bar.set_description(recipe.phases[index].name)
                 while step < ends[index]:
                     train_step(self._next(batches))
@@ -490,7 +512,7 @@ class _Run:
             return best
         model = self.workdir.load_model(self.best_name)
         outputs, labels, _ = validation_outputs(model, self.experiment, self.validation)
-        if self.experiment.bottlenecks:
+        if self.features:
             model = whole_model(model, self.experiment)
             self.workdir.save_model(model)
         chosen = {

@@ -6,7 +6,7 @@ import keras
 
 from data_pipelines.errors import UserError
 from faceattr_tf.configs.base import Phase
-from faceattr_tf.models.keras_applications import stages_of
+from faceattr_tf.models.stages import stages_of
 
 NOT_DECAYED = ("bias", "gamma", "beta")
 """Names of the weights that decay leaves alone: biases and those of normalisation."""
@@ -82,9 +82,6 @@ def rate_factors(model: keras.Model, variables: Sequence, phase: Phase) -> list[
 
     The heads have the full rate, the topmost stage of the pretrained network that rate times the
     decay, and so on down (Howard and Ruder, ULMFiT, ACL 2018, section 3.2, by stages).
-
-    Raises:
-        UserError: the network has no stages.
     """
     if phase.layer_decay == 1.0:
         return [1.0] * len(variables)

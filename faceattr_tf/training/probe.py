@@ -1,7 +1,6 @@
 """Which layer, crop and decay suit a pretrained network: a grid of tops trained on bottlenecks."""
 
 import dataclasses
-import functools
 import json
 from collections.abc import Sequence
 
@@ -14,12 +13,12 @@ from data_pipelines.progress import progress_bar
 from faceattr_tf.configs.base import Recipe
 from faceattr_tf.evaluation.metrics import score_of
 from faceattr_tf.experiment import Experiment
-from faceattr_tf.features import extract as bottlenecks
-from faceattr_tf.models.keras_applications import BACKBONES
+from faceattr_tf.features.batches import Features
+from faceattr_tf.features.extract import extract, network_stages
 from faceattr_tf.reports.tables import Table
 from faceattr_tf.training.loop import create_train_step, training_stream
 from faceattr_tf.training.state import TrainingState
-from faceattr_tf.training.validation import check_validation, validate
+from faceattr_tf.training.validation import check_validation, validate, validation_batches
 
 EVALUATIONS = 10
 """Validations of a cell, of which the best counts."""
@@ -76,29 +75,28 @@ def probe(
             f"recipe {recipe.name!r} does not train on bottlenecks: expected one that does, or "
             "--config.data.bottlenecks.use"
         )
-    if recipe.model.name in BACKBONES:  # else `extract` says what is wrong
-        layers = tuple(layers) or BACKBONES[recipe.model.name].stages
     framings = {name: parse_crop(name, recipe.data.crop) for name in crops}
     framings = framings or {recipe.data.crop.kind: recipe.data.crop}
     cells = []
+    layers = tuple(layers) or network_stages(Experiment.of(recipe))
     total = len(framings) * len(layers) * len(decays)
     with progress_bar(total, "top", show=progress) as bar:
         for name, crop in framings.items():
             data = dataclasses.replace(recipe.data, crop=crop)
             experiment = Experiment.of(dataclasses.replace(recipe, data=data))
             check_validation(experiment)
-            extract = functools.partial(
-                bottlenecks.extract, experiment, layers=layers, progress=progress
+            training, validation = (
+                extract(experiment, split, layers, progress=progress)
+                for split in ("train", "validation")
             )
-            training, validation = extract("train"), extract("validation")
             for layer in layers:
-                found = {"train": training[layer], "validation": validation[layer]}
                 for decay in decays:
                     bar.set_description(f"{name}, {layer}, {decay:g}")
                     phases = [dataclasses.replace(p, weight_decay=decay) for p in recipe.phases]
                     changed = dataclasses.replace(experiment.recipe, phases=tuple(phases))
-                    one = dataclasses.replace(experiment, recipe=changed, bottlenecks=found)
-                    cells.append(Cell(name, layer, decay, *_train(one)))
+                    one = dataclasses.replace(experiment, recipe=changed)
+                    trained = _train(one, training[layer], validation[layer])
+                    cells.append(Cell(name, layer, decay, *trained))
                     bar.update()
     return cells
 
@@ -108,22 +106,25 @@ def best_cell(cells: Sequence[Cell], metric: str) -> Cell:
     return min(cells, key=lambda cell: score_of(cell.values, metric))
 
 
-def _train(experiment: Experiment) -> tuple[int, dict[str, float]]:
+def _train(
+    experiment: Experiment, training: Sequence[Features], validation: Sequence[Features]
+) -> tuple[int, dict[str, float]]:
     """The best of a few validations on the way: its step and what it measured."""
     strategy = tf.distribute.get_strategy()
-    state = TrainingState(experiment, strategy)
+    state = TrainingState(experiment, strategy, features=training[0].features.width)
+    batches_of_validation = validation_batches(experiment, validation)
     total, metric = experiment.phase_ends[-1], experiment.recipe.best_metric
     ends = {round(total * share) for share in np.linspace(0, 1, EVALUATIONS + 1)[1:]}
     best, index = None, None
     for step in range(total):
         if index != experiment.phase_at(step):
             index = experiment.phase_at(step)
-            train_step = create_train_step(state, experiment, index)
-            batches = training_stream(experiment, strategy, step)
+            train_step = create_train_step(state, experiment, index, top=True)
+            batches = training_stream(experiment, strategy, step, training)
         train_step(next(batches))
         if step + 1 in ends:
             state.update_evaluated_model()
-            values = validate(state.forward, experiment)
+            values = validate(state.forward, experiment, batches_of_validation)
             if best is None or score_of(values, metric) < score_of(best[1], metric):
                 best = step + 1, values
     return best

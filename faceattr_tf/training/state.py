@@ -1,23 +1,16 @@
 """Every variable of a run, and what makes them."""
 
-import dataclasses
 import re
-from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from data_pipelines.errors import UserError
-from data_pipelines.keras_settings import check_keras
-from data_pipelines.tasks import ALIGNMENT, Task
-from faceattr_tf.configs.base import Model as ModelConfig
 from faceattr_tf.configs.base import Phase, Recipe
 from faceattr_tf.experiment import Experiment
-from faceattr_tf.models import TRANSFORMER, build_model
-from faceattr_tf.models.heads import HEAD_PREFIX, head_output
-from faceattr_tf.models.keras_applications import AUXILIARY, BACKBONES, build_top
-from faceattr_tf.models.pretrained import load_imagenet, load_weights
+from faceattr_tf.models.create import create_model, create_top
+from faceattr_tf.models.heads import AUXILIARY
 from faceattr_tf.reports.evaluate import forward_function
 from faceattr_tf.training.optimizers import create_optimizer
 from faceattr_tf.workdir import Workdir
@@ -26,17 +19,30 @@ from faceattr_tf.workdir import Workdir
 class TrainingState:
     """Every variable of a run: what a checkpoint holds."""
 
-    def __init__(self, experiment: Experiment, strategy: tf.distribute.Strategy):
+    def __init__(
+        self, experiment: Experiment, strategy: tf.distribute.Strategy, *, features: int = 0
+    ):
+        """Makes all variables, new ones.
+
+        Args:
+            experiment: what is trained.
+            strategy: over which replicas.
+            features: of a run on bottlenecks, how many they are: only the heads are made.
+        """
         recipe = experiment.recipe
         self.strategy = strategy
         check_micro_batch(recipe, strategy.num_replicas_in_sync)
         keras.utils.set_random_seed(recipe.seed)
         with strategy.scope():
-            self.model = create_model(
-                experiment,
-                recipe.precision,
-                training=True,
-                synchronized=strategy.num_replicas_in_sync > 1,
+            self.model = (
+                create_top(experiment, features)
+                if features
+                else create_model(
+                    experiment,
+                    recipe.precision,
+                    training=True,
+                    synchronized=strategy.num_replicas_in_sync > 1,
+                )
             )
             count = len(experiment.tasks)
             # 1 for every task that still learns, 0 for one that was stopped.
@@ -62,7 +68,9 @@ class TrainingState:
                 else []
             )
         # Validation, the best model and export use this one: float32, outside every strategy.
-        self.evaluated_model = create_model(experiment, "float32")
+        self.evaluated_model = (
+            create_top(experiment, features) if features else create_model(experiment, "float32")
+        )
         self.forward = forward_function(self.evaluated_model)
         self.seeds = [layer.seed_generator.state for layer in self.model.layers if has_seed(layer)]
         self.checkpoint = tf.train.Checkpoint(
@@ -113,100 +121,6 @@ def has_seed(layer: keras.Layer) -> bool:
     return getattr(layer, "seed_generator", None) is not None
 
 
-def create_model(
-    experiment: Experiment, precision: str, *, training: bool = False, **options
-) -> keras.Model:
-    """The recipe's network for its tasks and crop, under a precision policy.
-
-    Where the experiment has bottlenecks, it is what stands behind them: no image goes in.
-
-    Args:
-        experiment: gives recipe, tasks and crop.
-        precision: name of a Keras dtype policy.
-        training: build the auxiliary classifier too, where the recipe has one.
-        **options: further arguments of the network's build function.
-    """
-    recipe, tasks = experiment.recipe, experiment.tasks
-    if experiment.bottlenecks:
-        width = experiment.bottlenecks["train"][0].features.shape[-1]
-        dropout = network_options(recipe.model).get("dropout", 0.0)
-        return build_top(width, tasks, dropout=dropout)
-    if training and recipe.model.auxiliary_weight:
-        options["auxiliary"] = True
-    model = create_network(recipe.model, tasks, experiment.input_shape, precision, **options)
-    for task in tasks:
-        if task.kind == "regression":
-            # A head that begins at the mean has no long way to go.
-            model.get_layer(HEAD_PREFIX + task.name).bias.assign(experiment.statistics(task)[:, 0])
-    return model
-
-
-def create_network(
-    config: ModelConfig,
-    tasks: Sequence[Task],
-    input_shape: Sequence[int],
-    precision: str = "float32",
-    **options,
-) -> keras.Model:
-    """The network that a recipe names, its weights new, under a precision policy.
-
-    Args:
-        config: names network and options.
-        tasks: what it predicts.
-        input_shape: `(height, width, 3)`.
-        precision: name of a Keras dtype policy; weights are float32 under each of them.
-        **options: further arguments of the network's build function.
-
-    Raises:
-        UserError: an option that is none, or Keras is set up otherwise than is needed.
-    """
-    check_keras()
-    options = network_options(config, **options)
-    previous = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
-        return build_model(
-            config.name,
-            tasks,
-            input_shape,
-            transformer=config.transformer,
-            transformer_options=dict(config.transformer_options),
-            **options,
-        )
-    finally:
-        keras.config.set_dtype_policy(previous)
-
-
-def network_options(config: ModelConfig, **options) -> dict:
-    """The arguments of a network's build function: those that a recipe names, and further ones.
-
-    Raises:
-        UserError: one is given twice, in `model.options` or beside them.
-    """
-    usual = {"layer": "", "dropout": 0.0, "width": 1.0}
-    named = {name: getattr(config, name) for name in usual}
-    options |= {name: value for name, value in named.items() if value != usual[name]}
-    for name, value in config.options:
-        if name in options:
-            raise UserError(
-                f"model.options gives {name!r} as {value!r}, but it is {options[name]!r} already; "
-                "expected it in one place"
-            )
-        options[name] = value
-    return options
-
-
-def classifier_of(model: keras.Model, tasks: Sequence[Task]) -> keras.Model:
-    """The part of a model behind its transformer, with the same variables.
-
-    Returns:
-        Model from what the transformer gives, `[B, H, W, 3]` in [-1, 1], to the outputs of all
-        tasks but `alignment`; landmarks are normalised to that crop.
-    """
-    outputs = {task.name: head_output(model, task) for task in tasks if task != ALIGNMENT}
-    return keras.Model(model.get_layer(TRANSFORMER).output, outputs)
-
-
 def freeze(model: keras.Model, phase: Phase) -> list:
     """Makes the layers of a phase trainable and freezes the others; returns what trains.
 
@@ -222,45 +136,6 @@ def freeze(model: keras.Model, phase: Phase) -> list:
             f"phase {phase.name!r}: trainable {phase.trainable!r} matches no layer with weights"
         )
     return list(model.trainable_variables)
-
-
-def load_pretrained(model: keras.Model, config: ModelConfig) -> None:
-    """Gives a model the weights that its configuration names, and says which.
-
-    Raises:
-        UserError: they cannot be had or do not fit.
-    """
-    if config.weights != "imagenet":
-        load_weights(model, config.weights, strict=config.name in BACKBONES)
-    elif config.name in BACKBONES:
-        load_imagenet(model, config.name)
-    else:
-        raise UserError(
-            f"weights 'imagenet': Keras distributes none for {config.name!r}, only for: "
-            + ", ".join(BACKBONES)
-        )
-
-
-def pretrained_model(experiment: Experiment, precision: str) -> keras.Model:
-    """The recipe's network from images to outputs as a run on bottlenecks begins with it.
-
-    Its weights are those that the recipe names; random ones follow from the seed.
-    """
-    recipe = experiment.recipe
-    keras.utils.set_random_seed(recipe.seed)
-    model = create_model(dataclasses.replace(experiment, bottlenecks={}), precision)
-    if recipe.model.weights:
-        load_pretrained(model, recipe.model)
-    return model
-
-
-def whole_model(top: keras.Model, experiment: Experiment) -> keras.Model:
-    """The recipe's network from images to outputs, with heads that were trained on bottlenecks."""
-    model = pretrained_model(experiment, "float32")
-    for layer in top.layers:
-        if layer.weights:
-            model.get_layer(layer.name).set_weights(layer.get_weights())
-    return model
 
 
 def warm_start(state: TrainingState, path: str) -> None:

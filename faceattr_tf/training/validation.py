@@ -11,7 +11,7 @@ from data_pipelines.input.batches import encoded_batches, evaluation_batches, na
 from data_pipelines.tasks import Task
 from faceattr_tf.evaluation.metrics import METRICS, evaluate_task
 from faceattr_tf.experiment import Experiment
-from faceattr_tf.features import extract as bottlenecks
+from faceattr_tf.features.batches import EvaluationBatches, Features
 from faceattr_tf.losses import find_loss, known, label_weights, task_loss
 from faceattr_tf.reports.evaluate import predict_outputs
 
@@ -153,17 +153,20 @@ def validation_outputs(
     return outputs, labels, np.concatenate([part[2] for part in parts])
 
 
-def validation_batches(experiment: Experiment) -> list[Iterable[dict]]:
+def validation_batches(
+    experiment: Experiment, features: Sequence[Features] = ()
+) -> list[Iterable[dict]]:
     """The batches of every record set, which may be gone through as often as wanted.
 
     Making them takes a second, so a caller that validates repeatedly keeps them.
+
+    Args:
+        experiment: gives data and tasks.
+        features: of a run on bottlenecks, those of every validation source.
     """
     size = experiment.recipe.data.batch_size
-    if experiment.bottlenecks:
-        return [
-            bottlenecks.evaluation_batches(part, size)
-            for part in experiment.bottlenecks["validation"]
-        ]
+    if features:
+        return [EvaluationBatches(part, size) for part in features]
     return [
         evaluation_batches(
             source,
