@@ -71,8 +71,9 @@ def top_competitors(experiment, folder: str, examples: int, width: int, steps: i
     import tensorflow as tf
 
     from faceattr_tf.features.batches import Features, Stored
-    from faceattr_tf.training.loop import create_train_step, training_stream
+    from faceattr_tf.training.batches import training_stream
     from faceattr_tf.training.state import TrainingState
+    from faceattr_tf.training.step import create_train_step
 
     rng = np.random.default_rng(0)
 

@@ -154,7 +154,8 @@ def main() -> None:
     options = parser.parse_args()
 
     from data_pipelines.crop.geometry import Crop
-    from data_pipelines.records.build import RecordSet, build
+    from data_pipelines.records.build import build
+    from data_pipelines.records.record_set import RecordSet
 
     crop = Crop(options.crop, height=options.height, width=options.width)
     crop.check()

@@ -33,8 +33,9 @@ def keras_competitors(recipe, precision: str) -> dict:
     import tensorflow as tf
 
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.training.loop import create_train_step, training_stream
+    from faceattr_tf.training.batches import training_stream
     from faceattr_tf.training.state import TrainingState
+    from faceattr_tf.training.step import create_train_step
 
     experiment = Experiment.of(dataclasses.replace(recipe, precision=precision))
     strategy = tf.distribute.get_strategy()

@@ -93,7 +93,7 @@ class Check:
 
     def ready(self) -> None:
         """Raises UserError where what it compares on is not there."""
-        from data_pipelines.records.build import RecordSet
+        from data_pipelines.records.record_set import RecordSet
 
         if self.images:
             picture_files(self.images)
@@ -152,7 +152,7 @@ def examples_of(records: str, split: str, tasks: Sequence[Task]) -> Examples:
     """
     from data_pipelines.input.batches import encoded_batches
     from data_pipelines.input.stream import Source
-    from data_pipelines.records.build import RecordSet
+    from data_pipelines.records.record_set import RecordSet
 
     batches = list(encoded_batches(Source(RecordSet.load(records), split), tasks, batch_size=256))
     gathered = [
@@ -311,7 +311,8 @@ def expected_answers(model, workdir, description: dict, examples: Examples) -> d
     """What the workdir's Keras model says: signature -> output -> values."""
     import keras
 
-    from data_pipelines.crop.pixels import crop_pixels, decode, decode_and_crop
+    from data_pipelines.crop.image_headers import decode
+    from data_pipelines.crop.pixels import crop_pixels, decode_and_crop
     from export.signatures import EMBEDDING, embedding_of
 
     crop = workdir.crop

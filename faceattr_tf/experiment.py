@@ -11,7 +11,7 @@ from data_pipelines.files import local
 from data_pipelines.input.alignment_target import check_disturbance
 from data_pipelines.input.augment import Augment
 from data_pipelines.input.batches import Source
-from data_pipelines.records.build import RecordSet
+from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import ALIGNMENT, Task, join_labels
 from faceattr_tf.configs.base import Phase, Recipe, TaskConfig
 from faceattr_tf.precision import PRECISIONS, resolve

@@ -277,7 +277,7 @@ def test_faces_of_photographs_are_found(analyzer, real_data):
 def test_numbers_are_those_of_evaluation(mtfl_tree, mtfl_records):
     from data_pipelines.crop.geometry import from_crop_coordinates
     from data_pipelines.input.batches import Source, evaluation_batches
-    from faceattr_tf.reports.evaluate import predict_outputs
+    from faceattr_tf.evaluation.inference import predict_outputs
 
     crop = Crop("align", 12, 10)
     model = build_model(crop)

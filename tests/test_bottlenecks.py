@@ -314,7 +314,7 @@ def test_only_whole_batches_are_computed_of_several_gaps(tmp_path, mtfl_records)
 
 SLOW = """
 import sys, time
-from data_pipelines.records.build import RecordSet
+from data_pipelines.records.record_set import RecordSet
 from faceattr_tf.features import cache
 from faceattr_tf.features import extract as extraction
 from tests.test_bottlenecks import Network, extract, recipe_for

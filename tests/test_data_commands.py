@@ -13,7 +13,7 @@ import pytest
 from data_pipelines.commands import running
 from data_pipelines.commands.data import main
 from data_pipelines.errors import UserError
-from data_pipelines.records.build import METADATA, RecordSet
+from data_pipelines.records.record_set import METADATA, RecordSet
 
 
 def run_alone(*arguments):

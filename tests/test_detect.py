@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from data_pipelines.detection import folder as detect
+from data_pipelines.detection.mtcnn import Detection, Detector, nearest_first
 from data_pipelines.errors import UserError
-from data_pipelines.formats.detections import COLUMNS, read_detections
+from data_pipelines.formats.detections import COLUMNS, read_boxes, read_detections
 from data_pipelines.synth.drawing import draw_face
 
 MTFL = pathlib.Path(__file__).parents[2] / "shared" / "data" / "mtfl"
@@ -39,7 +40,7 @@ def rows_of(path):
 
 def detection(left, top, side, score=0.9):
     box = np.array([left, top, side, side], np.float32)
-    return detect.Detection(box, score, np.zeros((5, 2), np.float32))
+    return Detection(box, score, np.zeros((5, 2), np.float32))
 
 
 def annotated(count, folder="lfw_5590"):
@@ -58,10 +59,10 @@ def mean_error(found, expected):
 
 def test_the_nearest_face_wins_and_the_score_decides_between_equals():
     near, far = detection(40, 40, 20, 0.8), detection(0, 0, 60, 0.99)
-    assert detect.nearest_first([far, near], (50, 50)) == [near, far]
-    assert detect.nearest_first([near, far], (30, 30)) == [far, near]
+    assert nearest_first([far, near], (50, 50)) == [near, far]
+    assert nearest_first([near, far], (30, 30)) == [far, near]
     sure, unsure = detection(40, 40, 20, 0.99), detection(45, 45, 10, 0.85)
-    assert detect.nearest_first([unsure, sure], (50, 50)) == [sure, unsure]
+    assert nearest_first([unsure, sure], (50, 50)) == [sure, unsure]
 
 
 def test_pictures_without_a_face_have_rows_with_empty_fields(faceless, tmp_path):
@@ -143,17 +144,17 @@ def test_wrong_folders_and_sizes_are_refused(tmp_path):
     with pytest.raises(UserError, match="no pictures"):
         detect.detect_folder(str(tmp_path))
     with pytest.raises(UserError, match="at least 12 pixels"):
-        detect.Detector(minimum_size=5)
+        Detector(minimum_size=5)
     with pytest.raises(UserError, match="maximum_side 15: expected at least minimum_size, 20"):
-        detect.Detector(maximum_side=15)
+        Detector(maximum_side=15)
 
 
 def test_boxes_are_read_from_a_csv_and_from_celebas_own_file(tmp_path):
     table, celeba = tmp_path / "boxes.csv", tmp_path / "list_bbox_celeba.txt"
     table.write_text("filename,left,top,width,height,score\na/1.jpg,1,2.5,30,40,0.9\n\n")
     celeba.write_text("1\nimage_id x_1 y_1 width height\n000001.jpg    95  71 226 313\n")
-    assert detect.read_boxes(str(table)) == {"a/1.jpg": (1, 2.5, 30, 40)}
-    assert detect.read_boxes(str(celeba)) == {"000001.jpg": (95, 71, 226, 313)}
+    assert read_boxes(str(table)) == {"a/1.jpg": (1, 2.5, 30, 40)}
+    assert read_boxes(str(celeba)) == {"000001.jpg": (95, 71, 226, 313)}
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_wrong_boxes_name_the_row(faceless, tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         detect.detect_folder(str(faceless), str(tmp_path / "faces.csv"), boxes=str(table))
     with pytest.raises(UserError, match="no such file of boxes"):
-        detect.read_boxes(str(tmp_path / "missing.csv"))
+        read_boxes(str(tmp_path / "missing.csv"))
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +184,8 @@ def large():
 
 def test_boxes_of_a_large_picture_are_those_of_one_reduced_by_hand(large):
     small = np.asarray(Image.fromarray(large).reduce(2))
-    (face,) = detect.Detector(maximum_side=218)([large])[0]
-    (same,) = detect.Detector()([small])[0]
+    (face,) = Detector(maximum_side=218)([large])[0]
+    (same,) = Detector()([small])[0]
     np.testing.assert_allclose(face.box[2:], 2 * same.box[2:], atol=0.4)
     # Pixel 0 of the small picture covers pixels 0 and 1 of the large one: its centre is at 0.5.
     np.testing.assert_allclose(face.box[:2], 2 * same.box[:2] + 0.5, atol=0.4)
@@ -197,12 +198,12 @@ def test_only_pictures_above_the_largest_side_are_reduced(large, monkeypatch):
     monkeypatch.setattr(
         detect.Detector, "_faces", lambda _, images: [seen.append(i) or [] for i in images]
     )
-    thin, detector = np.zeros((30, 4001, 3), np.uint8), detect.Detector(20, 436)
+    thin, detector = np.zeros((30, 4001, 3), np.uint8), Detector(20, 436)
     detector([large, cv2.resize(large, (358, 438)), np.zeros((200, 4001, 3), np.uint8), thin])
     # Reduced, the last one is lower than the smallest face that is looked for.
     assert [image.shape[:2] for image in seen] == [(436, 356), (436, 356), (22, 436)]
     assert seen[0] is large
-    detect.Detector()([np.zeros((1024, 4096, 3), np.uint8)])
+    Detector()([np.zeros((1024, 4096, 3), np.uint8)])
     assert seen[-1].shape == (512, 2048, 3)
 
 
@@ -221,7 +222,7 @@ def test_a_generators_pictures_are_held_one_at_a_time(monkeypatch):
             del picture
 
     monkeypatch.setattr(detect.Detector, "_faces", lambda _, images: [[] for _ in images])
-    assert detect.Detector(20, 50)(pictures()) == [[]] * 4
+    assert Detector(20, 50)(pictures()) == [[]] * 4
 
 
 def test_faces_found_in_another_reduction_are_not_continued(faceless, tmp_path, monkeypatch):
@@ -244,8 +245,8 @@ class TestRealPictures:
     def test_landmarks_lie_where_people_put_them(self):
         rows = annotated(8)
         images = [cv2.imread(str(MTFL / name))[:, :, ::-1] for name in rows]
-        alone = [detect.Detector()([image])[0][0] for image in images[:2]]
-        together = [faces[0] for faces in detect.Detector()(images)]
+        alone = [Detector()([image])[0][0] for image in images[:2]]
+        together = [faces[0] for faces in Detector()(images)]
         errors = [
             mean_error(face.landmarks, points)
             for face, points in zip(together, rows.values(), strict=True)
@@ -262,7 +263,7 @@ class TestRealPictures:
     def test_faces_are_found_when_small_ones_are_not_looked_for(self):
         (name, points), *_ = annotated(1).items()
         image = cv2.imread(str(MTFL / name))[:, :, ::-1]
-        assert mean_error(detect.Detector(60)([image])[0][0].landmarks, points) < 0.1
+        assert mean_error(Detector(60)([image])[0][0].landmarks, points) < 0.1
 
     def test_an_annotated_box_decides_between_two_faces_side_by_side(self, tmp_path):
         (first, left), (second, right) = annotated(2).items()

@@ -11,12 +11,14 @@ from tiny_workdir import TASKS, build_model, make_workdir
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.records.build import RecordSet
+from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import ALIGNMENT, CELEBA, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
 from faceattr_tf.evaluation import leakage
 from faceattr_tf.evaluation.bootstrap import intervals, resampled_sums
+from faceattr_tf.evaluation.inference import forward_function, predict_outputs
 from faceattr_tf.evaluation.results import measure
-from faceattr_tf.reports.evaluate import evaluate, forward_function, predict_outputs, share_tasks
+from faceattr_tf.evaluation.split import share_tasks
+from faceattr_tf.reports.evaluate import evaluate
 from faceattr_tf.workdir import Workdir
 
 CROP = Crop(kind="box", height=24, width=20, margin=0.2)

@@ -138,8 +138,9 @@ def test_every_phase_trains_what_it_should(mtfl_records):
     import tensorflow as tf
 
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.training.loop import create_train_step, training_stream
+    from faceattr_tf.training.batches import training_stream
     from faceattr_tf.training.state import TrainingState
+    from faceattr_tf.training.step import create_train_step
 
     experiment = Experiment.of(tiny(mtfl_records))
     strategy = tf.distribute.get_strategy()

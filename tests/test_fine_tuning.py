@@ -41,8 +41,9 @@ def run_steps(recipe: Recipe, steps: int = 1, prepare=None):
     import tensorflow as tf
 
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.training.loop import create_train_step, training_stream
+    from faceattr_tf.training.batches import training_stream
     from faceattr_tf.training.state import TrainingState
+    from faceattr_tf.training.step import create_train_step
 
     experiment = Experiment.of(recipe)
     strategy = tf.distribute.get_strategy()
@@ -176,10 +177,10 @@ def test_the_auxiliary_classifier_trains_and_is_gone_afterwards(
 
 def test_bottlenecks_train_the_top_of_the_whole_network(tmp_path, mtfl_records, capsys):
     from data_pipelines.input.batches import Source, evaluation_batches
+    from faceattr_tf.evaluation.inference import predict_outputs
     from faceattr_tf.experiment import Experiment
     from faceattr_tf.features.batches import EvaluationBatches
     from faceattr_tf.features.extract import for_run
-    from faceattr_tf.reports.evaluate import predict_outputs
     from faceattr_tf.training.loop import train_and_evaluate
     from faceattr_tf.workdir import TOP, Workdir
 
@@ -238,8 +239,9 @@ def test_new_layers_learn_from_bottlenecks_what_they_learn_from_images(
 
     from data_pipelines.input.batches import evaluation_batches
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.training.loop import create_train_step, training_stream
+    from faceattr_tf.training.batches import training_stream
     from faceattr_tf.training.state import TrainingState
+    from faceattr_tf.training.step import create_train_step
 
     recipe = on_bottlenecks(mtfl_records, tmp_path, l2=0.01)
     recipe.data.crop = Crop(kind="box", height=size, width=size, margin=0.3)

@@ -9,11 +9,28 @@ import pytest
 from backends import on_backend
 
 ROOT = Path(__file__).parent.parent
-FORBIDDEN = {
-    "data_pipelines": {"faceattr_tf", "export"},
-    "faceattr_tf": {"export"},
-    "export": set(),
+FLOORS = {
+    "data_pipelines": (
+        ("errors", "tasks"),
+        ("files", "progress", "keras_settings"),
+        ("formats", "crop"),
+        ("readers", "synth"),
+        ("detection", "records"),
+        ("input", "commands"),
+    ),
+    "faceattr_tf": (
+        ("configs", "layers", "losses", "precision"),
+        ("experiment", "workdir"),
+        ("models", "evaluation"),
+        ("features", "prediction"),
+        ("training", "reports", "doctor"),
+        ("commands",),
+    ),
+    "export": (),
 }
+"""The rooms of every package, floor by floor: a room imports from lower floors alone, and not from
+the other rooms of its own. The packages stand above each other in this order."""
+
 WITHOUT_TENSORFLOW = (
     "data_pipelines/errors.py",
     "data_pipelines/tasks.py",
@@ -24,25 +41,52 @@ WITHOUT_TENSORFLOW = (
 )
 
 
-def imported_packages(path: Path) -> set[str]:
-    """Top-level packages that a file imports anywhere, inside of functions too."""
-    packages = set()
+def imported_modules(path: Path) -> set[str]:
+    """Modules that a file imports anywhere, inside of functions too, dotted names in full."""
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            packages.update(alias.name.split(".")[0] for alias in node.names)
+            modules.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             # A relative import would be one of the own package.
-            packages.add((node.module or "").split(".")[0])
-    return packages
+            modules.update(f"{node.module or ''}.{alias.name}" for alias in node.names)
+    return modules
 
 
-@pytest.mark.parametrize("package", FORBIDDEN)
-def test_imports_follow_one_direction(package):
+def imported_packages(path: Path) -> set[str]:
+    """The same, top-level packages alone."""
+    return {module.split(".")[0] for module in imported_modules(path)}
+
+
+def room_of(path: Path) -> str:
+    """The folder or module of a file that lies directly in its package; "" for the front door."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return "" if parts[1] == "__init__" else parts[1]
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_imports_follow_the_table(package):
+    order = list(FLOORS)
+    floors = {room: level for level, rooms in enumerate(FLOORS[package]) for room in rooms}
     files = sorted((ROOT / package).rglob("*.py"))
     assert files
     for path in files:
-        wrong = imported_packages(path) & FORBIDDEN[package]
-        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+        room = room_of(path)
+        if floors and room:
+            assert room in floors, f"{path.relative_to(ROOT)}: no room of the table"
+        for module in imported_modules(path):
+            other, _, rest = module.partition(".")
+            assert other not in order[order.index(package) + 1 :], f"{path} imports {module}"
+            target = rest.split(".")[0]
+            if other == package and floors and room and target not in (room, ""):
+                assert floors[target] < floors[room], f"{path.relative_to(ROOT)}: {module}"
+
+
+def test_every_room_of_the_table_exists():
+    for package, floors in FLOORS.items():
+        for room in (room for rooms in floors for room in rooms):
+            place = ROOT / package / room
+            assert place.is_dir() or place.with_suffix(".py").is_file(), place
 
 
 @pytest.mark.parametrize("place", WITHOUT_TENSORFLOW)

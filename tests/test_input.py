@@ -15,7 +15,7 @@ from data_pipelines.input.batches import (
     named_failures,
     training_batches,
 )
-from data_pipelines.records.build import RecordSet
+from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import LANDMARKS, POSE, Task
 
 ATTRIBUTES = Task("attributes", "multilabel", ("Male", "Smiling", "Young"))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import UserError
-from data_pipelines.records.build import IDENTITIES, METADATA, RecordSet, build
+from data_pipelines.records.build import build
 from data_pipelines.records.people import choose_people, count_people
+from data_pipelines.records.record_set import IDENTITIES, METADATA, RecordSet
 from data_pipelines.synth.layouts import draw
 
 
@@ -83,8 +84,8 @@ def recipe(records):
 
 
 def test_a_run_that_was_begun_by_images_goes_on_by_images(records, tmp_path, capsys):
+    from faceattr_tf.evaluation.split import validation_part
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.reports.evaluate import validation_part
     from faceattr_tf.training.resumption import as_begun, claim
     from faceattr_tf.workdir import Workdir
 

@@ -8,12 +8,8 @@ import tensorflow as tf
 from scipy import ndimage
 
 from data_pipelines.crop.geometry import Crop, to_crop_coordinates
-from data_pipelines.crop.pixels import (
-    crop_pixels,
-    decode_and_crop,
-    decode_and_crop_each,
-    image_sizes,
-)
+from data_pipelines.crop.image_headers import image_sizes
+from data_pipelines.crop.pixels import crop_pixels, decode_and_crop, decode_and_crop_each
 from data_pipelines.errors import UserError
 from data_pipelines.input.augment import (
     Augment,

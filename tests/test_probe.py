@@ -7,9 +7,10 @@ import pytest
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
+from faceattr_tf.commands.probe import grid_table
 from faceattr_tf.configs import create_recipe
 from faceattr_tf.configs.base import Model
-from faceattr_tf.training.probe import Cell, best_cell, flags_of, grid_table, parse_crop, probe
+from faceattr_tf.training.probe import Cell, best_cell, flags_of, parse_crop, probe
 
 LAYERS = ("conv2_block3_out", "conv3_block4_out")
 

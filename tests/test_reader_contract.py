@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.errors import UserError
 from data_pipelines.readers import READERS, reader_class
-from data_pipelines.records.build import RecordSet, build
+from data_pipelines.records.build import build
+from data_pipelines.records.record_set import RecordSet
 from data_pipelines.synth import layouts
 from data_pipelines.tasks import UNKNOWN
 

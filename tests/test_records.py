@@ -16,7 +16,8 @@ import tensorflow_datasets as tfds
 from data_pipelines.errors import UserError
 from data_pipelines.formats import detections
 from data_pipelines.formats.tfrecord import read_examples
-from data_pipelines.records.build import METADATA, RecordSet, build
+from data_pipelines.records.build import build
+from data_pipelines.records.record_set import METADATA, RecordSet
 from data_pipelines.synth import layouts
 from data_pipelines.tasks import MTFL_ATTRIBUTES, POSE
 

@@ -19,10 +19,10 @@ from data_pipelines.records.build import build
 from data_pipelines.tasks import LANDMARKS, MTFL_ATTRIBUTES, POSE
 from export import saved_model
 from faceattr_tf.configs.base import Model, Recipe
+from faceattr_tf.evaluation.inference import predict_outputs
 from faceattr_tf.evaluation.metrics import probabilities
 from faceattr_tf.models import BACKBONES, MODELS, build_model
 from faceattr_tf.models.heads import HEAD_PREFIX
-from faceattr_tf.reports.evaluate import predict_outputs
 from faceattr_tf.workdir import Workdir
 
 TASKS = (MTFL_ATTRIBUTES, POSE, LANDMARKS)

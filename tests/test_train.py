@@ -163,8 +163,9 @@ def test_a_frozen_phase_moves_nothing_but_its_layers(tmp_path, mtfl_records):
     import tensorflow as tf
 
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.training.loop import create_train_step, training_stream
+    from faceattr_tf.training.batches import training_stream
     from faceattr_tf.training.state import TrainingState
+    from faceattr_tf.training.step import create_train_step
 
     experiment = Experiment.of(tiny(mtfl_records))
     strategy = tf.distribute.get_strategy()
@@ -180,8 +181,9 @@ def test_the_average_follows_its_definition(mtfl_records):
     import tensorflow as tf
 
     from faceattr_tf.experiment import Experiment
-    from faceattr_tf.training.loop import create_train_step, training_stream
+    from faceattr_tf.training.batches import training_stream
     from faceattr_tf.training.state import TrainingState
+    from faceattr_tf.training.step import create_train_step
 
     experiment = Experiment.of(tiny(mtfl_records, average=0.15))
     strategy = tf.distribute.get_strategy()

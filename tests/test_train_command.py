@@ -6,8 +6,14 @@ import sys
 import pytest
 
 from data_pipelines.errors import UserError
-from faceattr_tf.commands.train import help_text, parse
+from faceattr_tf.commands import train
+from faceattr_tf.commands.recipe_flags import help_text
+from faceattr_tf.commands.recipe_flags import parse as parse_flags
 from faceattr_tf.configs import RECIPES, Recipe, create_recipe
+
+
+def parse(arguments):
+    return parse_flags(arguments, train.define_flags)
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -66,7 +72,7 @@ def test_a_mistake_is_one_line(arguments, words):
 
 
 def test_help_names_every_recipe_and_field():
-    text = help_text()
+    text = help_text(train.__doc__, train.define_flags)
     assert all(name in text for name in RECIPES)
     assert "--config.phases[0].learning_rate" in text
 

@@ -17,19 +17,16 @@ import numpy as np
 from data_pipelines.detection.mtcnn import (
     MAXIMUM_SIDE,
     MINIMUM_SIZE,
-    Detection,
     Detector,
     nearest_first,
 )
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.formats.detections import BOX_COLUMNS, COLUMNS
+from data_pipelines.formats.detections import COLUMNS, read_boxes
 from data_pipelines.formats.encoded import ENDINGS, MAX_PIXELS, decode
 from data_pipelines.formats.images import ImageFolder
 from data_pipelines.keras_settings import set_keras
 from data_pipelines.progress import progress_bar
-
-__all__ = ["Detection", "Detector", "detect_folder", "nearest_first", "read_boxes"]
 
 
 def detect_folder(
@@ -135,46 +132,6 @@ def detect_folder(
         "passed_over": dict(folder.left_out),
         "output": str(output),
     }
-
-
-_BOX_HEADERS = ((COLUMNS[0], *BOX_COLUMNS), ("image_id", "x_1", "y_1", "width", "height"))
-
-
-def read_boxes(path: str) -> dict[str, tuple[float, float, float, float]]:
-    """Annotated boxes from a CSV with `filename,left,top,width,height`, or CelebA's text file or CSV.
-
-    Returns:
-        filename -> (left, top, width, height) in pixels.
-
-    Raises:
-        UserError: the file is missing or a row is not in the format.
-    """
-    path = local(path)
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file of boxes")
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        lines = file.read().replace("\r\n", "\n").split("\n")
-    # list_bbox_celeba.txt: the number of rows, the names of the columns, then rows of blanks.
-    if lines and lines[0].strip().isdigit():
-        rows, first = [line.split() for line in lines[2:]], 3
-    else:
-        header, *rows = csv.reader(lines) if lines else [[]]
-        if tuple(name.strip() for name in header[:5]) not in _BOX_HEADERS:
-            expected = ",".join((COLUMNS[0], *BOX_COLUMNS))
-            raise UserError(f"{path}, row 1: {','.join(header)!r}, expected {expected}")
-        first = 2
-    boxes = {}
-    for number, row in enumerate(rows, first):
-        if not row:
-            continue
-        try:
-            name, (left, top, width, height) = row[0], map(float, row[1:5])
-        except ValueError:
-            raise UserError(
-                f"{path}, row {number}: {' '.join(row)!r} is not a filename and four numbers"
-            ) from None
-        boxes[name] = (left, top, width, height)
-    return boxes
 
 
 @functools.cache

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.crop.geometry import Crop, compose, to_crop_coordinates
-from data_pipelines.crop.pixels import compiled, decode_and_crop, image_sizes
+from data_pipelines.crop.image_headers import image_sizes
+from data_pipelines.crop.pixels import compiled, decode_and_crop
 from data_pipelines.errors import UserError
 from data_pipelines.input.alignment_target import alignment_labels, check_disturbance, face_numbers
 from data_pipelines.input.augment import (

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.records.build import RecordSet
+from data_pipelines.records.record_set import RecordSet
 
 SHUFFLED = 200_000
 """Examples held for shuffling, as encoded bytes: all of CelebA's training part, about 1.5 GB.
@@ -173,7 +173,7 @@ def explain_failure(error: Exception, sources: Sequence[Source]) -> Exception:
     """
     import tensorflow as tf
 
-    from data_pipelines.crop.pixels import decode
+    from data_pipelines.crop.image_headers import decode
 
     spec = {key: tf.io.FixedLenFeature([], tf.string) for key in ("image", "filename")}
     for source in sources:

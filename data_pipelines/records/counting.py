@@ -65,7 +65,7 @@ def measure_boxes(shards: list[str]) -> dict:
     import tensorflow as tf
 
     from data_pipelines.crop.geometry import known_box
-    from data_pipelines.crop.pixels import image_sizes
+    from data_pipelines.crop.image_headers import image_sizes
 
     spec = {
         "image": tf.io.FixedLenFeature((), tf.string),

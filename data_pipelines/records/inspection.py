@@ -9,7 +9,7 @@ import numpy as np
 from data_pipelines.errors import UserError
 from data_pipelines.files import local, replacing
 from data_pipelines.formats.tfrecord import read_examples
-from data_pipelines.records.build import RecordSet
+from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import LANDMARK_NAMES, UNKNOWN, Task
 
 _POINT_COLOURS = ("#00e5ff", "#2979ff", "#ffea00", "#ff4081", "#d500f9")  # as LANDMARK_NAMES

@@ -8,6 +8,7 @@ The recipe's other fields are changed as with faceattr-train; the test part is n
 """
 
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -15,7 +16,8 @@ from data_pipelines.commands.running import run_command
 from data_pipelines.errors import UserError
 from data_pipelines.files import local, write_text
 from data_pipelines.keras_settings import prepare_keras
-from faceattr_tf.commands.train import asks_for_help, help_text, parse
+from faceattr_tf.commands.recipe_flags import asks_for_help, help_text, parse
+from faceattr_tf.reports.tables import Table
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -30,6 +32,25 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_list("decays", ["0"], "decoupled weight decays", flag_values=values)
     flags.DEFINE_string("output", None, "JSON file for all cells", flag_values=values)
+
+
+def grid_table(cells: Sequence, metric: str) -> Table:
+    """The grid: a row for every crop and layer, a column for every decay, the best one marked."""
+    from faceattr_tf.training.probe import best_cell
+
+    decays = list(dict.fromkeys(cell.decay for cell in cells))
+    places = {(cell.crop, cell.layer, cell.decay): cell for cell in cells}
+    best = best_cell(cells, metric)
+
+    def shown(cell) -> str:
+        return f"{cell.values[metric]:.4f}" + (" *" if cell is best else "")
+
+    rows = [
+        (crop, layer, *(shown(places[crop, layer, decay]) for decay in decays))
+        for crop, layer in dict.fromkeys((cell.crop, cell.layer) for cell in cells)
+    ]
+    header = ("Crop", "Layer", *(f"decay {decay:g}" for decay in decays))
+    return Table(header, tuple(rows), metric, "On validation; a star marks the best.")
 
 
 def main() -> None:
@@ -60,7 +81,7 @@ def main() -> None:
         if name.endswith(("/accuracy", "/balanced_accuracy")) and name not in metrics
     ]
     for metric in metrics:
-        table = probe.grid_table(cells, metric)
+        table = grid_table(cells, metric)
         print(f"\n{table.title} ({table.note})\n{table.text()}")
     if output:
         write_text(output, probe.to_json(cells))

@@ -7,7 +7,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.records.build import RecordSet
+from data_pipelines.records.record_set import RecordSet
 
 
 def training_overlap(workdir, records: RecordSet, filenames: Sequence[str]) -> dict:

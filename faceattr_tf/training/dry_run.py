@@ -3,16 +3,17 @@
 import dataclasses
 import time
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from data_pipelines.input.augment import Augment
 from faceattr_tf.configs.base import Recipe
 from faceattr_tf.experiment import Experiment
+from faceattr_tf.training.batches import training_stream
+from faceattr_tf.training.cost import memory, multiply_adds
 from faceattr_tf.training.distribution import create_strategy
-from faceattr_tf.training.loop import create_train_step, training_stream
 from faceattr_tf.training.state import TrainingState
+from faceattr_tf.training.step import create_train_step
 
 STEPS = 40
 """Steps on the one batch that is over-fitted."""
@@ -90,28 +91,3 @@ def dry_run(recipe: Recipe) -> dict:
     )
     print(f"  one batch, {len(losses)} steps: loss {losses[0]:.4f} to {losses[-1]:.4f}")
     return result
-
-
-def multiply_adds(model: keras.Model) -> int:
-    """Multiply-adds of one image's forward pass, from TensorFlow's own count of its graph."""
-    concrete = tf.function(lambda image: model(image, training=False)).get_concrete_function(
-        tf.TensorSpec([1, *model.input_shape[1:]], tf.float32)
-    )
-    tf.get_logger().setLevel("ERROR")  # The profiler warns of its own age.
-    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
-    options["output"] = "none"
-    counted = tf.compat.v1.profiler.profile(concrete.graph, cmd="graph", options=options)
-    return counted.total_float_ops // 2
-
-
-def memory(model: keras.Model, optimizer, batch_size: int) -> int:
-    """Bytes of weights, gradients, optimizer and the activations kept for the backward pass."""
-    weights = sum(np.prod(weight.shape) for weight in model.weights) * 4
-    gradients = sum(np.prod(weight.shape) for weight in model.trainable_weights) * 4
-    slots = sum(np.prod(variable.shape) for variable in optimizer.variables) * 4
-    activations = sum(
-        np.prod(output.shape[1:]) * 4
-        for layer in model.layers
-        for output in keras.tree.flatten(layer.output)
-    )
-    return int(weights + gradients + slots + activations * batch_size)

@@ -15,9 +15,9 @@ from faceattr_tf.evaluation.metrics import score_of
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import Features
 from faceattr_tf.features.extract import extract, network_stages
-from faceattr_tf.reports.tables import Table
-from faceattr_tf.training.loop import create_train_step, training_stream
+from faceattr_tf.training.batches import training_stream
 from faceattr_tf.training.state import TrainingState
+from faceattr_tf.training.step import create_train_step
 from faceattr_tf.training.validation import check_validation, validate, validation_batches
 
 EVALUATIONS = 10
@@ -159,23 +159,6 @@ def parse_crop(text: str, given: Crop) -> Crop:
     crop = dataclasses.replace(given, kind=kind, **changes)
     crop.check()
     return crop
-
-
-def grid_table(cells: Sequence[Cell], metric: str) -> Table:
-    """The grid: a row for every crop and layer, a column for every decay, the best one marked."""
-    decays = list(dict.fromkeys(cell.decay for cell in cells))
-    places = {(cell.crop, cell.layer, cell.decay): cell for cell in cells}
-    best = best_cell(cells, metric)
-
-    def shown(cell: Cell) -> str:
-        return f"{cell.values[metric]:.4f}" + (" *" if cell is best else "")
-
-    rows = [
-        (crop, layer, *(shown(places[crop, layer, decay]) for decay in decays))
-        for crop, layer in dict.fromkeys((cell.crop, cell.layer) for cell in cells)
-    ]
-    header = ("Crop", "Layer", *(f"decay {decay:g}" for decay in decays))
-    return Table(header, tuple(rows), metric, "On validation; a star marks the best.")
 
 
 def flags_of(cell: Cell, recipe: Recipe) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.records.build import RecordSet
+from data_pipelines.records.record_set import RecordSet
 from faceattr_tf.configs.base import Phase, Recipe
 from faceattr_tf.experiment import Experiment, phase_length
 from faceattr_tf.precision import resolve

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from data_pipelines.errors import UserError
 from faceattr_tf.configs.base import Phase, Recipe
+from faceattr_tf.evaluation.inference import forward_function
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.models.create import create_model, create_top
 from faceattr_tf.models.heads import AUXILIARY
-from faceattr_tf.reports.evaluate import forward_function
 from faceattr_tf.training.optimizers import create_optimizer
 from faceattr_tf.workdir import Workdir
 

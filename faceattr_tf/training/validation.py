@@ -1,6 +1,5 @@
 """Losses and metrics of a run's model on its validation examples."""
 
-import functools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -9,27 +8,12 @@ from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.input.batches import encoded_batches, evaluation_batches, named_failures
 from data_pipelines.tasks import Task
+from faceattr_tf.evaluation.inference import predict_outputs
 from faceattr_tf.evaluation.metrics import METRICS, evaluate_task
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import EvaluationBatches, Features
-from faceattr_tf.losses import find_loss, known, label_weights, task_loss
-from faceattr_tf.reports.evaluate import predict_outputs
-
-
-def create_losses(experiment: Experiment) -> dict:
-    """Per task `loss(labels, outputs) -> [B]`, as the recipe configures it."""
-    counts = experiment.label_counts()
-    losses = {}
-    for task, config in zip(experiment.tasks, experiment.task_configs, strict=True):
-        options = {"loss": config.loss, "label_smoothing": config.label_smoothing}
-        find_loss(task, config.loss, config.label_smoothing)
-        if config.balance_labels:
-            options["label_weights"] = label_weights(task, counts.get(task.name, ()))
-        if task.kind == "regression":
-            # In units of the labels' spread, so that years do not outweigh probabilities.
-            options["label_weights"] = 1 / experiment.statistics(task)[:, 1] ** 2
-        losses[task.name] = functools.partial(task_loss, task, **options)
-    return losses
+from faceattr_tf.losses import known
+from faceattr_tf.training.objective import create_losses
 
 
 def check_validation(experiment: Experiment) -> None:

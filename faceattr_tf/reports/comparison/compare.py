@@ -13,9 +13,9 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.records.build import RecordSet
+from data_pipelines.records.record_set import RecordSet
+from faceattr_tf.evaluation.split import validation_part
 from faceattr_tf.reports.comparison.runs import Run, evaluate_runs, separable, shared_tasks
-from faceattr_tf.reports.evaluate import validation_part
 from faceattr_tf.workdir import Workdir
 
 Place = str | os.PathLike

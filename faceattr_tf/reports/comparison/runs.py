@@ -11,9 +11,9 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.progress import progress_bar
-from data_pipelines.records.build import RecordSet
+from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import ALIGNMENT, Task
-from faceattr_tf.reports.evaluate import measure_split, share_tasks, split_batches, validation_part
+from faceattr_tf.evaluation.split import measure_split, share_tasks, split_batches, validation_part
 from faceattr_tf.reports.galleries import Gallery
 from faceattr_tf.workdir import Workdir
 

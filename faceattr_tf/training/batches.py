@@ -1,0 +1,97 @@
+"""The batches of a run, of images or of features, from any step on."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from data_pipelines.errors import UserError
+from data_pipelines.input.augment import Augment
+from data_pipelines.input.batches import training_batches
+from faceattr_tf.configs.base import Phase
+from faceattr_tf.experiment import Experiment
+from faceattr_tf.features.batches import Features, feature_batches
+from faceattr_tf.features.extract import for_new_layers
+from faceattr_tf.models.heads import NEW_LAYERS
+from faceattr_tf.training.distribution import (
+    distribute,
+)
+from faceattr_tf.training.state import freeze
+
+
+def check_bottlenecks(model: keras.Model, experiment: Experiment, phase: Phase) -> None:
+    """Makes sure that what the layers before the new ones give is the same all through a phase.
+
+    Raises:
+        UserError: it is not, or not known when the run begins.
+    """
+    recipe = experiment.recipe
+    freeze(model, phase)
+    learning = [layer.name for layer in model.layers if layer.trainable and layer.weights]
+    old = [name for name in learning if not name.startswith(NEW_LAYERS)]
+    reason = ""
+    if old:
+        reason = f"its layer {old[0]!r} trains; expected trainable '^(head|aux)_'"
+    elif experiment.augment(phase) != Augment():
+        reason = "its images change at random"
+    elif recipe.warm_start:
+        reason = "the layers before the new ones come from another run"
+    elif not all(one.bottlenecks for one in recipe.phases[: recipe.phases.index(phase)]):
+        reason = "an earlier phase changes the layers before the new ones"
+    if reason:
+        raise UserError(f"phase {phase.name!r} cannot train on bottlenecks: {reason}")
+
+
+def training_stream(
+    experiment: Experiment,
+    strategy: tf.distribute.Strategy,
+    start_step: int,
+    features: Sequence[Features] = (),
+    *,
+    progress: bool = True,
+):
+    """Endless batches from `start_step` on, the same ones however often the run was interrupted.
+
+    They are those of the phase that the step belongs to.
+
+    Args:
+        experiment: gives data, tasks and phases.
+        strategy: over which replicas batches are distributed.
+        start_step: counted from the start of the run.
+        features: of a run on bottlenecks, those of every training source.
+        progress: show a bar where features have to be computed first.
+    """
+    recipe = experiment.recipe
+    phase = recipe.phases[experiment.phase_at(start_step)]
+    aligned, disturb = experiment.aligned, experiment.disturb
+    crop, augment = experiment.crop, experiment.augment(phase)
+    if phase.bottlenecks and not features:
+        features = for_new_layers(experiment, progress=progress)
+    if phase.classifier_sees == "aligned":
+        crop, disturb = aligned, None
+
+    def create(worker: int, workers: int):
+        if features:
+            return feature_batches(
+                features,
+                [source.weight for source in experiment.sources("train")],
+                batch_size=recipe.data.batch_size,
+                seed=recipe.seed,
+                start_step=start_step,
+                worker=(worker, workers),
+            )
+        return training_batches(
+            experiment.sources("train"),
+            experiment.tasks,
+            crop,
+            augment,
+            batch_size=recipe.data.batch_size,
+            seed=recipe.seed,
+            start_step=start_step,
+            worker=(worker, workers),
+            cache=recipe.data.cache,
+            aligned=aligned,
+            disturb=disturb,
+        )
+
+    return iter(distribute(strategy, create, recipe.data.batch_size))
