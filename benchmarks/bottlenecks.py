@@ -89,6 +89,7 @@ def top_competitors(experiment, folder: str, examples: int, width: int, steps: i
         Stored(((kept,),), np.arange(examples)),
         {task.name: labels(task) for task in experiment.tasks},
         np.array([f"{index:06}.jpg".encode() for index in range(examples)]),
+        np.full(examples, -1),
         np.zeros((examples, 1, 2, 3), np.float32),
     )
     strategy = tf.distribute.get_strategy()

@@ -440,6 +440,7 @@ def features(count, copies=0, source=0):
             "pose": (example * 10 + copy).astype(np.int32),
         },
         filenames=np.array([f"{source}-{index:0{source + 2}}".encode() for index in range(count)]),
+        identities=np.arange(count) // 2,
         transforms=np.broadcast_to(said[..., None, :], (*copy.shape, 2, 3)).astype(np.float32),
     )
 

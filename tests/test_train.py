@@ -52,8 +52,8 @@ def train_and_keep(recipe, path, weights):
     states = []
 
     class Watched(training.TrainingState):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
             states.append(self)
 
     with pytest.MonkeyPatch.context() as patch:

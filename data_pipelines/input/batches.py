@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 _STORED = 2**40  # more examples than any split holds
+_PEOPLE = 2**40  # more people than any record set knows
 
 
 def training_batches(
@@ -264,6 +265,7 @@ def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
         "filename": tf.io.FixedLenFeature([], tf.string),
         "box": tf.io.FixedLenFeature([4], tf.float32),
         "landmarks": tf.io.FixedLenFeature([5, 2], tf.float32),
+        "identity": tf.io.FixedLenFeature([], tf.int64),
     }
     for task in tasks:
         if task.kind != "landmarks":
@@ -273,6 +275,11 @@ def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
     def parse(serialised, source):
         fields = tf.io.parse_example(serialised, spec)
         fields["source"] = tf.cast(source, tf.int32)
+        # Every record set has numbers of its own.
+        apart = tf.cast(source, tf.int64) * _PEOPLE
+        fields["identity"] = tf.where(
+            fields["identity"] < 0, fields["identity"], fields["identity"] + apart
+        )
         for task in tasks:
             key, places = f"tasks/{task.name}", tf.gather(joins[task.name], source)
             if task.kind == "landmarks":
@@ -329,6 +336,7 @@ def _assembler(tasks, crop, aligned, disturb, stream):
             "filename": fields["filename"],
             "transform": transform,
             "labels": labels,
+            "identity": fields["identity"],
             "source": fields["source"],
         }
 

@@ -197,6 +197,8 @@ class Recipe:
         data: records, crop, augmentation, batch.
         tasks: what is learned; empty means every task of the first record set.
         model: the network.
+        losses: losses beside those of the tasks' labels, in every phase: `(name, weight)`, behind
+            them `(option, value)` pairs; names are those of `faceattr_tf.losses.BATCH_LOSSES`.
         phases: the stretches of training, in order.
         average: decay of the exponential moving average of the weights; 0 means none. With it,
             validation, the best model, evaluation and export all use the averaged weights.
@@ -219,6 +221,7 @@ class Recipe:
     data: Data = dataclasses.field(default_factory=Data)
     tasks: tuple[TaskConfig, ...] = ()
     model: Model = dataclasses.field(default_factory=Model)
+    losses: tuple[tuple[typing.Any, ...], ...] = ()
     phases: tuple[Phase, ...] = ()
     average: float = 0.0
     precision: str = "float32"

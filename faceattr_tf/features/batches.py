@@ -61,12 +61,14 @@ class Features:
         labels: per task of the model `[N, copies + 1, ...]`, int32 or float32, unknown where the
             source does not label it; coordinates are those of the copy's crop.
         filenames: bytes `[N]`.
+        identities: int64 `[N]`, the number of the person, -1 where unknown.
         transforms: float32 `[N, copies + 1, 2, 3]`, from crop to source pixels.
     """
 
     features: Stored
     labels: dict[str, np.ndarray]
     filenames: np.ndarray
+    identities: np.ndarray
     transforms: np.ndarray
 
     @classmethod
@@ -110,7 +112,9 @@ class Features:
         return cls(
             features=Stored(tuple((file,) for file in files), np.flatnonzero(kept)),
             labels={task.name: labels_of(task) for task in tasks},
+            # Names of every block are as wide as its longest.
             filenames=np.concatenate([block["filename"] for block in copies[0]])[kept],
+            identities=gather("identity")[:, 0],
             transforms=gather("transform"),
         )
 
@@ -127,6 +131,7 @@ class Features:
         return {
             "image": self.features.read(rows, copies),
             "filename": self.filenames[rows],
+            "identity": self.identities[rows],
             "transform": self.transforms[rows, copies],
             "labels": {name: values[rows, copies] for name, values in self.labels.items()},
         }

@@ -38,7 +38,7 @@ BLOCK = 512
 LABELS = "labels/"
 """Of the arrays of a block, those of labels are named so, and then by their task.
 
-The others are `transform`, `filename` and `checksum`, that of the features.
+The others are `transform`, `identity`, `filename` and `checksum`, that of the features.
 """
 
 FORMAT = 2

@@ -273,6 +273,7 @@ def _arrays(batch: dict, features: dict) -> tuple[dict, dict]:
     """What is kept of a batch: labels, names and transforms; and the features of each layer."""
     common = {LABELS + name: label.numpy() for name, label in batch["labels"].items()}
     common["transform"] = batch["transform"].numpy()
+    common["identity"] = batch["identity"].numpy()
     common["filename"] = batch["filename"].numpy().astype(bytes)
     return common, {name: np.asarray(value, np.float32) for name, value in features.items()}
 

@@ -1,10 +1,12 @@
 """Losses that leave unknown labels out, on any Keras backend.
 
 `task_loss` is the contract: it picks the loss of a task's kind, masks what is unknown and averages
-what is known of each example. The functions of `LOSSES` are the losses of single labels.
+what is known of each example. The functions of `LOSSES` are the losses of single labels; those of
+`BATCH_LOSSES` see more than labels and outputs, see `faceattr_tf.losses.batch`.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,6 +14,8 @@ from keras import ops
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task
+from faceattr_tf.losses.batch import BatchLoss
+from faceattr_tf.losses.centre import CentreLoss
 
 # Feng et al. (CVPR 2018) use a width of 10 and a curvature of 2 pixels on crops of 64 pixels, in
 # which one normalised unit is 32 pixels.
@@ -132,6 +136,9 @@ LOSSES = {
 }
 """Name -> loss; the first one of a kind is that kind's default."""
 
+BATCH_LOSSES = {"centre": CentreLoss}
+"""Name -> subclass of `BatchLoss`, of which a recipe may add any by `Recipe.losses`."""
+
 
 def find_loss(task: Task, name: str = "", label_smoothing: float = 0.0) -> Loss:
     """The loss of that name, or the default of the task's kind.
@@ -154,6 +161,30 @@ def find_loss(task: Task, name: str = "", label_smoothing: float = 0.0) -> Loss:
             f"expected label_smoothing 0 and not {label_smoothing}"
         )
     return fitting[name]
+
+
+def create_batch_loss(name: str, tasks: Sequence[Task], features: int, **options) -> BatchLoss:
+    """A loss of `BATCH_LOSSES` for a model.
+
+    Args:
+        name: its key.
+        tasks: of the model.
+        features: how many its heads see.
+        **options: keyword arguments of the loss.
+
+    Raises:
+        UserError: the loss or an option does not exist.
+    """
+    if name not in BATCH_LOSSES:
+        raise UserError(f"there is no loss {name!r}; there are: {', '.join(BATCH_LOSSES)}")
+    parameters = inspect.signature(BATCH_LOSSES[name]).parameters.values()
+    known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise UserError(
+                f"loss {name!r} has no option {option!r}; it has: {', '.join(known) or 'none'}"
+            )
+    return BATCH_LOSSES[name](tasks, features, **options)
 
 
 def task_loss(

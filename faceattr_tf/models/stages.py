@@ -64,6 +64,14 @@ def features_at(model: keras.Model, stage: str):
     return pool_features(model.get_layer(stage).output)
 
 
+def head_input(model: keras.Model):
+    """What the heads of a model of `build_model` or `build_top` see, `[B, F]`, before dropout."""
+    present = {layer.name for layer in model.layers}
+    if "stages" not in vars(model):
+        return model.input
+    return model.get_layer(BOTTLENECK if BOTTLENECK in present else model.stages[-1]).output
+
+
 def new_layers_of(model: keras.Model) -> keras.Model:
     """The heads and, where it has one, the auxiliary classifier of a network: the same variables.
 
@@ -72,12 +80,11 @@ def new_layers_of(model: keras.Model) -> keras.Model:
 
     Returns:
         A model from what the layers before them give, `[B, F]`: the features that the heads see and
-        then the output of `AUXILIARY_INPUT`, flat; to the outputs of the network.
+        then the output of `AUXILIARY_INPUT`, flat; to the outputs of the network and the features.
     """
-    present = {layer.name for layer in model.layers}
-    seen = BOTTLENECK if BOTTLENECK in present else model.stages[-1]
-    before = (seen, AUXILIARY_INPUT)
-    ends = [model.get_layer(name).output for name in before if name in present]
+    ends = [head_input(model)]
+    if any(layer.name == AUXILIARY_INPUT for layer in model.layers):
+        ends.append(model.get_layer(AUXILIARY_INPUT).output)
     sizes = [math.prod(end.shape[1:]) for end in ends]
     features = keras.Input((sum(sizes),), name="features", dtype="float32")
     stops = list(itertools.accumulate(sizes))
@@ -85,7 +92,8 @@ def new_layers_of(model: keras.Model) -> keras.Model:
         ops.reshape(features[:, stop - size : stop], (-1, *end.shape[1:]))
         for stop, size, end in zip(stops, sizes, ends, strict=True)
     ]
-    return keras.Model(features, keras.Model(ends, model.output)(parts))
+    outputs = keras.Model(ends, model.output)(parts)
+    return keras.Model(features, [outputs, parts[0]])
 
 
 def stages_of(model: keras.Model) -> dict[str, int]:
@@ -115,10 +123,10 @@ def classifier_of(model: keras.Model, tasks: Sequence[Task]) -> keras.Model:
 
     Returns:
         Model from what the transformer gives, `[B, H, W, 3]` in [-1, 1], to the outputs of all
-        tasks but `alignment`; landmarks are normalised to that crop.
+        tasks but `alignment`, landmarks normalised to that crop, and what the heads see.
     """
     outputs = {task.name: head_output(model, task) for task in tasks if task != ALIGNMENT}
-    return keras.Model(model.get_layer(TRANSFORMER).output, outputs)
+    return keras.Model(model.get_layer(TRANSFORMER).output, [outputs, head_input(model)])
 
 
 def check_stage(stage: str, stages: Sequence[str], network: str) -> str:

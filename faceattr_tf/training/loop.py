@@ -32,6 +32,7 @@ from faceattr_tf.training.distribution import (
     is_chief,
 )
 from faceattr_tf.training.model_card import model_card
+from faceattr_tf.training.objective import named_losses
 from faceattr_tf.training.resumption import as_begun, check_claim, claim
 from faceattr_tf.training.state import TrainingState, warm_start
 from faceattr_tf.training.step import create_train_step
@@ -187,13 +188,17 @@ class _Run:
         if not sums[1].any():
             return
         means = sums[0] / np.maximum(sums[1], 1)
+        names = [*(task.name for task in self.experiment.tasks), *self.state.losses]
         losses = {
-            f"train/{task.name}/loss": float(mean)
-            for task, mean, steps in zip(self.experiment.tasks, means, sums[1], strict=True)
+            f"train/{name}/loss": float(mean)
+            for name, mean, steps in zip(names, means, sums[1], strict=True)
             if steps
         }
-        weights = self.experiment.task_weights(self.recipe.phases[phase])
-        total = float(np.sum(means * weights * self.state.active.numpy()))
+        weights = np.append(
+            self.experiment.task_weights(self.recipe.phases[phase]) * self.state.active.numpy(),
+            list(named_losses(self.recipe).values()),
+        )
+        total = float(np.sum(means * weights))
         rate = self.state.optimizers[phase].learning_rate
         row = {
             "train/loss": total,
@@ -212,7 +217,7 @@ class _Run:
         if not np.isfinite(values["loss"]):
             self._stop(f"the validation loss at step {step}")
         row = {f"validation/{name}": value for name, value in values.items()}
-        for task, total, steps in zip(self.experiment.tasks, *sums, strict=True):
+        for task, total, steps in zip(self.experiment.tasks, *sums, strict=False):
             if steps:
                 row[f"epoch/{task.name}/loss"] = float(total / steps)
         self._write(step, phase, row)

@@ -1,9 +1,17 @@
-"""What a run minimises."""
+"""What a run minimises: the losses of its tasks, and those of whole batches that its recipe adds."""
 
 import functools
+from collections.abc import Sequence
 
+import numpy as np
+from keras import ops
+
+from data_pipelines.errors import UserError
+from faceattr_tf.configs.base import Phase, Recipe
 from faceattr_tf.experiment import Experiment
-from faceattr_tf.losses import find_loss, label_weights, task_loss
+from faceattr_tf.losses import create_batch_loss, find_loss, label_weights, task_loss
+from faceattr_tf.losses.batch import BatchLoss, Seen
+from faceattr_tf.models.auxiliary import auxiliary_name
 
 
 def create_losses(experiment: Experiment) -> dict:
@@ -20,3 +28,114 @@ def create_losses(experiment: Experiment) -> dict:
             options["label_weights"] = 1 / experiment.statistics(task)[:, 1] ** 2
         losses[task.name] = functools.partial(task_loss, task, **options)
     return losses
+
+
+def named_losses(recipe: Recipe) -> dict[str, float]:
+    """The losses that a recipe adds, and their weights.
+
+    Raises:
+        UserError: an entry is no `(name, weight, (option, value), ...)`, or a name occurs twice.
+    """
+    weights = {}
+    for entry in recipe.losses:
+        try:
+            name, weight, *options = entry
+            weight = float(weight)
+            dict(options)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"losses: {entry!r} is no entry; expected ('name', weight), behind them "
+                "('option', value) pairs"
+            ) from None
+        if name in weights or not np.isfinite(weight):
+            raise UserError(f"losses: {entry!r}: expected one finite weight for every name")
+        weights[name] = weight
+    return weights
+
+
+def create_batch_losses(experiment: Experiment, features: int) -> dict[str, BatchLoss]:
+    """The losses that the recipe adds, by name, their variables new.
+
+    Args:
+        experiment: gives recipe and tasks.
+        features: how many the heads of the model see.
+
+    Raises:
+        UserError: a loss or an option does not exist.
+    """
+    recipe = experiment.recipe
+    named_losses(recipe)
+    return {
+        name: create_batch_loss(name, experiment.tasks, features, **dict(options))
+        for name, _, *options in recipe.losses
+    }
+
+
+class Objective:
+    """The losses of a phase, summed over the examples of a part of a batch.
+
+    Attributes:
+        names: of the losses, tasks first.
+        weights: float32, one per loss.
+        learned: whether it counts, one per loss.
+    """
+
+    def __init__(self, experiment: Experiment, phase: Phase, added: dict[str, BatchLoss]):
+        """Takes the weights from the phase; `added` is what `create_batch_losses` gave."""
+        self.added, self.recipe = added, experiment.recipe
+        self.losses = create_losses(experiment)
+        self.names = (*self.losses, *added)
+        weights = [*experiment.task_weights(phase), *named_losses(self.recipe).values()]
+        self.weights = np.array(weights, np.float32)
+        self.learned = [weight != 0 for weight in weights]
+
+    def __call__(self, seen: Seen):
+        """Every loss of the batch, `[losses]`, and the same with the auxiliary classifier's share.
+
+        A loss without weight is left out, and with it whatever computes only that loss.
+        """
+        plain = self._of_tasks(seen) + [
+            ops.sum(loss.loss(seen)) if self._learns(name) else 0.0
+            for name, loss in self.added.items()
+        ]
+        plain = total = ops.stack(plain) / self.recipe.data.batch_size
+        if self.recipe.model.auxiliary_weight:
+            auxiliary = self._of_tasks(seen, auxiliary_name) + [0.0] * len(self.added)
+            share = self.recipe.model.auxiliary_weight / self.recipe.data.batch_size
+            total = plain + share * ops.stack(auxiliary)
+        return plain, total
+
+    def statistics(self, seen: Seen) -> list:
+        """What the added losses need to be updated, flat."""
+        return [value for loss in self.added.values() for value in loss.statistics(seen)]
+
+    def update(self, sums: Sequence) -> None:
+        """Changes the variables of the added losses by the statistics of the whole batch."""
+        sums = list(sums)
+        for loss in self.added.values():
+            count = len(loss.shapes)
+            if count:
+                loss.update(sums[:count])
+            del sums[:count]
+
+    @property
+    def zeros(self) -> list:
+        """Zeros of the shapes of the losses and of the statistics."""
+        shapes = [shape for loss in self.added.values() for shape in loss.shapes]
+        return [ops.zeros(shape, "float32") for shape in ((len(self.names),), *shapes)]
+
+    def _learns(self, name: str) -> bool:
+        return self.learned[self.names.index(name)]
+
+    def _of_tasks(self, seen: Seen, name_of=lambda name: name) -> list:
+        return [
+            ops.sum(loss(seen.labels[name], seen.outputs[name_of(name)]))
+            if self._learns(name)
+            else 0.0
+            for name, loss in self.losses.items()
+        ]
+
+
+def seen_of(batch: dict, outputs: dict, features) -> Seen:
+    """What losses see of a batch: its labels and people, and what the model made of its images."""
+    return Seen(batch["labels"], outputs, ops.cast(features, "float32"), batch.get("identity"))

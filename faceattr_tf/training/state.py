@@ -12,6 +12,8 @@ from faceattr_tf.evaluation.inference import forward_function
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.models.create import create_model, create_top
 from faceattr_tf.models.heads import AUXILIARY
+from faceattr_tf.models.stages import head_input
+from faceattr_tf.training.objective import create_batch_losses
 from faceattr_tf.training.optimizers import create_optimizer
 from faceattr_tf.workdir import Workdir
 
@@ -44,10 +46,12 @@ class TrainingState:
                     synchronized=strategy.num_replicas_in_sync > 1,
                 )
             )
-            count = len(experiment.tasks)
+            self.losses = create_batch_losses(experiment, head_input(self.model).shape[-1])
+            tasks = len(experiment.tasks)
+            count = tasks + len(self.losses)
             # 1 for every task that still learns, 0 for one that was stopped.
-            self.active = tf.Variable(tf.ones(count), trainable=False)
-            # Per task the sum of its losses and the number of steps that had one, since the last
+            self.active = tf.Variable(tf.ones(tasks), trainable=False)
+            # Per loss, those of tasks first, the sum of its values and the number of steps that had one, since the last
             # log row and since the last validation.
             self.logged = tf.Variable(tf.zeros([2, count]), trainable=False)
             self.validated = tf.Variable(tf.zeros([2, count]), trainable=False)
@@ -83,7 +87,11 @@ class TrainingState:
             step=self.step,
             best=self.best,
             best_step=self.best_step,
+            **({"losses": self._loss_variables()} if self.losses else {}),
         )
+
+    def _loss_variables(self) -> dict:
+        return {name: [one.value for one in loss.variables] for name, loss in self.losses.items()}
 
     def restart_averages(self) -> None:
         """Lets the averages, where there are any, begin at the present weights."""

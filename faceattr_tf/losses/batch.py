@@ -1,0 +1,65 @@
+"""Losses that see a batch as a whole and may remember: what every one of them gives.
+
+Beside the losses of single labels, a recipe may add such losses, see `Recipe.losses`. They see
+labels, outputs, features and people, and their variables are part of a run as its weights are: kept
+in checkpoints, the same on every replica. What they learn of a batch are sums over its examples,
+so that neither micro-batches nor replicas change it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What a loss sees of B examples.
+
+    Attributes:
+        labels: per task, see `faceattr_tf.losses.task_loss`; unknown is -1 or NaN.
+        outputs: per task what the model gives.
+        features: float32 `[B, F]`, what the heads see, before their dropout.
+        identity: int64 `[B]`, the number of the person; -1 where unknown.
+    """
+
+    labels: dict[str, Any]
+    outputs: dict[str, Any]
+    features: Any
+    identity: Any
+
+
+class BatchLoss:
+    """A loss of the examples of a batch, with variables or without.
+
+    A subclass gives `loss`; one that remembers also makes its variables by `add_variable`, sets
+    `shapes`, and gives `statistics` and `update`. Options are keyword arguments of its `__init__`, which begins
+    `(self, tasks, features, *, ...)`: the model's tasks and the number of features.
+    """
+
+    shapes: Sequence[Sequence[int]] = ()
+    """Of the statistics."""
+
+    def __init__(self):
+        """Begins without variables."""
+        self.variables: list[keras.Variable] = []
+
+    def add_variable(self, shape: Sequence[int], name: str) -> keras.Variable:
+        """A float32 variable of zeros, which no optimizer changes."""
+        variable = keras.Variable(
+            keras.ops.zeros(shape, "float32"), trainable=False, dtype="float32", name=name
+        )
+        self.variables.append(variable)
+        return variable
+
+    def loss(self, seen: Seen):
+        """The loss of every example, float32 `[B]`, by the variables as they are."""
+        raise TypeError(f"{type(self).__name__} gives no loss")
+
+    def statistics(self, seen: Seen) -> list:
+        """What `update` needs: float32 sums over the examples, of the `shapes`."""
+        return []
+
+    def update(self, sums: list) -> None:
+        """Changes the variables, once a step, by the statistics of the whole batch."""
