@@ -45,8 +45,8 @@ def decode_and_crop(image_bytes, box, landmarks, crop: Crop, *, adjust=None, str
     make = compiled if stream else functools.partial
     place, sample = make(_place, crop), make(sample_windows, crop)
     transform, local, halvings, whole, windows = place(sizes, box, landmarks, adjust)
-    read = _reader(image_bytes, halvings, whole, windows)
-    pixels = _join_windows(read, windows, stream)
+    choices, decoders = _decoders(image_bytes, halvings, whole, windows)
+    pixels = _join_windows(choices, decoders, windows, stream)
     return sample(pixels, windows[:, 2:], local), transform
 
 
@@ -81,10 +81,12 @@ def decode_and_crop_each(image_bytes, box, landmarks, crop: Crop, *, max_pixels:
     transform, local, halvings, whole, windows = _place(crop, sizes, box, landmarks, None)
     # Beyond it, float32 could not tell neighbouring pixels apart.
     usable &= tf.reduce_all(tf.abs(transform) < 2.0**20, axis=[1, 2])
-    read = _reader(image_bytes, halvings, whole, windows)
+    choices, decoders = _decoders(image_bytes, halvings, whole, windows)
 
     def read_window(index):
-        pixels = read(index)
+        pixels = tf.switch_case(
+            choices[index], [functools.partial(decoder, index) for decoder in decoders]
+        )
         same = tf.reduce_all(tf.shape(pixels)[:2] == windows[index, 2:])
         with tf.control_dependencies([tf.debugging.Assert(same, ["another size than stated"])]):
             return tf.reshape(pixels, [-1, 3])
@@ -124,9 +126,8 @@ def crop_pixels(pixels, box, landmarks, crop: Crop):
     def read(index):
         return _halved_window(pixels[index], windows[index], halvings[index])
 
-    return sample_windows(
-        crop, _join_windows(read, windows, False), windows[:, 2:], local
-    ), transform
+    pixels = _join_windows(tf.zeros_like(halvings), [read], windows, False)
+    return sample_windows(crop, pixels, windows[:, 2:], local), transform
 
 
 def compiled(function, settings):
@@ -195,33 +196,36 @@ def _place(crop, sizes, box, landmarks, adjust):
     return transform, local, halvings, whole, tf.concat([first, last - first + 1], axis=1)
 
 
-def _reader(image_bytes, halvings, whole, windows):
-    """A function of an image's index that decodes its window, uint8 `[height, width, 3]`."""
+def _decoders(image_bytes, halvings, whole, windows):
+    """Which decoder each image takes, int32 `[B]`, and the decoders.
+
+    Each is a function of an image's index that decodes its window, uint8 `[height, width, 3]`.
+    """
     import tensorflow as tf
 
-    choices = tf.where(whole & (halvings == 0), 0, halvings + 1)
-    choices = tf.where(is_jpeg(image_bytes) & (halvings < len(_JPEG_RATIOS)), choices, -1)
+    def all_of_jpeg(index):
+        return tf.io.decode_jpeg(image_bytes[index], channels=3)
 
-    def read(index):
-        data, window, times = image_bytes[index], windows[index], halvings[index]
-
-        def by_decoder(ratio):
-            return lambda: tf.io.decode_and_crop_jpeg(data, window, channels=3, ratio=ratio)
-
-        return tf.switch_case(
-            choices[index],
-            [lambda: tf.io.decode_jpeg(data, channels=3), *map(by_decoder, _JPEG_RATIOS)],
-            default=lambda: _halved_window(decode(data), window, times),
+    def part_of_jpeg(ratio, index):
+        return tf.io.decode_and_crop_jpeg(
+            image_bytes[index], windows[index], channels=3, ratio=ratio
         )
 
-    return read
+    def anything(index):
+        return _halved_window(decode(image_bytes[index]), windows[index], halvings[index])
+
+    parts = [functools.partial(part_of_jpeg, ratio) for ratio in _JPEG_RATIOS]
+    choices = tf.where(whole & (halvings == 0), 0, halvings + 1)
+    jpeg = is_jpeg(image_bytes) & (halvings < len(_JPEG_RATIOS))
+    return tf.where(jpeg, choices, len(parts) + 1), [all_of_jpeg, *parts, anything]
 
 
-def _join_windows(read, windows, stream):
+def _join_windows(choices, decoders, windows, stream):
     """The pixels of all windows, uint8 `[total, 3]`, image after image and row after row.
 
-    For a `stream` the list is up to a quarter longer, so that its length takes few values, for
-    each of which the interpolation is compiled once.
+    The images of each decoder have a loop of their own: inside of one, the branches that an image
+    does not take would cost time too. For a `stream` the list is up to a quarter longer, so that
+    its length takes few values, for each of which the interpolation is compiled once.
     """
     import tensorflow as tf
 
@@ -231,14 +235,26 @@ def _join_windows(read, windows, stream):
     unit = tf.bitwise.left_shift(1, tf.maximum(_halvings(tf.cast(total, tf.float32)) - 2, 0))
     more = -total % unit if stream else 0
     pixels = pixels.write(count, tf.zeros([more, 3], tf.uint8))
+    for choice, decoder in enumerate(decoders):
+        pixels = _write_decoded(pixels, tf.where(choices == choice)[:, 0], decoder, stream)
+    return pixels.concat()
+
+
+def _write_decoded(pixels, indices, decoder, stream):
+    """The `TensorArray` with the pixels, `[n, 3]`, that a decoder gives for the indices' images."""
+    import tensorflow as tf
+
+    def step(number, pixels):
+        index = tf.cast(indices[number], tf.int32)
+        return number + 1, pixels.write(index, tf.reshape(decoder(index), [-1, 3]))
+
     # Batches of a stream are prepared side by side; within one, threads would only get in the way.
-    _, pixels = tf.while_loop(
-        lambda index, _: index < count,
-        lambda index, pixels: (index + 1, pixels.write(index, tf.reshape(read(index), [-1, 3]))),
+    return tf.while_loop(
+        lambda number, _: number < tf.size(indices),
+        step,
         (0, pixels),
         parallel_iterations=1 if stream else 10,
-    )
-    return pixels.concat()
+    )[1]
 
 
 def _halved_window(image, window, times):
