@@ -20,6 +20,7 @@ from faceattr_tf.models.stages import build_top, stages_of
 TASKS = (MTFL_ATTRIBUTES, POSE, LANDMARKS)
 PREPROCESS = {
     "inception_v3": keras.applications.inception_v3.preprocess_input,
+    "mobilenet": keras.applications.mobilenet.preprocess_input,
     "mobilenet_v3_small": keras.applications.mobilenet_v3.preprocess_input,
     "mobilenet_v3_large": keras.applications.mobilenet_v3.preprocess_input,
     "efficientnet_v2_b0": keras.applications.efficientnet_v2.preprocess_input,

@@ -56,6 +56,9 @@ BACKBONES = {
     "inception_v3": Backbone(
         _applications.InceptionV3, tuple(f"mixed{i}" for i in range(11)), "symmetric", 75
     ),
+    "mobilenet": Backbone(
+        _applications.MobileNet, tuple(f"conv_pw_{i}_relu" for i in range(1, 14)), "symmetric"
+    ),
     "mobilenet_v3_small": Backbone(
         _applications.MobileNetV3Small,
         (
