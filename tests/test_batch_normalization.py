@@ -79,12 +79,3 @@ def test_other_shapes_and_options_take_the_way_of_keras(shape, options):
     np.testing.assert_allclose(
         ours(inputs, training=True), theirs(inputs, training=True), rtol=1e-5, atol=1e-5
     )
-
-
-def test_saved_models_reload(tmp_path):
-    image = keras.Input((8, 8, 3))
-    model = keras.Model(image, BatchNormalization(momentum=0.7, name="norm")(image))
-    model.save(tmp_path / "model.keras")
-    layer = keras.saving.load_model(tmp_path / "model.keras").get_layer("norm")
-    assert isinstance(layer, BatchNormalization)
-    assert layer.momentum == 0.7

@@ -446,19 +446,6 @@ def test_other_backends_give_the_same(tmp_path, backend):
     subprocess_prints_done(OTHER_BACKEND, tmp_path / "stored.npz", backend=backend)
 
 
-KERAS_PROGRAM = """
-import sys
-import keras
-import numpy as np
-import faceattr_tf.layers
-model = keras.saving.load_model(sys.argv[1] + "/model.keras")
-stored = np.load(sys.argv[1] + "/stored.npz")
-outputs = model([stored["images"], stored["theta"]])
-assert np.array_equal(keras.ops.convert_to_numpy(outputs), stored["outputs"])
-layer = model.layers[-1]
-assert (layer.size, layer.outside, layer.kernel) == ((4, 9), "zeros", "bilinear")
-print("done")
-"""
 TENSORFLOW_PROGRAM = """
 import sys
 import numpy as np
@@ -485,16 +472,11 @@ def saved(tmp_path_factory):
     model.fit(inputs, np.zeros((3, 4, 9, 2)), verbose=0)
     outputs = model(inputs).numpy()
     np.savez(folder / "stored.npz", images=inputs[0], theta=inputs[1], outputs=outputs)
-    model.save(folder / "model.keras")
     model.export(folder / "exported", verbose=False)
     signature = [tf.TensorSpec([None, 6, 7, 2]), tf.TensorSpec([None, 6])]
     serve = tf.function(lambda images, theta: model([images, theta]), input_signature=signature)
     tf.saved_model.save(model, str(folder / "saved"), serve)
     return folder, model, inputs, outputs
-
-
-def test_keras_file_loads_in_a_fresh_process(saved):
-    subprocess_prints_done(KERAS_PROGRAM, saved[0])
 
 
 def test_saved_model_holds_plain_operations_that_tensorflow_alone_runs(saved):
@@ -520,25 +502,6 @@ def test_tflite_gives_the_same(saved):
     interpreter.invoke()
     converted = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
     np.testing.assert_allclose(converted, outputs, atol=1e-5)
-
-
-def test_config_holds_every_argument():
-    options = {
-        "size": (3, 4),
-        "family": "similarity",
-        "align_corners": True,
-        "outside": "zeros",
-        "kernel": "nearest",
-        "data_format": "channels_last",
-    }
-    layer = SpatialTransformer(**options, name="spatial", dtype="mixed_bfloat16")
-    config = SpatialTransformer.from_config(layer.get_config()).get_config()
-    assert config == layer.get_config()
-    assert options.items() <= config.items()
-    assert config["name"] == "spatial"
-    assert layer.compute_output_shape([(None, 9, 9, 5), (None, 4)]) == (None, 3, 4, 5)
-    symbolic = layer([keras.Input((9, 9, 5)), keras.Input((4,))])
-    assert symbolic.dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(
