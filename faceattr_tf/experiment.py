@@ -16,7 +16,7 @@ from data_pipelines.tasks import ALIGNMENT, Task, join_labels
 from faceattr_tf.configs.base import Phase, Recipe, TaskConfig
 from faceattr_tf.precision import PRECISIONS, resolve
 
-CLASSIFIER_SEES = ("transformed", "crop", "aligned")
+CLASSIFIER_INPUTS = ("transformed", "crop", "aligned")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,17 +107,17 @@ class Experiment:
                     f"phase {phase.name!r}: task_weights names the task {name!r}; "
                     f"there are: {', '.join(names)}"
                 )
-        if phase.classifier_sees not in CLASSIFIER_SEES:
+        if phase.classifier_input not in CLASSIFIER_INPUTS:
             raise UserError(
-                f"phase {phase.name!r}: classifier_sees {phase.classifier_sees!r} is none of "
-                f"{', '.join(CLASSIFIER_SEES)}"
+                f"phase {phase.name!r}: classifier_input {phase.classifier_input!r} is none of "
+                f"{', '.join(CLASSIFIER_INPUTS)}"
             )
-        if phase.classifier_sees != "transformed" and not self.recipe.model.transformer:
+        if phase.classifier_input != "transformed" and not self.recipe.model.transformer:
             raise UserError(
-                f"phase {phase.name!r}: classifier_sees {phase.classifier_sees!r} passes a "
+                f"phase {phase.name!r}: classifier_input {phase.classifier_input!r} passes a "
                 "transformer by, but the model has none"
             )
-        if phase.classifier_sees == "aligned" and not self.aligned:
+        if phase.classifier_input == "aligned" and not self.aligned:
             raise UserError(
                 f"phase {phase.name!r}: the aligned crop is known where the task 'alignment' is "
                 "listed among the recipe's tasks"
@@ -154,7 +154,7 @@ class Experiment:
     def task_weights(self, phase: Phase) -> list[float]:
         """Weights of the tasks' losses in a phase; 0 for a transformer that is passed by."""
         replaced = dict(phase.task_weights)
-        if phase.classifier_sees != "transformed":
+        if phase.classifier_input != "transformed":
             replaced[ALIGNMENT.name] = 0.0
         return [replaced.get(config.name, config.weight) for config in self.task_configs]
 

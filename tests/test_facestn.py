@@ -35,7 +35,7 @@ def tiny(records, name="facestn_mtfl", steps=(3, 4, 5), **changes):
         dataclasses.replace(phase, epochs=0.0, steps=count)
         for phase, count in zip(recipe.phases, steps, strict=True)
     )
-    recipe.checkpoint_every = recipe.log_every = 2
+    recipe.checkpoint_steps = recipe.log_steps = 2
     return dataclasses.replace(recipe, **changes)
 
 
@@ -285,7 +285,7 @@ def test_faces_without_landmarks_cannot_teach_an_alignment(tmp_path, lfwa_tree):
             lambda r: setattr(r.phases[0], "task_weights", (("pose", 1.0),)),
             "task_weights names the task 'pose'",
         ),
-        (lambda r: setattr(r.phases[1], "classifier_sees", "all"), "is none of transformed"),
+        (lambda r: setattr(r.phases[1], "classifier_input", "all"), "is none of transformed"),
         (lambda r: setattr(r.phases[0], "augment", (("tilt", 1.0),)), "no field 'tilt'"),
         (lambda r: setattr(r, "tasks", r.tasks[:1]), "'alignment' is listed"),
     ],

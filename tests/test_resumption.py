@@ -128,7 +128,7 @@ def test_an_extended_run_that_is_interrupted_ends_as_one_that_was_as_long_from_t
     phase = dataclasses.replace(recipe.phases[1], schedule="constant", warmup=0.0, steps=4)
     phase.trainable = "^head_"  # the shortest step to compile
     # Validations, and with them the rows, where both runs have them.
-    recipe = dataclasses.replace(recipe, phases=(phase,), evaluate_every=0.5)
+    recipe = dataclasses.replace(recipe, phases=(phase,), evaluate_epochs=0.5)
     train(longer(recipe, 8), tmp_path / "whole")
     train(recipe, tmp_path / "grown")
     assert Workdir(tmp_path / "grown").metadata()["steps"] == 4

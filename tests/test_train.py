@@ -34,8 +34,8 @@ def tiny(records, **changes):
         dataclasses.replace(recipe.phases[0], steps=3),
         dataclasses.replace(recipe.phases[1], epochs=0.0, steps=9),
     )
-    recipe.checkpoint_every = 2
-    recipe.log_every = 2
+    recipe.checkpoint_steps = 2
+    recipe.log_steps = 2
     return dataclasses.replace(recipe, **changes)
 
 
@@ -185,7 +185,7 @@ def test_the_average_follows_its_definition(mtfl_records):
     from faceattr_tf.training.state import TrainingState
     from faceattr_tf.training.step import create_train_step
 
-    experiment = Experiment.of(tiny(mtfl_records, average=0.15))
+    experiment = Experiment.of(tiny(mtfl_records, ema_decay=0.15))
     strategy = tf.distribute.get_strategy()
     state = TrainingState(experiment, strategy)
     index = next(i for i, w in enumerate(state.model.weights) if w.path == "stem/kernel")
@@ -355,7 +355,7 @@ def test_a_dry_run_learns_its_batch_and_writes_nothing(tmp_path, mtfl_records, m
 def test_kills_change_nothing(tmp_path, mtfl_records, kills):
     recipe = tiny(mtfl_records)
     recipe.phases = (recipe.phases[0], dataclasses.replace(recipe.phases[1], steps=60))
-    recipe.evaluate_every = 4.0
+    recipe.evaluate_epochs = 4.0
     train_and_keep(recipe, tmp_path / "whole", tmp_path / "whole.npz")
 
     log, chance = tmp_path / "killed" / "metrics.jsonl", random.Random(0)

@@ -94,3 +94,12 @@ def test_help_and_mistakes_do_without_tensorflow():
     )
     assert failed.returncode == 1 and len(failed.stderr.splitlines()) == 1
     assert failed.stderr.startswith("faceattr-train: error: ")
+
+
+def test_a_renamed_field_is_named_and_old_recipes_are_read():
+    with pytest.raises(UserError, match="field 'average' is called 'ema_decay' now"):
+        parse(["--config=smoke", "--config.average=0.5"])
+    stored = create_recipe("smoke").to_dict()
+    stored["average"], stored["log_every"] = stored.pop("ema_decay"), stored.pop("log_steps")
+    stored["phases"][0]["classifier_sees"] = stored["phases"][0].pop("classifier_input")
+    assert Recipe.from_dict(stored) == create_recipe("smoke")

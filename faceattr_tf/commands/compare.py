@@ -17,6 +17,7 @@ import sys
 from data_pipelines.commands.running import run_command
 from data_pipelines.errors import UserError
 from data_pipelines.keras_settings import prepare_keras
+from faceattr_tf.reports.published import TEST_EXAMPLES
 
 EXAMPLES = """\
 examples:
@@ -71,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--published",
         default="",
-        choices=("none", "celeba", "lfwa", "mtfl"),
+        choices=("none", *TEST_EXAMPLES),
         help="data set whose published figures stand beside (default: that of the records)",
     )
     add("--flip", action="store_true", help="average with the outputs for the mirrored image")

@@ -10,6 +10,7 @@ from ml_collections import config_flags
 
 from data_pipelines.errors import UserError
 from faceattr_tf.configs import RECIPES, Recipe, create_recipe
+from faceattr_tf.configs.base import RENAMED
 
 
 def define_all(values: flags.FlagValues, arguments: list[str], define: Callable):
@@ -61,6 +62,8 @@ def unknown_field(message: str) -> str:
     """What to say of a field that the recipe does not have, given what the flag library said."""
     found = re.search(r"Field (\w+) not found", message)
     name = found[1] if found else message.strip("'\"")
+    if name in RENAMED:
+        return f"the recipe's field {name!r} is called {RENAMED[name]!r} now"
     known = {path.rsplit(".", 1)[-1]: path for path, _ in fields_of(create_recipe("smoke"))}
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean --config.{known[near[0]]}? " if near else ""

@@ -13,6 +13,15 @@ from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.input.augment import Augment
 
+RENAMED = {
+    "average": "ema_decay",
+    "checkpoint_every": "checkpoint_steps",
+    "classifier_sees": "classifier_input",
+    "evaluate_every": "evaluate_epochs",
+    "log_every": "log_steps",
+}
+"""Fields as they were called -> as they are: stored recipes have the old names."""
+
 
 @dataclasses.dataclass
 class Bottlenecks:
@@ -161,7 +170,7 @@ class Phase:
             `data.bottlenecks` says.
         augment: `(field, value)` pairs that replace those of `data.augment`.
         task_weights: `(task, weight)` pairs that replace the weights of the tasks' losses.
-        classifier_sees: what the network behind a transformer is given: `transformed`, or, passing
+        classifier_input: what the network behind a transformer is given: `transformed`, or, passing
             the transformer by, the `crop` or the `aligned` crop.
     """
 
@@ -184,7 +193,7 @@ class Phase:
     bottlenecks: bool = False
     augment: tuple[tuple[str, typing.Any], ...] = ()
     task_weights: tuple[tuple[str, float], ...] = ()
-    classifier_sees: str = "transformed"
+    classifier_input: str = "transformed"
 
 
 @dataclasses.dataclass
@@ -200,7 +209,7 @@ class Recipe:
         losses: losses beside those of the tasks' labels, in every phase: `(name, weight)`, behind
             them `(option, value)` pairs; names are those of `faceattr_tf.losses.BATCH_LOSSES`.
         phases: the stretches of training, in order.
-        average: decay of the exponential moving average of the weights; 0 means none. With it,
+        ema_decay: decay of the exponential moving average of the weights; 0 means none. With it,
             validation, the best model, evaluation and export all use the averaged weights.
         precision: `float32`, `mixed_bfloat16`, `mixed_float16`, or `auto`: bfloat16 where the
             device computes in it, else float32 (`faceattr_tf.precision`). A workdir holds what it
@@ -208,11 +217,11 @@ class Recipe:
         strategy: `default` (one device), `mirrored` (all GPUs), `multi_worker` (machines named by
             `TF_CONFIG`) or `tpu`.
         warm_start: workdir whose model gives the initial weights where name and shape agree.
-        evaluate_every: epochs between validations.
-        evaluate_steps: steps between validations, in place of `evaluate_every` where not 0; they
+        evaluate_epochs: epochs between validations.
+        evaluate_steps: steps between validations, in place of `evaluate_epochs` where not 0; they
             then write no checkpoints.
-        checkpoint_every: steps between checkpoints; there is one after every validation, too.
-        log_every: steps between rows of `metrics.jsonl`.
+        checkpoint_steps: steps between checkpoints; there is one after every validation, too.
+        log_steps: steps between rows of `metrics.jsonl`.
         best_metric: `task/metric` on validation by which the best model is kept, or `loss`.
     """
 
@@ -223,14 +232,14 @@ class Recipe:
     model: Model = dataclasses.field(default_factory=Model)
     losses: tuple[tuple[typing.Any, ...], ...] = ()
     phases: tuple[Phase, ...] = ()
-    average: float = 0.0
+    ema_decay: float = 0.0
     precision: str = "float32"
     strategy: str = "default"
     warm_start: str = ""
-    evaluate_every: float = 1.0
+    evaluate_epochs: float = 1.0
     evaluate_steps: int = 0
-    checkpoint_every: int = 500
-    log_every: int = 20
+    checkpoint_steps: int = 500
+    log_steps: int = 20
     best_metric: str = "loss"
 
     @property
@@ -256,6 +265,7 @@ class Recipe:
 def _from_dict(kind, value, where: str):
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
+        value = {RENAMED.get(key, key): item for key, item in value.items()}
         unknown = set(value) - {field.name for field in dataclasses.fields(kind)}
         if unknown:
             raise UserError(f"{where}: field {min(unknown)!r} is unknown to this version")

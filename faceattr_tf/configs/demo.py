@@ -29,6 +29,6 @@ def demo() -> Recipe:
             ),
         ),
         precision="auto",
-        evaluate_every=3.0,
+        evaluate_epochs=3.0,
         best_metric="attributes/balanced_accuracy_at_half",
     )

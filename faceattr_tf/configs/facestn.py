@@ -54,7 +54,9 @@ def celeba() -> Recipe:
                 task_weights=(("attributes", 0.0), ("alignment", 1.0)),
                 **sgd,
             ),
-            Phase(name="clnet", trainable="^(?!lonet_)", classifier_sees="aligned", **sgd, **drops),
+            Phase(
+                name="clnet", trainable="^(?!lonet_)", classifier_input="aligned", **sgd, **drops
+            ),
             Phase(name="joint", trainable="fc|^head_", **sgd, **drops),
         ),
         best_metric="attributes/accuracy",
@@ -192,7 +194,7 @@ def without_alignment(recipe: Recipe) -> Recipe:
     recipe.model.transformer, recipe.model.transformer_options = "", ()
     recipe.tasks = tuple(config for config in recipe.tasks if config.name != "alignment")
     recipe.phases = tuple(
-        dataclasses.replace(phase, classifier_sees="transformed")
+        dataclasses.replace(phase, classifier_input="transformed")
         for phase in recipe.phases
         if phase.name != "lonet"
     )
@@ -239,12 +241,12 @@ def _small(crop: Crop, aligned: Crop, epochs: tuple[float, float, float]) -> Rec
                 learning_rate=2e-3,
                 decay=0.3,
                 trainable="^(?!lonet_)",
-                classifier_sees="aligned",
+                classifier_input="aligned",
                 **rate,
             ),
             Phase(name="joint", epochs=epochs[2], learning_rate=6e-4, decay=0.0, **rate),
         ),
-        average=0.99,
+        ema_decay=0.99,
         precision="auto",
         best_metric="attributes/accuracy",
     )

@@ -127,7 +127,7 @@ def full_mtfl() -> Recipe:
             Phase(name="all layers", steps=500, learning_rate=0.001, **shared),
         ),
         evaluate_steps=250,
-        checkpoint_every=50,
+        checkpoint_steps=50,
         best_metric="attributes/accuracy",
     )
 
@@ -176,8 +176,8 @@ def full_mtfl_best() -> Recipe:
     recipe.data.batch_size = 48
     recipe.model = Model("inception_v3", dropout=0.3, weights="imagenet")
     recipe.phases = _fine_tune_best(epochs=8.0)
-    recipe.average = 0.998
-    recipe.checkpoint_every = 100
+    recipe.ema_decay = 0.998
+    recipe.checkpoint_steps = 100
     return recipe
 
 

@@ -85,7 +85,7 @@ def mtfl_best() -> Recipe:
                 clip_norm=5.0,
             ),
         ),
-        average=0.999,
+        ema_decay=0.999,
         precision="auto",
         best_metric="attributes/accuracy",
     )
@@ -182,7 +182,7 @@ def celeba_best() -> Recipe:
                 clip_norm=5.0,
             ),
         ),
-        average=0.999,
+        ema_decay=0.999,
         precision="auto",
         best_metric="attributes/average_precision",
     )

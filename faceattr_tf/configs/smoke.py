@@ -22,6 +22,6 @@ def smoke() -> Recipe:
             Phase(name="heads", steps=4, learning_rate=1e-2, trainable="^head_"),
             Phase(name="all", epochs=2.0, learning_rate=3e-3, schedule="cosine", warmup=0.1),
         ),
-        average=0.9,
-        log_every=5,
+        ema_decay=0.9,
+        log_steps=5,
     )

@@ -67,7 +67,7 @@ def training_stream(
     crop, augment = experiment.crop, experiment.augment(phase)
     if phase.bottlenecks and not features:
         features = for_new_layers(experiment, progress=progress)
-    if phase.classifier_sees == "aligned":
+    if phase.classifier_input == "aligned":
         crop, disturb = aligned, None
 
     def create(worker: int, workers: int):

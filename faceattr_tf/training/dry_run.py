@@ -54,7 +54,7 @@ def dry_run(recipe: Recipe) -> dict:
         bottlenecks=False,
     )
     data = dataclasses.replace(recipe.data, augment=Augment(), cache=False)
-    trial = dataclasses.replace(recipe, data=data, phases=(phase,), average=0.0)
+    trial = dataclasses.replace(recipe, data=data, phases=(phase,), ema_decay=0.0)
     experiment = Experiment.of(trial)
     state = TrainingState(experiment, create_strategy(recipe.strategy))
     batch = next(training_stream(experiment, state.strategy, 0))

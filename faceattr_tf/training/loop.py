@@ -140,7 +140,7 @@ class _Run:
         if step >= total:
             return
         every = recipe.evaluate_steps or max(
-            1, round(recipe.evaluate_every * self.experiment.steps_per_epoch)
+            1, round(recipe.evaluate_epochs * self.experiment.steps_per_epoch)
         )
         bar = progress_bar(
             total * recipe.data.batch_size,
@@ -165,12 +165,12 @@ class _Run:
                     bar.update(recipe.data.batch_size)
                     phase_ends = step == ends[index]
                     validating = step % every == 0 or phase_ends
-                    if validating or step % recipe.log_every == 0:
+                    if validating or step % recipe.log_steps == 0:
                         self._log(step, index, bar)
                     if validating:
                         self._validate(step, index, bar)
                     keeping = validating and not recipe.evaluate_steps
-                    if keeping or phase_ends or step % recipe.checkpoint_every == 0:
+                    if keeping or phase_ends or step % recipe.checkpoint_steps == 0:
                         # What follows a loss that is not finite must not become the last good one.
                         self._stop_if_broken()
                         self.manager.save(checkpoint_number=step)

@@ -68,7 +68,7 @@ class TrainingState:
                 self.optimizers.append(optimizer)
             self.averages = (
                 [tf.Variable(weight.value, trainable=False) for weight in self.model.weights]
-                if recipe.average
+                if recipe.ema_decay
                 else []
             )
         # Validation, the best model and export use this one: float32, outside every strategy.

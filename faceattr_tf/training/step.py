@@ -61,7 +61,7 @@ def create_train_step(
         state.logged.assign_add(row)
         state.validated.assign_add(row)
         state.step.assign_add(1)
-        _average(state, recipe.average)
+        _average(state, recipe.ema_decay)
 
     return train_step
 
@@ -193,7 +193,7 @@ def forward_of(model: keras.Model, experiment: Experiment, phase: Phase, *, top:
     """
     if phase.bottlenecks and not top:
         network = new_layers_of(model)
-    elif phase.classifier_sees == "transformed":
+    elif phase.classifier_input == "transformed":
         network = keras.Model(model.input, [model.output, head_input(model)])
     else:
         classifier = classifier_of(model, experiment.tasks)
