@@ -219,10 +219,7 @@ def full_celeba() -> Recipe:
 
     `faceattr-train --config=inception_full_celeba --records=CELEBA --workdir=WORKDIR`
     """
-    recipe = _on_celeba(full_mtfl())
-    # What the auxiliary classifier sees of 160,000 images would take 12 GiB of memory.
-    recipe.phases[0].bottlenecks = False
-    return recipe
+    return _on_celeba(full_mtfl())
 
 
 def full_celeba_best() -> Recipe:
