@@ -12,15 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import local
-from data_pipelines.formats.encoded import ENDINGS, upright
-from data_pipelines.formats.images import ImageFolder
-from data_pipelines.tasks import Task
 from export.drawn_requests import draw_faces
+from export.examples import Examples, examples_of, expected_answers, page_of_faces, picture_files
 from faceattr_tf.reports.tables import Table
-
-PAGE = 32
-"""Pictures on a page of drawn faces."""
 
 EXACT = 1e-4
 """Largest difference from the workdir's outputs in float32, relative to outputs beyond 1."""
@@ -33,23 +27,6 @@ CHANGED = 0.01
 
 CLOSE = 1e-5
 """A probability so close to its threshold has no label that two engines must agree on."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """Files with what is known of the faces in them.
-
-    Attributes:
-        encoded: JPEG or PNG files, upright.
-        box: float32 `[N, 4]`, left, top, width, height in pixels; NaN where unknown.
-        landmarks: float32 `[N, 5, 2]`, x, y in pixels; NaN where unknown.
-        labels: task name -> labels, for examples from records.
-    """
-
-    encoded: list[bytes]
-    box: np.ndarray
-    landmarks: np.ndarray
-    labels: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,74 +78,6 @@ class Check:
             records = RecordSet.load(self.records)
             if not records.count(self.split):
                 raise UserError(f"{self.records}: split {self.split!r} holds no examples")
-
-
-def page_of_faces(folder: str | Path) -> Examples:
-    """The pictures of a folder, drawn faces where it is empty.
-
-    Files that cannot be decoded are left out by name.
-
-    Raises:
-        UserError: the folder holds no JPEG or PNG files that can be decoded.
-    """
-    import tensorflow as tf
-
-    if not folder:
-        faces = draw_faces(PAGE, seed=1)
-        return Examples(faces.encoded, faces.box, faces.landmarks)
-    encoded = []
-    for file in picture_files(folder):
-        try:
-            data = upright(file.read_bytes())
-            tf.io.decode_image(data)
-        except (tf.errors.InvalidArgumentError, UserError):
-            print(f"{file}: left out, it cannot be decoded", file=sys.stderr)
-        else:
-            encoded.append(data)
-    if not encoded:
-        raise UserError(f"{folder}: no picture there can be decoded")
-    nowhere = np.full((len(encoded), 4), np.nan, "f4"), np.full((len(encoded), 5, 2), np.nan, "f4")
-    return Examples(encoded, *nowhere)
-
-
-def picture_files(folder: str | Path) -> list[Path]:
-    """The pictures of a folder and its sub-folders.
-
-    Raises:
-        UserError: there are none.
-    """
-    folder = local(folder)
-    files = [folder / name for name in ImageFolder(folder).sizes]
-    if not files:
-        raise UserError(f"{folder} holds no pictures ({', '.join(ENDINGS)})")
-    return files
-
-
-def examples_of(records: str, split: str, tasks: Sequence[Task]) -> Examples:
-    """All examples of a split of records, with their labels.
-
-    Raises:
-        UserError: the records have no such split.
-    """
-    from data_pipelines.input.batches import encoded_batches
-    from data_pipelines.input.stream import Source
-    from data_pipelines.records.record_set import RecordSet
-
-    batches = list(encoded_batches(Source(RecordSet.load(records), split), tasks, batch_size=256))
-    gathered = [
-        {key: np.asarray(batch[key]) for key in ("image", "box", "landmarks")} for batch in batches
-    ]
-    labels = {
-        task.name: np.concatenate([np.asarray(batch["labels"][task.name]) for batch in batches])
-        for task in tasks
-        if task.kind != "transform"
-    }
-    return Examples(
-        [data for part in gathered for data in part["image"].tolist()],
-        np.concatenate([part["box"] for part in gathered]),
-        np.concatenate([part["landmarks"] for part in gathered]),
-        labels,
-    )
 
 
 def pass_check(
@@ -272,79 +181,6 @@ def ask(
             raise UserError(f"the export fails in a process of its own: {_last_line(done.stderr)}")
         with np.load(answers, allow_pickle=False) as found:
             return dict(found)
-
-
-def task_answers(raw: dict, transform, workdir, description: dict) -> dict[str, np.ndarray]:
-    """What an export has to answer where the workdir's Keras model gives `raw`, by output.
-
-    Args:
-        raw: task name -> output of the model.
-        transform: float32 `[N, 2, 3]`, from crop pixels to source pixels.
-        workdir: gives tasks and crop.
-        description: the export's metadata.
-    """
-    from data_pipelines.crop.geometry import from_crop_coordinates
-    from faceattr_tf.evaluation.metrics import probabilities
-    from faceattr_tf.evaluation.transform_metrics import outline
-
-    crop, found = workdir.crop, {}
-    for task, fields in zip(workdir.tasks, description["tasks"], strict=True):
-        names = fields["outputs"]
-        values = probabilities(task, raw[task.name], fields.get("temperature", 1.0))
-        if task.kind in ("landmarks", "transform"):
-            (name,) = names.values()
-            points = outline(values) if task.kind == "transform" else values
-            place = np.asarray(transform), crop.height, crop.width
-            found[name] = np.asarray(from_crop_coordinates(points, *place))
-        elif task.kind == "regression":
-            found[names["value"]] = values
-        else:
-            found[names["probability"]] = values
-            if task.kind == "multiclass":
-                found[names["label"]] = values.argmax(axis=-1)
-            else:
-                found[names["label"]] = values >= np.array(fields["thresholds"])
-    return found
-
-
-def expected_answers(model, workdir, description: dict, examples: Examples) -> dict:
-    """What the workdir's Keras model says: signature -> output -> values."""
-    import keras
-
-    from data_pipelines.crop.image_headers import decode
-    from data_pipelines.crop.pixels import crop_pixels, decode_and_crop
-    from export.signatures import EMBEDDING, embedding_of
-
-    crop = workdir.crop
-    network = keras.Model(model.input, (model.output, embedding_of(model, workdir.tasks)))
-    unknown = np.full_like(examples.box, np.nan), np.full_like(examples.landmarks, np.nan)
-
-    def from_files(box, landmarks):
-        for begin in range(0, len(examples.encoded), PAGE):
-            part = slice(begin, begin + PAGE)
-            yield decode_and_crop(examples.encoded[part], box[part], landmarks[part], crop)
-
-    def from_pixels():
-        for data in examples.encoded:
-            yield crop_pixels(decode(data)[None], unknown[0][:1], unknown[1][:1], crop)
-
-    def answers(crops):
-        rows = []
-        for images, transform in crops:
-            raw, embedding = network(images, training=False)
-            found = task_answers(raw, transform, workdir, description)
-            rows.append({EMBEDDING: np.asarray(embedding), **found})
-        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-
-    found = {
-        "serving_default": answers(from_files(*unknown)),
-        "pixels": answers(from_pixels()),
-        "crop": answers(from_files(examples.box, examples.landmarks)),
-    }
-    embedding = {EMBEDDING: found["serving_default"][EMBEDDING]}
-    for outputs in found.values():
-        del outputs[EMBEDDING]
-    return found | {"features": embedding}
 
 
 def differences(found: dict, expected: dict, description: dict) -> list[Difference]:

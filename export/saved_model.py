@@ -52,7 +52,8 @@ import numpy as np
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.tasks import LANDMARK_NAMES, Task
-from export.check import TOLERANCES, Check, pass_check, task_answers
+from export.check import TOLERANCES, Check, pass_check
+from export.examples import task_answers
 from export.warmup import write_warmup
 
 METADATA_NAME = "faceattr.json"

@@ -45,26 +45,7 @@ def create_signatures(
         Name -> function of every signature; and the device function.
     """
     described, max_pixels = description["tasks"], description["max_pixels"]
-    with_embedding = keras.Model(model.input, (model.output, embedding_of(model, tasks)))
-    crops = tf.TensorSpec([None, crop.height, crop.width, 3], tf.float32, "crops")
-
-    @tf.function(input_signature=[crops], autograph=False)
-    def on_device(crops):
-        raw, embedding = with_embedding(crops, training=False)
-        outputs = {EMBEDDING: tf.cast(embedding, tf.float32)}
-        for task, fields in zip(tasks, described, strict=True):
-            names, values = fields["outputs"], tf.cast(raw[task.name], tf.float32)
-            if task.kind == "multiclass":
-                outputs[names["probability"]] = tf.nn.softmax(values / fields["temperature"])
-                outputs[names["label"]] = tf.argmax(values, axis=-1, output_type=tf.int32)
-            elif task.kind == "multilabel":
-                probability = tf.sigmoid(values / fields["temperature"])
-                outputs[names["probability"]] = probability
-                outputs[names["label"]] = tf.cast(probability >= fields["thresholds"], tf.int32)
-            else:
-                (name,) = names.values()
-                outputs[name] = outline(values) if task.kind == "transform" else values
-        return outputs
+    on_device = _device_function(model, tasks, crop, described)
 
     def computed(crops):
         """What the device gives, for no crops too: convolutions want at least one."""
@@ -128,6 +109,32 @@ def create_signatures(
         "features": features,
     }
     return signatures, on_device
+
+
+def _device_function(model: keras.Model, tasks: Sequence[Task], crop: Crop, described) -> Callable:
+    """Crops to the embedding and the answers of every task, points still in the crop."""
+    with_embedding = keras.Model(model.input, (model.output, embedding_of(model, tasks)))
+    crops = tf.TensorSpec([None, crop.height, crop.width, 3], tf.float32, "crops")
+
+    @tf.function(input_signature=[crops], autograph=False)
+    def on_device(crops):
+        raw, embedding = with_embedding(crops, training=False)
+        outputs = {EMBEDDING: tf.cast(embedding, tf.float32)}
+        for task, fields in zip(tasks, described, strict=True):
+            names, values = fields["outputs"], tf.cast(raw[task.name], tf.float32)
+            if task.kind == "multiclass":
+                outputs[names["probability"]] = tf.nn.softmax(values / fields["temperature"])
+                outputs[names["label"]] = tf.argmax(values, axis=-1, output_type=tf.int32)
+            elif task.kind == "multilabel":
+                probability = tf.sigmoid(values / fields["temperature"])
+                outputs[names["probability"]] = probability
+                outputs[names["label"]] = tf.cast(probability >= fields["thresholds"], tf.int32)
+            else:
+                (name,) = names.values()
+                outputs[name] = outline(values) if task.kind == "transform" else values
+        return outputs
+
+    return on_device
 
 
 def embedding_of(model: keras.Model, tasks: Sequence[Task]):

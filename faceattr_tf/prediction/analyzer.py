@@ -22,7 +22,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.formats.encoded import MAX_PIXELS
 from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import LANDMARK_NAMES, Task
-from faceattr_tf.evaluation.transform_metrics import CORNERS, components, outline
+from faceattr_tf.evaluation.transform_metrics import CORNERS, components
 from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face, TaskResult
 from faceattr_tf.prediction.picture import Image, Picture, as_list, read_picture
 
@@ -213,34 +213,29 @@ class Analyzer:
         return {name: output.numpy() for name, output in outputs.items()}, transforms.numpy()
 
     def _results(self, task: Task, outputs: dict, transforms: np.ndarray) -> list[TaskResult]:
-        from data_pipelines.crop.geometry import from_crop_coordinates
-        from faceattr_tf.evaluation.metrics import probabilities
+        from faceattr_tf.evaluation.answers import answers
 
         stored = self.calibration.get(task.name, {})
-        values = probabilities(task, outputs[task.name], stored.get("temperature", 1.0))
-        size = self.crop.height, self.crop.width
+        found = answers(task, outputs[task.name], transforms, self.crop, stored)
+        values = found.values.tolist()
         if task.kind == "transform":
-            corners = np.asarray(from_crop_coordinates(outline(values), transforms, *size))
-            parts = np.stack(list(components(values, size).values()), axis=1)
+            size = self.crop.height, self.crop.width
+            parts = np.stack(list(components(outputs[task.name], size).values()), axis=1)
             return [
                 Alignment(turn, scale, (x, y), dict(zip(CORNERS, map(tuple, places), strict=True)))
-                for (turn, scale, x, y), places in zip(
-                    parts.tolist(), corners.tolist(), strict=True
-                )
+                for (turn, scale, x, y), places in zip(parts.tolist(), values, strict=True)
             ]
         if task.kind == "landmarks":
-            points = np.asarray(from_crop_coordinates(values, transforms, *size))
-            return [dict(zip(task.labels, map(tuple, row), strict=True)) for row in points.tolist()]
-        rows = [dict(zip(task.labels, row, strict=True)) for row in values.tolist()]
-        if task.kind == "multiclass":
-            return [Choice(max(row, key=row.get), row) for row in rows]
+            return [dict(zip(task.labels, map(tuple, row), strict=True)) for row in values]
+        rows = [dict(zip(task.labels, row, strict=True)) for row in values]
         if task.kind == "regression":
             return rows
-        thresholds = stored.get("thresholds") or [0.5] * len(task.labels)
-        limits = dict(zip(task.labels, thresholds, strict=True))
+        said = found.labels.tolist()
+        if task.kind == "multiclass":
+            return [Choice(task.labels[k], row) for k, row in zip(said, rows, strict=True)]
         return [
-            {label: Attribute(value, value >= limits[label]) for label, value in row.items()}
-            for row in rows
+            {name: Attribute(row[name], yes) for name, yes in zip(task.labels, one, strict=True)}
+            for row, one in zip(rows, said, strict=True)
         ]
 
 

@@ -1,0 +1,165 @@
+"""Pictures by which an export is checked, and what the workdir's model says of them."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.errors import UserError
+from data_pipelines.files import local
+from data_pipelines.formats.encoded import ENDINGS, upright
+from data_pipelines.formats.images import ImageFolder
+from data_pipelines.tasks import Task
+from export.drawn_requests import draw_faces
+from faceattr_tf.evaluation.answers import answers
+
+PAGE = 32
+"""Pictures on a page of drawn faces."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Files with what is known of the faces in them.
+
+    Attributes:
+        encoded: JPEG or PNG files, upright.
+        box: float32 `[N, 4]`, left, top, width, height in pixels; NaN where unknown.
+        landmarks: float32 `[N, 5, 2]`, x, y in pixels; NaN where unknown.
+        labels: task name -> labels, for examples from records.
+    """
+
+    encoded: list[bytes]
+    box: np.ndarray
+    landmarks: np.ndarray
+    labels: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def page_of_faces(folder: str | Path) -> Examples:
+    """The pictures of a folder, drawn faces where it is empty.
+
+    Files that cannot be decoded are left out by name.
+
+    Raises:
+        UserError: the folder holds no JPEG or PNG files that can be decoded.
+    """
+    import tensorflow as tf
+
+    if not folder:
+        faces = draw_faces(PAGE, seed=1)
+        return Examples(faces.encoded, faces.box, faces.landmarks)
+    encoded = []
+    for file in picture_files(folder):
+        try:
+            data = upright(file.read_bytes())
+            tf.io.decode_image(data)
+        except (tf.errors.InvalidArgumentError, UserError):
+            print(f"{file}: left out, it cannot be decoded", file=sys.stderr)
+        else:
+            encoded.append(data)
+    if not encoded:
+        raise UserError(f"{folder}: no picture there can be decoded")
+    nowhere = np.full((len(encoded), 4), np.nan, "f4"), np.full((len(encoded), 5, 2), np.nan, "f4")
+    return Examples(encoded, *nowhere)
+
+
+def picture_files(folder: str | Path) -> list[Path]:
+    """The pictures of a folder and its sub-folders.
+
+    Raises:
+        UserError: there are none.
+    """
+    folder = local(folder)
+    files = [folder / name for name in ImageFolder(folder).sizes]
+    if not files:
+        raise UserError(f"{folder} holds no pictures ({', '.join(ENDINGS)})")
+    return files
+
+
+def examples_of(records: str, split: str, tasks: Sequence[Task]) -> Examples:
+    """All examples of a split of records, with their labels.
+
+    Raises:
+        UserError: the records have no such split.
+    """
+    from data_pipelines.input.batches import encoded_batches
+    from data_pipelines.input.stream import Source
+    from data_pipelines.records.record_set import RecordSet
+
+    batches = list(encoded_batches(Source(RecordSet.load(records), split), tasks, batch_size=256))
+    gathered = [
+        {key: np.asarray(batch[key]) for key in ("image", "box", "landmarks")} for batch in batches
+    ]
+    labels = {
+        task.name: np.concatenate([np.asarray(batch["labels"][task.name]) for batch in batches])
+        for task in tasks
+        if task.kind != "transform"
+    }
+    return Examples(
+        [data for part in gathered for data in part["image"].tolist()],
+        np.concatenate([part["box"] for part in gathered]),
+        np.concatenate([part["landmarks"] for part in gathered]),
+        labels,
+    )
+
+
+def task_answers(raw: dict, transform, workdir, description: dict) -> dict[str, np.ndarray]:
+    """What an export has to answer where the workdir's Keras model gives `raw`, by output.
+
+    Args:
+        raw: task name -> output of the model.
+        transform: float32 `[N, 2, 3]`, from crop pixels to source pixels.
+        workdir: gives tasks and crop.
+        description: the export's metadata.
+    """
+    found = {}
+    for task, fields in zip(workdir.tasks, description["tasks"], strict=True):
+        names = fields["outputs"]
+        said = answers(task, raw[task.name], transform, workdir.crop, fields)
+        if said.labels is not None:
+            found |= {names["probability"]: said.values, names["label"]: said.labels}
+        else:
+            (name,) = names.values()
+            found[name] = said.values
+    return found
+
+
+def expected_answers(model, workdir, description: dict, examples: Examples) -> dict:
+    """What the workdir's Keras model says: signature -> output -> values."""
+    import keras
+
+    from data_pipelines.crop.image_headers import decode
+    from data_pipelines.crop.pixels import crop_pixels, decode_and_crop
+    from export.signatures import EMBEDDING, embedding_of
+
+    crop = workdir.crop
+    network = keras.Model(model.input, (model.output, embedding_of(model, workdir.tasks)))
+    unknown = np.full_like(examples.box, np.nan), np.full_like(examples.landmarks, np.nan)
+
+    def from_files(box, landmarks):
+        for begin in range(0, len(examples.encoded), PAGE):
+            part = slice(begin, begin + PAGE)
+            yield decode_and_crop(examples.encoded[part], box[part], landmarks[part], crop)
+
+    def from_pixels():
+        for data in examples.encoded:
+            yield crop_pixels(decode(data)[None], unknown[0][:1], unknown[1][:1], crop)
+
+    def answered(crops):
+        rows = []
+        for images, transform in crops:
+            raw, embedding = network(images, training=False)
+            found = task_answers(raw, transform, workdir, description)
+            rows.append({EMBEDDING: np.asarray(embedding), **found})
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+    found = {
+        "serving_default": answered(from_files(*unknown)),
+        "pixels": answered(from_pixels()),
+        "crop": answered(from_files(examples.box, examples.landmarks)),
+    }
+    embedding = {EMBEDDING: found["serving_default"][EMBEDDING]}
+    for outputs in found.values():
+        del outputs[EMBEDDING]
+    return found | {"features": embedding}

@@ -1,0 +1,52 @@
+"""What a model says of faces: its outputs as probabilities, labels and places in the picture."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from data_pipelines.crop.geometry import Crop, from_crop_coordinates
+from data_pipelines.tasks import Task
+from faceattr_tf.evaluation.metrics import probabilities
+from faceattr_tf.evaluation.transform_metrics import outline
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a model says of N faces for one task.
+
+    Attributes:
+        values: float32 `[N, n]`: probabilities (multilabel, multiclass) or values (regression);
+            `[N, n, 2]`: points, or of a transform the corners of its crop, in pixels of the picture.
+        labels: multilabel bool `[N, n]`, whether the probability reaches the threshold; multiclass
+            int `[N]`, the likeliest class; None for the other kinds.
+    """
+
+    values: np.ndarray
+    labels: np.ndarray | None = None
+
+
+def answers(
+    task: Task, outputs: np.ndarray, transforms: np.ndarray, crop: Crop, calibration: Mapping
+) -> Answers:
+    """The answers of a task; an export computes the same in its graph.
+
+    Args:
+        task: what was predicted.
+        outputs: of the model for this task, see `faceattr_tf.models.build_model`.
+        transforms: float32 `[N, 2, 3]`, from pixels of the crop to pixels of the picture.
+        crop: what the model saw.
+        calibration: `temperature` and `thresholds` of the task, where they were chosen; without
+            them 1 and 0.5.
+    """
+    values = probabilities(task, outputs, calibration.get("temperature", 1.0))
+    if task.kind in ("landmarks", "transform"):
+        points = outline(values) if task.kind == "transform" else values
+        place = np.asarray(transforms), crop.height, crop.width
+        return Answers(np.asarray(from_crop_coordinates(points, *place)))
+    if task.kind == "multiclass":
+        return Answers(values, values.argmax(axis=-1))
+    if task.kind == "multilabel":
+        thresholds = calibration.get("thresholds") or [0.5] * len(task.labels)
+        return Answers(values, values >= np.array(thresholds))
+    return Answers(values)
