@@ -50,7 +50,7 @@ class Cache:
     """The features of one stored split, layer and copy.
 
     Attributes:
-        folder: where the shards lie, named by a digest of the key.
+        folder: where they lie, named by a digest of the key.
         key: everything that decides the features.
         count: images in the split.
     """
