@@ -69,73 +69,88 @@ def _span(interval: Sequence[float] | None) -> str:
 
 def summary_table(contents: dict) -> Table:
     """The main figures of every task, in per cent."""
-    rows = []
-    for name, numbers in contents["tasks"].items():
-        found, spans = numbers["metrics"], numbers.get("intervals", {})
-        if numbers["kind"] == "multilabel":
-            mean, spans = found["mean"], spans.get("mean", {})
-            tuned = numbers["metrics_at_thresholds"]["mean"]["balanced_accuracy"]
-            tuned_span = numbers.get("intervals_at_thresholds", {}).get("mean", {})
-            of = "mean " if len(numbers["labels"]) > 1 else ""
-            rows += [
-                (
-                    name,
-                    f"{of}accuracy",
-                    percent(mean["accuracy"]),
-                    _span(spans.get("accuracy")),
-                    f"{percent(mean['majority_accuracy'])} majority guess",
-                ),
-                (
-                    name,
-                    f"{of}balanced accuracy at 0.5",
-                    percent(mean["balanced_accuracy"]),
-                    _span(spans.get("balanced_accuracy")),
-                    "50.0 any guess",
-                ),
-                (
-                    name,
-                    f"{of}balanced accuracy at validation thresholds",
-                    percent(tuned),
-                    _span(tuned_span.get("balanced_accuracy")),
-                    "50.0 any guess",
-                ),
-            ]
-        elif numbers["kind"] == "multiclass":
-            rows += [
-                (
-                    name,
-                    "accuracy",
-                    percent(found["accuracy"]),
-                    _span(spans.get("accuracy")),
-                    f"{percent(found['majority_accuracy'])} majority guess",
-                ),
-                (
-                    name,
-                    "balanced accuracy",
-                    percent(found["balanced_accuracy"]),
-                    _span(spans.get("balanced_accuracy")),
-                    f"{percent(1 / len(numbers['labels']))} any guess",
-                ),
-            ]
-        elif numbers["kind"] == "landmarks":
-            rows += [
-                (name, "mean error / eye distance", percent(found["nme"], 2),
-                 _span(spans.get("nme")), ""),
-                (name, "images with more than 10 %", percent(found["failure_rate"]), "", ""),
-            ]  # fmt: skip
-        elif numbers["kind"] == "transform":
-            span = [number(value, 2) for value in spans.get("corner_error", ())]
-            unmoved = number(found["corner_error_identity"], 2)
-            beside = f"{unmoved} left as it is" if found["count"] else "no labels"
-            rows.append(
-                (name, "corner error, in pixels", number(found["corner_error"], 2),
-                 " to ".join(span) or NONE, beside)
-            )  # fmt: skip
-        else:
-            mean = found["mean"]
-            rows.append((name, "mean absolute error", number(mean["mae"]), "", "not in per cent"))
-    header = ("Task", "Measure", "%", "95 % interval", "Beside")
-    return Table(header, tuple(rows))
+    rows = [
+        (name, *row)
+        for name, numbers in contents["tasks"].items()
+        for row in _SUMMARIES[numbers["kind"]](numbers, numbers.get("intervals", {}))
+    ]
+    return Table(("Task", "Measure", "%", "95 % interval", "Beside"), tuple(rows))
+
+
+def _multilabel_summary(numbers: dict, spans: dict) -> list[tuple]:
+    mean, spans = numbers["metrics"]["mean"], spans.get("mean", {})
+    tuned = numbers["metrics_at_thresholds"]["mean"]["balanced_accuracy"]
+    tuned_span = numbers.get("intervals_at_thresholds", {}).get("mean", {})
+    of = "mean " if len(numbers["labels"]) > 1 else ""
+    return [
+        (
+            f"{of}accuracy",
+            percent(mean["accuracy"]),
+            _span(spans.get("accuracy")),
+            f"{percent(mean['majority_accuracy'])} majority guess",
+        ),
+        (
+            f"{of}balanced accuracy at 0.5",
+            percent(mean["balanced_accuracy"]),
+            _span(spans.get("balanced_accuracy")),
+            "50.0 any guess",
+        ),
+        (
+            f"{of}balanced accuracy at validation thresholds",
+            percent(tuned),
+            _span(tuned_span.get("balanced_accuracy")),
+            "50.0 any guess",
+        ),
+    ]
+
+
+def _multiclass_summary(numbers: dict, spans: dict) -> list[tuple]:
+    found = numbers["metrics"]
+    return [
+        (
+            "accuracy",
+            percent(found["accuracy"]),
+            _span(spans.get("accuracy")),
+            f"{percent(found['majority_accuracy'])} majority guess",
+        ),
+        (
+            "balanced accuracy",
+            percent(found["balanced_accuracy"]),
+            _span(spans.get("balanced_accuracy")),
+            f"{percent(1 / len(numbers['labels']))} any guess",
+        ),
+    ]
+
+
+def _landmarks_summary(numbers: dict, spans: dict) -> list[tuple]:
+    found = numbers["metrics"]
+    return [
+        ("mean error / eye distance", percent(found["nme"], 2), _span(spans.get("nme")), ""),
+        ("images with more than 10 %", percent(found["failure_rate"]), "", ""),
+    ]
+
+
+def _transform_summary(numbers: dict, spans: dict) -> list[tuple]:
+    found = numbers["metrics"]
+    span = [number(value, 2) for value in spans.get("corner_error", ())]
+    unmoved = number(found["corner_error_identity"], 2)
+    beside = f"{unmoved} left as it is" if found["count"] else "no labels"
+    error = number(found["corner_error"], 2)
+    return [("corner error, in pixels", error, " to ".join(span) or NONE, beside)]
+
+
+def _regression_summary(numbers: dict, spans: dict) -> list[tuple]:
+    mean = numbers["metrics"]["mean"]
+    return [("mean absolute error", number(mean["mae"]), "", "not in per cent")]
+
+
+_SUMMARIES = {
+    "multilabel": _multilabel_summary,
+    "multiclass": _multiclass_summary,
+    "landmarks": _landmarks_summary,
+    "transform": _transform_summary,
+    "regression": _regression_summary,
+}
 
 
 def task_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:

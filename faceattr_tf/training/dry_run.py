@@ -43,18 +43,8 @@ def dry_run(recipe: Recipe) -> dict:
     for phase, end in zip(recipe.phases, experiment.phase_ends, strict=True):
         print(f"  phase  {phase.name}: to step {end:,}, {phase.optimizer}, {phase.learning_rate:g}")
 
-    # Over-fitting wants one unchanging batch and a constant rate.
-    frozen = recipe.data.bottlenecks.use
-    phase = dataclasses.replace(
-        recipe.phases[-1],
-        schedule="constant",
-        steps=total,
-        trainable="^head_" if frozen else "",
-        layer_decay=1.0,
-        bottlenecks=False,
-    )
-    data = dataclasses.replace(recipe.data, augment=Augment(), cache=False)
-    trial = dataclasses.replace(recipe, data=data, phases=(phase,), ema_decay=0.0)
+    trial = _trial(recipe, total)
+    frozen, phase = recipe.data.bottlenecks.use, trial.phases[0]
     experiment = Experiment.of(trial)
     state = TrainingState(experiment, create_strategy(recipe.strategy))
     batch = next(training_stream(experiment, state.strategy, 0))
@@ -91,3 +81,17 @@ def dry_run(recipe: Recipe) -> dict:
     )
     print(f"  one batch, {len(losses)} steps: loss {losses[0]:.4f} to {losses[-1]:.4f}")
     return result
+
+
+def _trial(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe for over-fitting: one unchanging batch, a constant rate, everything trains."""
+    phase = dataclasses.replace(
+        recipe.phases[-1],
+        schedule="constant",
+        steps=steps,
+        trainable="^head_" if recipe.data.bottlenecks.use else "",
+        layer_decay=1.0,
+        bottlenecks=False,
+    )
+    data = dataclasses.replace(recipe.data, augment=Augment(), cache=False)
+    return dataclasses.replace(recipe, data=data, phases=(phase,), ema_decay=0.0)
