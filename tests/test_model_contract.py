@@ -20,7 +20,7 @@ from faceattr_tf.configs import create_recipe
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.extract import extract
 from faceattr_tf.losses import task_loss
-from faceattr_tf.models import BACKBONES, MODELS, build_model, stage_names
+from faceattr_tf.models import BACKBONES, MODELS, build_model, stage_names, synchronize
 from faceattr_tf.models.create import pretrained_model
 from faceattr_tf.models.heads import HEAD_PREFIX
 from faceattr_tf.models.stages import features_at, stages_of
@@ -157,14 +157,12 @@ def test_width_scales_the_network(name):
 
 
 def test_statistics_can_be_synchronised(name):
-    options = {"synchronized": True}
+    options = {}
     if "batch_normalization" in inspect.signature(MODELS[name]).parameters:
         options["batch_normalization"] = True
-    norms = [
-        layer
-        for layer in small(name, **options).layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
+    model = small(name, **options)
+    synchronize(model)
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     if not norms:
         pytest.skip("it normalises no batches")
     assert all(layer.synchronized for layer in norms)

@@ -1,8 +1,10 @@
-"""Matrices and lists of text from MATLAB files of both kinds: version 7.3 (HDF5) and version 5."""
+"""Matrices and lists of text in MATLAB files of both kinds: version 7.3 (HDF5) and version 5."""
 
 import pathlib
 
+import h5py
 import numpy as np
+import scipy.io
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import other_format
@@ -24,8 +26,6 @@ def read_matlab(path: pathlib.Path, *names: str) -> dict[str, np.ndarray | list[
     Raises:
         UserError: the file is damaged, a variable is missing, or it is of another type.
     """
-    import h5py
-
     read = _read_hdf5 if h5py.is_hdf5(path) else _read_version_5
     try:
         return read(path, names)
@@ -38,15 +38,11 @@ def read_matlab(path: pathlib.Path, *names: str) -> dict[str, np.ndarray | list[
 
 
 def _read_hdf5(path, names):
-    import h5py
-
     with h5py.File(path, "r") as file:
         return {name: _hdf5_variable(path, file, name) for name in names}
 
 
 def _hdf5_variable(path, file, name):
-    import h5py
-
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise _missing(path, name, [key for key in file if not key.startswith("#")])
     data = file[name]
@@ -70,15 +66,11 @@ def _hdf5_text(path, name, cell):
 
 
 def _read_version_5(path, names):
-    import scipy.io
-
     variables = scipy.io.loadmat(path, variable_names=names)
     return {name: _version_5_variable(path, variables, name) for name in names}
 
 
 def _version_5_variable(path, variables, name):
-    import scipy.io
-
     if name not in variables:
         raise _missing(path, name, [found for found, *_ in scipy.io.whosmat(path)])
     data = variables[name]
@@ -98,3 +90,39 @@ def _missing(path, name, present):
 
 def _wrong_type(path, name):
     return UserError(f"{path}: variable {name!r} is neither a numeric matrix nor a list of texts")
+
+
+def write_matlab(
+    path: pathlib.Path,
+    matrices: dict[str, np.ndarray],
+    cells: dict[str, list[str]],
+    version: str,
+) -> None:
+    """Writes matrices of doubles and columns of texts as MATLAB itself does.
+
+    Args:
+        path: file to write.
+        matrices: `[rows, columns]` by name.
+        cells: texts by name, each list becomes a cell array of one column.
+        version: "7.3" (HDF5) or "5".
+    """
+    if version == "5":
+        columns = {name: np.array(texts, object)[:, None] for name, texts in cells.items()}
+        scipy.io.savemat(path, {**matrices, **columns})
+        with open(path, "r+b") as file:
+            file.write(b"MATLAB 5.0 MAT-file".ljust(116))  # SciPy's header holds the time of day
+        return
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, matrix in matrices.items():
+            # MATLAB stores columns first, HDF5 rows first: arrays read transposed.
+            file.create_dataset(name, data=matrix.T).attrs["MATLAB_class"] = np.bytes_("double")
+        for name, texts in cells.items():
+            references = np.empty((1, len(texts)), h5py.ref_dtype)
+            for index, text in enumerate(texts):
+                units = np.frombuffer(text.encode("utf-16-le"), np.uint16)[:, None]
+                characters = file.create_dataset(f"#refs#/{name}{index}", data=units)
+                characters.attrs["MATLAB_class"] = np.bytes_("char")
+                references[0, index] = characters.ref
+            file.create_dataset(name, data=references).attrs["MATLAB_class"] = np.bytes_("cell")
+    with open(path, "r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file, HDF5 schema 1.00 .".ljust(124) + b"\x00\x02IM")

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.formats.matlab_writer import write_matlab
+from data_pipelines.formats.matlab import write_matlab
 from data_pipelines.synth.drawing import draw_face
 from data_pipelines.tasks import CELEBA_ATTRIBUTES, POSE_CLASSES, normalise_label
 

@@ -44,7 +44,6 @@ def build_model(
     layer: str = "",
     dropout: float | None = None,
     auxiliary: bool = False,
-    synchronized: bool = False,
     transformer: str = "",
     transformer_options: dict | None = None,
     **options,
@@ -62,7 +61,6 @@ def build_model(
         dropout: share of the features that training drops before the heads. None: none, but with
             `vgg_face` the paper's half.
         auxiliary: add the auxiliary classifier of `faceattr_tf.models.auxiliary`.
-        synchronized: take the statistics of batch normalisation over all replicas.
         transformer: a key of `TRANSFORMERS`: what it finds is sampled by a spatial transformer, of
             which the network sees the result; empty for none.
         transformer_options: keyword arguments of the transformer's `build`.
@@ -101,10 +99,14 @@ def build_model(
         outputs = {**_to_input(outputs, predicted, theta), ALIGNMENT.name: theta}
     model = keras.Model(image, outputs, name=name)
     model.stages = names
-    for one in model.layers:
-        if synchronized and isinstance(one, keras.layers.BatchNormalization):
-            one.synchronized = True
     return model
+
+
+def synchronize(model: keras.Model) -> None:
+    """Takes the statistics of batch normalisation over all replicas from now on."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
 
 
 def head_dropout(name: str, dropout: float | None = None) -> float:

@@ -16,22 +16,21 @@ from faceattr_tf.models.pretrained import load_imagenet, load_weights
 from faceattr_tf.models.stages import build_top
 
 
-def create_model(
-    experiment: Experiment, precision: str, *, training: bool = False, **options
-) -> keras.Model:
+def create_model(experiment: Experiment, precision: str, *, training: bool = False) -> keras.Model:
     """The recipe's network for its tasks and crop, under a precision policy.
 
     Args:
         experiment: gives recipe, tasks and crop.
         precision: name of a Keras dtype policy.
         training: build the auxiliary classifier too, where the recipe has one.
-        **options: further arguments of `build_model`.
     """
     recipe = experiment.recipe
-    if training and recipe.model.auxiliary_weight:
-        options["auxiliary"] = True
     model = create_network(
-        recipe.model, experiment.tasks, experiment.input_shape, precision, **options
+        recipe.model,
+        experiment.tasks,
+        experiment.input_shape,
+        precision,
+        auxiliary=training and bool(recipe.model.auxiliary_weight),
     )
     for task in experiment.tasks:
         if task.kind == "regression":

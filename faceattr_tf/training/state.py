@@ -10,6 +10,7 @@ from data_pipelines.errors import UserError
 from faceattr_tf.configs.base import Phase, Recipe
 from faceattr_tf.evaluation.inference import forward_function
 from faceattr_tf.experiment import Experiment
+from faceattr_tf.models import synchronize
 from faceattr_tf.models.create import create_model, create_top
 from faceattr_tf.models.heads import AUXILIARY
 from faceattr_tf.models.stages import head_input
@@ -39,13 +40,10 @@ class TrainingState:
             self.model = (
                 create_top(experiment, features)
                 if features
-                else create_model(
-                    experiment,
-                    recipe.precision,
-                    training=True,
-                    synchronized=strategy.num_replicas_in_sync > 1,
-                )
+                else create_model(experiment, recipe.precision, training=True)
             )
+            if strategy.num_replicas_in_sync > 1:
+                synchronize(self.model)
             self.losses = create_batch_losses(experiment, head_input(self.model).shape[-1])
             tasks = len(experiment.tasks)
             count = tasks + len(self.losses)
