@@ -22,7 +22,7 @@ from faceattr_tf.reports.comparison import decisions as compare_decisions
 from faceattr_tf.reports.comparison import page as compare_report
 from faceattr_tf.reports.comparison import runs as compare_runs
 from faceattr_tf.reports.comparison import tables as compare_tables
-from faceattr_tf.reports.comparison.compare import compare
+from faceattr_tf.reports.comparison.compare import Options, compare
 from faceattr_tf.reports.comparison.numbers import chosen_attributes, compare_task
 from faceattr_tf.workdir import Workdir
 
@@ -478,10 +478,8 @@ def compared(workdirs, mtfl_records, tmp_path_factory):
     return compare(
         workdirs,
         mtfl_records.path,
-        reference="with & alignment",
+        options=Options(reference="with & alignment", bootstrap=60, batch_size=16),
         output=tmp_path_factory.mktemp("compared") / "new",
-        bootstrap=60,
-        batch_size=16,
     )
 
 

@@ -122,20 +122,23 @@ def main() -> None:
     flags = parser().parse_args()
     conditions = parse_conditions(flags.conditions)
     prepare_keras()
-    from faceattr_tf.reports.comparison.compare import compare
+    from faceattr_tf.reports.comparison.compare import Options, compare
 
-    contents = compare(
-        conditions,
-        flags.records,
-        flags.split,
+    options = Options(
         baseline=flags.baseline,
         reference=flags.reference,
         attributes=[name for name in flags.attributes.split(",") if name],
         published=flags.published,
-        output=flags.output,
         flip=flags.flip,
         bootstrap=flags.bootstrap,
         batch_size=flags.batch_size,
+    )
+    contents = compare(
+        conditions,
+        flags.records,
+        flags.split,
+        options,
+        output=flags.output,
         progress=flags.progress,
     )
     from faceattr_tf.reports.comparison.page import printed, title

@@ -15,25 +15,44 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.records.record_set import RecordSet
 from faceattr_tf.evaluation.split import validation_part
+from faceattr_tf.reports.comparison.caveats import caveats, differing
 from faceattr_tf.reports.comparison.runs import Run, evaluate_runs, separable, shared_tasks
 from faceattr_tf.workdir import Workdir
 
 Place = str | os.PathLike
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is compared with what, and how it is measured.
+
+    Attributes:
+        baseline: the condition that the others are compared with; default the first.
+        reference: the condition that others would reach at best, for the share that they recover.
+        attributes: those shown side by side and one by one; default those that differ most side by
+            side, and one by one all of a task with few of them.
+        published: data set whose published figures stand beside, or `none`; default the records'.
+        flip: average every output with that of the mirrored image.
+        bootstrap: resamples for the 95 % intervals; 0 leaves them out.
+        batch_size: images per forward pass.
+    """
+
+    baseline: str = ""
+    reference: str = ""
+    attributes: Sequence[str] = ()
+    published: str = ""
+    flip: bool = False
+    bootstrap: int = 2000
+    batch_size: int = 128
+
+
 def compare(
     conditions: Mapping[str, Sequence[Place | Sequence[Place]]],
     records: Place,
     split: str = "test",
+    options: Options = Options(),
     *,
-    baseline: str = "",
-    reference: str = "",
-    attributes: Sequence[str] = (),
-    published: str = "",
     output: Place | None = None,
-    flip: bool = False,
-    bootstrap: int = 2000,
-    batch_size: int = 128,
     progress: bool = True,
 ) -> dict:
     """Evaluates every run and writes `compare.json`, `compare.md` and `compare.html`.
@@ -43,15 +62,8 @@ def compare(
             condition may have fewer attributes than others.
         records: folder of the records that all are evaluated on.
         split: which part of the records.
-        baseline: the condition that the others are compared with; default the first.
-        reference: the condition that others would reach at best, for the share that they recover.
-        attributes: those shown side by side and one by one; default those that differ most side by
-            side, and one by one all of a task with few of them.
-        published: data set whose published figures stand beside, or `none`; default the records'.
+        options: see there.
         output: folder; default `comparison-<records>-<split>[-flip]` beside the first workdir.
-        flip: average every output with that of the mirrored image.
-        bootstrap: resamples for the 95 % intervals; 0 leaves them out.
-        batch_size: images per forward pass.
         progress: show a bar, on a terminal.
 
     Returns:
@@ -60,14 +72,13 @@ def compare(
     Raises:
         UserError: a name, a workdir or the records are not there or cannot be compared.
     """
-    from faceattr_tf.reports.comparison.caveats import caveats, differing
     from faceattr_tf.reports.comparison.decisions import detailed_labels
-    from faceattr_tf.reports.comparison.numbers import chosen_attributes
     from faceattr_tf.reports.comparison.page import write_comparison
 
-    baseline = baseline or next(iter(conditions), "")
+    baseline = options.baseline or next(iter(conditions), "")
+    options = dataclasses.replace(options, baseline=baseline)
     places = {name: [_places(run) for run in runs] for name, runs in conditions.items()}
-    _check(places, baseline, reference, bootstrap, batch_size)
+    _check(places, baseline, options.reference, options.bootstrap, options.batch_size)
     workdirs = {
         name: [[Workdir.open(place) for place in run] for run in runs]
         for name, runs in places.items()
@@ -75,18 +86,14 @@ def compare(
     record_set = RecordSet.load(records)
     # Everything that can be wrong is found before TensorFlow is loaded and time is spent.
     shared = shared_tasks(workdirs, record_set, baseline).values()
-    labels = [label for task in shared if task.kind == "multilabel" for label in task.labels]
-    for name in attributes:
-        if name not in labels:
-            known = ", ".join(labels) or "none"
-            raise UserError(f"attribute {name!r} is in no condition; those that are: {known}")
+    _check_attributes(options.attributes, shared)
     everyone = [workdir for runs in workdirs.values() for run in runs for workdir in run]
     _check_images(everyone, record_set, split)
-    name = f"comparison-{record_set.name}-{split}" + ("-flip" if flip else "")
+    name = f"comparison-{record_set.name}-{split}" + ("-flip" if options.flip else "")
     folder = local(output) if output else everyone[0].path.parent / name
     folder.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     detailed = {
-        task.name: detailed_labels(task.labels, attributes)
+        task.name: detailed_labels(task.labels, options.attributes)
         for task in shared
         if task.kind == "multilabel"
     }
@@ -95,45 +102,62 @@ def compare(
         record_set,
         split,
         shown=[label for found in detailed.values() for label in found],
-        flip=flip,
-        bootstrap=bootstrap,
-        batch_size=batch_size,
+        flip=options.flip,
+        bootstrap=options.bootstrap,
+        batch_size=options.batch_size,
         progress=progress,
     )
-    filenames = runs[baseline][0].parts[0].filenames
     recipes = {name: _recipes(group) for name, group in workdirs.items()}
-    contents = {
-        "folder": str(folder),
+    tasks = {
+        task.name: _compare_task(
+            task, runs, baseline, options.reference, detailed.get(task.name, ())
+        )
+        for task in shared
+    }
+    contents = {"folder": str(folder), "tasks": {k: task for k, task in tasks.items() if task}}
+    contents |= _contents(record_set, split, options, runs, recipes, contents["tasks"])
+    contents["warnings"] = caveats(recipes, contents)
+    galleries = {name: group[0].galleries() for name, group in runs.items()}
+    write_comparison(folder, contents, galleries)
+    return contents
+
+
+def _contents(record_set, split, options, runs, recipes, tasks) -> dict:
+    """What the report holds beside tasks and warnings."""
+    from faceattr_tf.reports.comparison.numbers import chosen_attributes
+
+    count = len(runs[options.baseline][0].parts[0].filenames)
+    return {
         "data": {
             "name": record_set.name,
             "title": record_set.description.get("title"),
             "path": str(record_set.path),
             "fingerprint": record_set.description.get("fingerprint"),
             "split": split,
-            "examples": len(filenames),
+            "examples": count,
         },
-        "flip": flip,
-        "bootstrap": bootstrap,
-        "baseline": baseline,
-        "reference": reference,
+        "flip": options.flip,
+        "bootstrap": options.bootstrap,
+        "baseline": options.baseline,
+        "reference": options.reference,
         "conditions": {name: _describe(group) for name, group in runs.items()},
         "recipes": differing({name: next(iter(of[0].values())) for name, of in recipes.items()}),
-        "tasks": {
-            task.name: _compare_task(task, runs, baseline, reference, detailed.get(task.name, ()))
-            for task in shared
+        "published": _published(record_set.name, options.published, split, count),
+        "chosen": {
+            name: [label for label in options.attributes if label in task["labels"]]
+            or chosen_attributes(task)
+            for name, task in tasks.items()
+            if task["kind"] == "multilabel"
         },
-        "published": _published(record_set.name, published, split, len(filenames)),
     }
-    contents["tasks"] = {name: task for name, task in contents["tasks"].items() if task}
-    contents["chosen"] = {
-        name: [label for label in attributes if label in task["labels"]] or chosen_attributes(task)
-        for name, task in contents["tasks"].items()
-        if task["kind"] == "multilabel"
-    }
-    contents["warnings"] = caveats(recipes, contents)
-    galleries = {name: group[0].galleries() for name, group in runs.items()}
-    write_comparison(folder, contents, galleries)
-    return contents
+
+
+def _check_attributes(attributes: Sequence[str], shared) -> None:
+    labels = [label for task in shared if task.kind == "multilabel" for label in task.labels]
+    for name in attributes:
+        if name not in labels:
+            known = ", ".join(labels) or "none"
+            raise UserError(f"attribute {name!r} is in no condition; those that are: {known}")
 
 
 def _places(run: Place | Sequence[Place]) -> list[Place]:
