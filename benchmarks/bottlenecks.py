@@ -147,7 +147,7 @@ def main() -> None:
     )
     parser.add_argument("--records", help="default: faces drawn for the occasion")
     parser.add_argument("--weights", default="", help="default: random ones, which are as fast")
-    parser.add_argument("--images", type=int, default=512, help="per round, whole shards")
+    parser.add_argument("--images", type=int, default=512, help="per round, a multiple of 512")
     parser.add_argument("--examples", type=int, default=16_000, help="that the top learns from")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200, help="of the top, per round")
@@ -174,6 +174,7 @@ def main() -> None:
         measure(extraction_competitors(experiment, folder, options.images), options.rounds)
         top = top_competitors(experiment, folder, options.examples, 2048, options.steps)
         measure(top, 2 * options.rounds)
+        del top  # its stream reads ahead in the folder
 
 
 if __name__ == "__main__":
