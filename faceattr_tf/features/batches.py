@@ -31,7 +31,7 @@ class Stored:
     files: tuple[tuple[pathlib.Path, ...], ...]
     rows: np.ndarray
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
         """Features of an example."""
         return sum(np.load(file, mmap_mode="r").shape[-1] for file in self.files[0])

@@ -34,8 +34,8 @@ class BatchLoss:
     """A loss of the examples of a batch, with variables or without.
 
     A subclass gives `loss`; one that remembers also makes its variables by `add_variable`, sets
-    `shapes`, and gives `statistics` and `update`. Options are keyword arguments of its `__init__`, which begins
-    `(self, tasks, features, *, ...)`: the model's tasks and the number of features.
+    `shapes`, and gives `statistics` and `update`. Options are keyword arguments of its `__init__`,
+    which begins `(self, tasks, features, *, ...)`: the model's tasks and the number of features.
     """
 
     shapes: Sequence[Sequence[int]] = ()

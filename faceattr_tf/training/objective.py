@@ -114,8 +114,7 @@ class Objective:
         sums = list(sums)
         for loss in self.added.values():
             count = len(loss.shapes)
-            if count:
-                loss.update(sums[:count])
+            loss.update(sums[:count])
             del sums[:count]
 
     @property
