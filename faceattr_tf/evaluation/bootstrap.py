@@ -3,18 +3,26 @@
 The intervals do not hold what another seed or another training set would change.
 """
 
-import numpy as np
+from collections.abc import Mapping, Sequence
 
-from faceattr_tf.evaluation.results import TaskResult, known_and_truth
+import numpy as np
+from scipy import sparse
+
+from faceattr_tf.evaluation.metrics import FAILURE
+from faceattr_tf.evaluation.results import ERRORS, TaskResult, known_and_truth
 
 TAILS = (2.5, 97.5)
 """Percentiles between which 95 % of the resampled figures lie (Efron's percentile method)."""
 
 
-def resampled_sums(columns: np.ndarray, samples: int, seed: int = 0) -> np.ndarray:
-    """Sums of the columns `[N, K]` over N rows drawn with replacement: float64 `[samples, K]`."""
-    columns = np.asarray(columns, np.float64)
-    count = len(columns)
+def resampled_sums(columns, samples: int, seed: int = 0) -> np.ndarray:
+    """Sums of columns `[N, K]`, sparse or not, over N rows drawn with replacement.
+
+    Returns:
+        float64 `[samples, K]`.
+    """
+    columns = columns.astype(np.float64)
+    count = columns.shape[0]
     random = np.random.default_rng(seed)
     sums = np.empty((samples, columns.shape[1]))
     for start in range(0, samples, 256):  # bounds memory to 256 * N weights
@@ -39,51 +47,89 @@ def intervals(result: TaskResult, samples: int, thresholds=None, seed: int = 0) 
         corner error; for multilabel such a dict per label under `labels` and one under `mean`. A
         measure that no draw defines is left out.
     """
+    (found,) = drawn_figures(result, samples, (0.5 if thresholds is None else thresholds,), seed)
+    if result.task.kind != "multilabel":
+        error = ERRORS.get(result.task.kind)
+        return _spans({error if name == "error" else name: of for name, of in found.items()})
+    return {
+        "labels": {
+            label: _spans({name: draws[:, index] for name, draws in found.items()})
+            for index, label in enumerate(result.task.labels)
+        },
+        "mean": _spans({name: mean_of_labels(draws) for name, draws in found.items()}),
+    }
+
+
+def drawn_figures(
+    result: TaskResult, samples: int, thresholds: Sequence = (0.5,), seed: int = 0
+) -> list[dict[str, np.ndarray]]:
+    """The main figures of a task, as measured and with its images drawn again.
+
+    Args:
+        result: the task over the whole split.
+        samples: how often the images are drawn again; may be 0.
+        thresholds: where a multilabel task is measured; each is a number or one per label.
+        seed: of the draws, which are the same for all thresholds.
+
+    Returns:
+        Per threshold, for other kinds once: figure -> float64 `[1 + samples]`, for multilabel
+        `[1 + samples, labels]`; NaN where it is not defined. For multilabel and multiclass accuracy
+        and balanced_accuracy; for other kinds error, the mean of `TaskResult.errors`, and for
+        landmarks failure_rate.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
-        if result.task.kind in ("multilabel", "multiclass"):
-            return _of_decisions(result, samples, thresholds, seed)
-        return _of_errors(result, samples, seed)
+        if result.task.kind == "multilabel":
+            return _of_answers(result, samples, thresholds, seed)
+        if result.task.kind == "multiclass":
+            return [_of_classes(result, samples, seed)]
+        return [_of_errors(result, samples, seed)]
 
 
-def _of_decisions(result, samples, thresholds, seed):
-    task = result.task
-    known, truth = known_and_truth(task, result.labels)
-    if task.kind == "multilabel":
-        said = result.scores >= (0.5 if thresholds is None else np.asarray(thresholds))
-        kinds = [known & truth, known & ~truth, known & truth & said, known & ~truth & ~said]
-        yes, no, yes_found, no_found = np.split(
-            resampled_sums(np.hstack(kinds), samples, seed), 4, axis=1
-        )
-        accuracy = (yes_found + no_found) / (yes + no)
-        balanced = (yes_found / yes + no_found / no) / 2
-        return {
-            "labels": {
-                label: _spans(accuracy=accuracy[:, index], balanced_accuracy=balanced[:, index])
-                for index, label in enumerate(task.labels)
-            },
-            "mean": _spans(
-                accuracy=mean_of_labels(accuracy), balanced_accuracy=mean_of_labels(balanced)
-            ),
+def _of_answers(result, samples, thresholds, seed):
+    known, truth = known_and_truth(result.task, result.labels)
+    yes, no = known & truth, known & ~truth
+    columns = [yes, no]
+    for threshold in thresholds:
+        said = result.scores >= np.asarray(threshold)
+        columns += [yes & said, no & ~said]
+    yes, no, *found = np.split(_sums(np.hstack(columns), samples, seed), len(columns), axis=1)
+    return [
+        {
+            "accuracy": (yes_found + no_found) / (yes + no),
+            "balanced_accuracy": (yes_found / yes + no_found / no) / 2,
         }
-    right = truth & (result.scores.argmax(axis=1) == result.labels)[:, None]
-    total, found = np.split(resampled_sums(np.hstack([truth, right]), samples, seed), 2, axis=1)
-    return _spans(
-        accuracy=found.sum(1) / total.sum(1), balanced_accuracy=mean_of_labels(found / total)
-    )
+        for yes_found, no_found in zip(found[::2], found[1::2], strict=True)
+    ]
+
+
+def _of_classes(result, samples, seed):
+    labels, classes = np.asarray(result.labels), len(result.task.labels)
+    # One of [wrong, right] x classes per image: with thousands of classes nearly all is 0.
+    known = np.flatnonzero(labels >= 0)
+    places = (labels + classes * (result.scores.argmax(axis=1) == labels))[known].astype(int)
+    shape = (len(labels), 2 * classes)
+    table = sparse.csr_array((np.ones(len(known)), (known, places)), shape=shape)
+    wrong, found = np.split(_sums(table, samples, seed), 2, axis=1)
+    total = wrong + found
+    return {
+        "accuracy": found.sum(axis=1) / total.sum(axis=1),
+        "balanced_accuracy": mean_of_labels(found / total),
+    }
 
 
 def _of_errors(result, samples, seed):
-    from faceattr_tf.evaluation.metrics import FAILURE
-
     known = np.isfinite(result.errors)
     errors = np.where(known, result.errors, 0)
     columns = np.stack([known, errors, errors > FAILURE], axis=1)
-    count, total, failed = resampled_sums(columns, samples, seed).T
-    if result.task.kind == "landmarks":
-        return _spans(nme=total / count, failure_rate=failed / count)
-    if result.task.kind == "transform":
-        return _spans(corner_error=total / count)
-    return _spans(mae=total / count)
+    count, total, failed = _sums(columns, samples, seed).T
+    rate = {"failure_rate": failed / count} if result.task.kind == "landmarks" else {}
+    return {"error": total / count, **rate}
+
+
+def _sums(table, samples: int, seed: int) -> np.ndarray:
+    """Sums over the images of `[N, K]`, as measured and drawn again: `[1 + samples, K]`."""
+    measured = np.asarray(table.sum(axis=0, dtype=np.float64))
+    return np.concatenate([measured[None], resampled_sums(table, samples, seed)])
 
 
 def mean_of_labels(values: np.ndarray) -> np.ndarray:
@@ -93,8 +139,8 @@ def mean_of_labels(values: np.ndarray) -> np.ndarray:
         return np.where(known, values, 0).sum(axis=-1) / known.sum(axis=-1)
 
 
-def _spans(**measures: np.ndarray) -> dict[str, list[float]]:
-    defined = {name: values[~np.isnan(values)] for name, values in measures.items()}
+def _spans(figures: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    defined = {name: draws[1:][~np.isnan(draws[1:])] for name, draws in figures.items()}
     return {
         name: np.percentile(values, TAILS).tolist()
         for name, values in defined.items()

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from faceattr_tf.evaluation.bootstrap import TAILS, mean_of_labels, resampled_sums
-from faceattr_tf.evaluation.results import TaskResult, known_and_truth
+from faceattr_tf.evaluation.bootstrap import TAILS, drawn_figures
+from faceattr_tf.evaluation.results import TaskResult
 
 
 def run_figures(result: TaskResult, samples: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -34,40 +34,11 @@ def run_figures(result: TaskResult, samples: int, seed: int = 0) -> dict[str, np
         for multiclass `accuracy` and `balanced_accuracy`; for other kinds `error`: the mean of
         `TaskResult.errors`. These are `[1 + samples]`.
     """
-    kind = result.task.kind
-    if kind in ("multilabel", "multiclass"):
-        known, truth = known_and_truth(result.task, result.labels)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if kind == "multilabel":
-            columns = [known & truth, known & ~truth]
-            for threshold in (0.5, np.asarray(result.thresholds)):
-                said = result.scores >= threshold
-                columns += [known & truth & said, known & ~truth & ~said]
-            yes, no, *found = _sums(columns, samples, seed)
-            return {
-                "accuracy": (found[0] + found[1]) / (yes + no),
-                "balanced_accuracy": (found[0] / yes + found[1] / no) / 2,
-                "balanced_accuracy_at_thresholds": (found[2] / yes + found[3] / no) / 2,
-            }
-        if kind == "multiclass":
-            right = truth & (result.scores.argmax(axis=1) == result.labels)[:, None]
-            total, found = _sums([truth, right], samples, seed)
-            return {
-                "accuracy": found.sum(axis=1) / total.sum(axis=1),
-                "balanced_accuracy": mean_of_labels(found / total),
-            }
-        known = np.isfinite(result.errors)
-        errors = np.where(known, result.errors, 0)
-        count, total = _sums([known[:, None], errors[:, None]], samples, seed)
-        return {"error": (total / count)[:, 0]}
-
-
-def _sums(columns: Sequence[np.ndarray], samples: int, seed: int) -> list[np.ndarray]:
-    """Sums over the images of arrays `[N, K]`, as measured and drawn again: `[1 + samples, K]`."""
-    table = np.hstack(columns)
-    drawn = resampled_sums(table, samples, seed)
-    sums = np.concatenate([table.sum(axis=0, dtype=np.float64)[None], drawn])
-    return np.split(sums, len(columns), axis=1)
+    if result.task.kind == "multilabel":
+        half, tuned = drawn_figures(result, samples, (0.5, result.thresholds), seed)
+        return half | {"balanced_accuracy_at_thresholds": tuned["balanced_accuracy"]}
+    (found,) = drawn_figures(result, samples, seed=seed)
+    return {name: draws for name, draws in found.items() if name != "failure_rate"}
 
 
 def seed_weights(runs: Sequence[int], samples: int, seed: int = 0) -> list[np.ndarray]:

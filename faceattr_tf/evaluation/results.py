@@ -8,6 +8,9 @@ from scipy import special
 from data_pipelines.tasks import Task
 from faceattr_tf.evaluation import metrics, transform_metrics
 
+ERRORS = {"landmarks": "nme", "transform": "corner_error", "regression": "mae"}
+"""Kind of task -> the metric that is the mean of its `TaskResult.errors`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskResult:
