@@ -34,6 +34,7 @@ the other rooms of its own. The packages stand above each other in this order.""
 WITHOUT_TENSORFLOW = (
     "data_pipelines/errors.py",
     "data_pipelines/tasks.py",
+    "data_pipelines/detection/density_peaks.py",
     "faceattr_tf/layers/",
     "faceattr_tf/losses/",
     "faceattr_tf/evaluation/metrics.py",
