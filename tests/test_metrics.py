@@ -11,11 +11,11 @@ from sklearn import metrics as reference
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
+from faceattr_tf.evaluation.landmark_metrics import landmark_errors
 from faceattr_tf.evaluation.metrics import (
     METRICS,
     average_mirrored,
     evaluate_task,
-    landmark_errors,
     probabilities,
     score_of,
 )

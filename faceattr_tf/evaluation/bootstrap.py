@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import sparse
 
-from faceattr_tf.evaluation.metrics import FAILURE
+from faceattr_tf.evaluation.landmark_metrics import FAILURE
 from faceattr_tf.evaluation.results import ERRORS, TaskResult, known_and_truth
 
 TAILS = (2.5, 97.5)

@@ -13,7 +13,7 @@ from sklearn import metrics as sklearn_metrics
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task
-from faceattr_tf.evaluation import transform_metrics
+from faceattr_tf.evaluation import landmark_metrics, transform_metrics
 
 METRICS = {
     "loss": "lower",
@@ -44,9 +44,6 @@ METRICS = {
 
 `majority_accuracy` and `corner_error_identity` are the same for every model.
 """
-
-FAILURE = 0.10
-"""A face whose landmarks are off by more than this share of the eye distance has failed."""
 
 
 def score_of(values: dict[str, float], metric: str) -> float:
@@ -141,8 +138,7 @@ def evaluate_task(
         mean_error (of the class index, where classes have an order), confusion (rows: true) and
         `classes` (name -> count, precision, recall, f1);
         regression: `labels` (name -> count, mae, rmse, r2) and `mean`;
-        landmarks: nme (mean distance over the distance of the eyes), failure_rate (share of faces
-        with more than `FAILURE`) and `points` (name -> nme);
+        landmarks: what `landmark_metrics.evaluate` gives;
         transform: what `transform_metrics.evaluate` gives.
     """
     labels, outputs = np.asarray(labels), np.asarray(outputs)
@@ -155,7 +151,7 @@ def evaluate_task(
     elif task.kind == "transform":
         result = transform_metrics.evaluate(task, labels, outputs, crop_size)
     else:
-        result = _evaluate_landmarks(task, labels, outputs, transforms, crop_size)
+        result = landmark_metrics.evaluate(task, labels, outputs, transforms, crop_size)
     return {"kind": task.kind, **result}
 
 
@@ -281,49 +277,4 @@ def _evaluate_regression(task, labels, outputs):
         "count": int((~np.isnan(labels)).any(axis=1).sum()),
         "labels": rows,
         "mean": _mean_of_labels(rows, left_out=("count",)),
-    }
-
-
-def landmark_errors(task: Task, labels, outputs, transforms=None, crop_size=None) -> np.ndarray:
-    """Distance of every landmark from its label, over the distance of the eyes.
-
-    The eyes are the labelled points `left_eye` and `right_eye`, in tasks without them the first
-    two points. Arguments as for `evaluate_task`.
-
-    Returns:
-        float64 `[N, n]`; NaN where the point or an eye is unknown.
-    """
-    truth = _source_pixels(labels, transforms, crop_size)
-    found = _source_pixels(outputs, transforms, crop_size)
-    names = list(task.labels)
-    named = "left_eye" in names and "right_eye" in names
-    left, right = (names.index("left_eye"), names.index("right_eye")) if named else (0, 1)
-    eyes = np.linalg.norm(truth[:, left] - truth[:, right], axis=-1, keepdims=True)
-    eyes[eyes == 0] = np.nan
-    return np.linalg.norm(found - truth, axis=-1) / eyes
-
-
-def _source_pixels(points, transforms, crop_size):
-    points = np.asarray(points, np.float64)
-    height, width = crop_size or (2, 2)
-    pixels = ((points + 1) * [width, height] - 1) / 2
-    if transforms is None:
-        return pixels
-    transforms = np.asarray(transforms, np.float64)
-    return pixels @ transforms[:, :, :2].transpose(0, 2, 1) + transforms[:, None, :, 2]
-
-
-def _evaluate_landmarks(task, labels, outputs, transforms, crop_size):
-    errors = landmark_errors(task, labels, outputs, transforms, crop_size)
-    errors = errors[~np.isnan(errors).all(axis=1)]
-    faces = np.nanmean(errors, axis=1) if len(errors) else np.empty(0)
-    points = {
-        name: _mean(errors[~np.isnan(errors[:, index]), index].tolist())
-        for index, name in enumerate(task.labels)
-    }
-    return {
-        "count": len(faces),
-        "nme": _ratio(faces.sum(), len(faces)),
-        "failure_rate": _ratio((faces > FAILURE).sum(), len(faces)),
-        "points": points,
     }

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import special
 
 from data_pipelines.tasks import Task
-from faceattr_tf.evaluation import metrics, transform_metrics
+from faceattr_tf.evaluation import landmark_metrics, metrics, transform_metrics
 
 ERRORS = {"landmarks": "nme", "transform": "corner_error", "regression": "mae"}
 """Kind of task -> the metric that is the mean of its `TaskResult.errors`."""
@@ -97,7 +97,7 @@ def image_errors(task: Task, labels, outputs, scores, transforms=None, crop_size
     eye distances, for a transform the corner error in pixels of the crop. Arguments as for `metrics.evaluate_task`; `scores` are probabilities.
     """
     if task.kind == "landmarks":
-        errors = metrics.landmark_errors(task, labels, outputs, transforms, crop_size)
+        errors = landmark_metrics.landmark_errors(task, labels, outputs, transforms, crop_size)
     elif task.kind == "transform":
         errors = transform_metrics.corner_errors(labels, outputs, crop_size)[:, None]
     elif task.kind == "regression":

@@ -235,7 +235,7 @@ def _note(axes, x, y, align, text):
 
 def landmark_error_curve(result: TaskResult) -> str:
     """Share of images whose mean landmark error stays below a bound."""
-    from faceattr_tf.evaluation.metrics import FAILURE
+    from faceattr_tf.evaluation.landmark_metrics import FAILURE
 
     def draw(figure):
         axes = figure.subplots()
