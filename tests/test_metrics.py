@@ -14,10 +14,13 @@ from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE, Ta
 from faceattr_tf.evaluation.landmark_metrics import landmark_errors
 from faceattr_tf.evaluation.metrics import (
     METRICS,
+    Metric,
     average_mirrored,
+    choosing,
     evaluate_task,
     probabilities,
     score_of,
+    shown_in,
 )
 
 AGE = Task("age", "regression", ("years", "months"))
@@ -231,7 +234,7 @@ def test_every_metric_prefers_the_truth_to_its_opposite(task):
             for outputs in (right, wrong)
         )
     )
-    assert set(good) - FLOORS <= set(METRICS) and "loss" in METRICS
+    assert set(good) <= set(METRICS) and set(METRICS) - set(choosing()) == FLOORS
     for name in set(good) - FLOORS:
         assert score_of(good, name) < score_of(bad, name), name
 
@@ -239,4 +242,16 @@ def test_every_metric_prefers_the_truth_to_its_opposite(task):
 def test_what_is_no_metric_chooses_no_model():
     with pytest.raises(UserError, match="'luck' chooses no model; there are: loss, accuracy"):
         score_of({"pose/luck": 1.0}, "pose/luck")
+    for name in FLOORS:
+        with pytest.raises(UserError, match=f"'{name}' chooses no model; there are: loss, accura"):
+            score_of({f"pose/{name}": 1.0}, f"pose/{name}")
     assert score_of({}, "attributes/precision") == math.inf
+
+
+def test_a_row_says_where_a_metric_is_shown_and_which_value_is_better(monkeypatch):
+    keys = ["loss", "pose/accuracy", "pose/recall", "pose/majority_accuracy", "pose/toy"]
+    assert shown_in("log", keys) == ["pose/accuracy"]
+    assert shown_in("curves", keys) == ["pose/accuracy", "pose/majority_accuracy"]
+    monkeypatch.setitem(METRICS, "toy", Metric("toy", lower_is_better=True))
+    assert shown_in("log", keys) == ["pose/accuracy", "pose/toy"]
+    assert score_of({"pose/toy": 1.0}, "pose/toy") < score_of({"pose/toy": 2.0}, "pose/toy")

@@ -18,6 +18,7 @@ from data_pipelines.tasks import (
     Task,
 )
 from faceattr_tf.evaluation.bootstrap import intervals
+from faceattr_tf.evaluation.metrics import METRICS, Metric
 from faceattr_tf.evaluation.results import image_errors, measure, reliability
 from faceattr_tf.reports import page, plots, tables
 from faceattr_tf.reports.galleries import collect_examples
@@ -324,6 +325,39 @@ def test_what_must_be_known_before_believing_the_figures_is_said():
     name = next(iter(contents["tasks"]))
     contents["tasks"] = {name: {"metrics": {"count": 0}}}
     assert page.warnings(contents)[-1].startswith(f"{name}: every label of this split is unknown")
+
+
+def test_a_metric_with_a_row_is_in_curves_and_summary_beside_its_guess(monkeypatch):
+    numbers = RESULTS[1].numbers
+    numbers = {**numbers, "metrics": {**numbers["metrics"], "toy": 0.12345, "luck": 0.5}}
+    contents, log = _contents(tasks={"pose": numbers}), [{"step": 1, "validation/pose/toy": 0.1}]
+    assert len(tables.summary_table(contents).rows) == 2
+    assert "<!-- pose -->" not in plots.training_curves(log)
+    monkeypatch.setitem(METRICS, "toy", Metric("toy share", digits=2))
+    monkeypatch.setitem(METRICS, "luck", Metric("by luck", guess_of="toy", digits=0, shown=()))
+    row = ("pose", "toy share", "12.35", tables.NONE, "50 by luck")
+    assert tables.summary_table(contents).rows[2:] == (row,)
+    assert "<!-- pose -->" in plots.training_curves(log)
+
+
+def test_figures_are_written_as_their_metric_says():
+    rows = {row[:2]: row[2:] for row in tables.summary_table(_contents()).rows}
+    tasks = {result.task.name: result.numbers for result in RESULTS}
+    error, unmoved = (
+        tasks["alignment"]["metrics"][f"corner_error{end}"] for end in ("", "_identity")
+    )
+    value, _, beside = rows["alignment", "corner error, in pixels"]
+    assert (value, beside) == (f"{error:.2f}", f"{unmoved:.2f} left as it is")
+    assert rows["pose", "balanced accuracy"][2] == "20.0 any guess"
+    value, span, _ = rows["landmarks", "mean error / eye distance"]
+    low, high = (100 * end for end in tasks["landmarks"]["intervals"]["nme"])
+    assert span == f"{low:.2f} to {high:.2f}"
+    tuned = tasks["attributes"]["metrics_at_thresholds"]["mean"]["balanced_accuracy"]
+    words = "mean balanced accuracy at validation thresholds"
+    assert rows["attributes", words][0] == f"{100 * tuned:.1f}"
+    value = f"{100 * tasks['pose']['metrics']['accuracy']:.1f} %"
+    guess = f"majority guess: {100 * tasks['pose']['metrics']['majority_accuracy']:.1f} %"
+    assert (value, "accuracy, pose", guess) in page.headlines(_contents())
 
 
 def test_summary_prints_in_even_columns():

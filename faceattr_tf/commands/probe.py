@@ -17,7 +17,6 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import local, write_text
 from data_pipelines.keras_settings import prepare_keras
 from faceattr_tf.commands.recipe_flags import asks_for_help, help_text, parse
-from faceattr_tf.reports.tables import Table
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -34,8 +33,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("output", None, "JSON file for all cells", flag_values=values)
 
 
-def grid_table(cells: Sequence, metric: str) -> Table:
+def grid_table(cells: Sequence, metric: str):
     """The grid: a row for every crop and layer, a column for every decay, the best one marked."""
+    from faceattr_tf.reports.tables import Table
     from faceattr_tf.training.probe import best_cell
 
     decays = list(dict.fromkeys(cell.decay for cell in cells))
@@ -68,19 +68,14 @@ def main() -> None:
     if output and not output.parent.is_dir():
         raise UserError(f"output {output}: its folder does not exist")
     prepare_keras()
+    from faceattr_tf.evaluation.metrics import shown_in
     from faceattr_tf.training import probe
 
     cells = probe.probe(
         recipe, layers=values.layers, crops=values.crops, decays=decays, progress=values.progress
     )
     best = probe.best_cell(cells, recipe.best_metric)
-    metrics = [recipe.best_metric]
-    metrics += [
-        name
-        for name in best.values
-        if name.endswith(("/accuracy", "/balanced_accuracy")) and name not in metrics
-    ]
-    for metric in metrics:
+    for metric in dict.fromkeys([recipe.best_metric, *shown_in("log", best.values)]):
         table = grid_table(cells, metric)
         print(f"\n{table.title} ({table.note})\n{table.text()}")
     if output:

@@ -5,7 +5,9 @@ is not defined (the precision of a label that is never predicted, anything of a 
 gave) is None, never NaN, and is left out of means.
 """
 
+import dataclasses
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from scipy import special
@@ -15,35 +17,96 @@ from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task
 from faceattr_tf.evaluation import landmark_metrics, transform_metrics
 
-METRICS = {
-    "loss": "lower",
-    "accuracy": "higher",
-    "balanced_accuracy": "higher",
-    "accuracy_at_half": "higher",
-    "balanced_accuracy_at_half": "higher",
-    "precision": "higher",
-    "recall": "higher",
-    "precision_no": "higher",
-    "recall_no": "higher",
-    "f1": "higher",
-    "average_precision": "higher",
-    "roc_auc": "higher",
-    "mean_error": "lower",
-    "mae": "lower",
-    "rmse": "lower",
-    "r2": "higher",
-    "nme": "lower",
-    "failure_rate": "lower",
-    "corner_error": "lower",
-    "corner_error_median": "lower",
-    "rotation_error": "lower",
-    "scale_error": "lower",
-    "shift_error": "lower",
-}
-"""Every figure by which models may be chosen -> which of two values is the better one.
+EVERYWHERE = ("log", "curves", "summary")
 
-`majority_accuracy` and `corner_error_identity` are the same for every model.
-"""
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """All that is said of a figure, whatever computes it.
+
+    Attributes:
+        words: how reports call it.
+        lower_is_better: of two values.
+        unit: in which it is shown; shares in `%`, everything else as it is.
+        digits: shown after the point.
+        shown: where it is shown: in the line of a validation (`log`), and among the `curves` and in
+            the `summary` of a report.
+        guess_of: the metric whose value without any model this is; a guess chooses no model.
+        chance: so many classes out of all are what any guess gets right; 0 where that says nothing.
+        tuned: thresholds are chosen for it, so that it is shown at those as well as at 0.5.
+    """
+
+    words: str
+    lower_is_better: bool = False
+    unit: str = "%"
+    digits: int = 1
+    shown: tuple[str, ...] = EVERYWHERE
+    guess_of: str = ""
+    chance: int = 0
+    tuned: bool = False
+
+    @property
+    def scale(self) -> int:
+        """What a value is multiplied by to be shown in the unit."""
+        return 100 if self.unit == "%" else 1
+
+    @property
+    def title(self) -> str:
+        """The words at the head of a column or row."""
+        words = f"{METRICS[self.guess_of].words}, {self.words}" if self.guess_of else self.words
+        return words[0].upper() + words[1:]
+
+
+def _error(words, unit, digits=2, shown=(), **more) -> Metric:
+    return Metric(words, True, unit, digits, shown, **more)
+
+
+METRICS = {
+    "loss": _error("loss", "", 4),
+    "accuracy": Metric("accuracy"),
+    "majority_accuracy": Metric("majority guess", shown=("curves",), guess_of="accuracy"),
+    "balanced_accuracy": Metric("balanced accuracy", chance=1, tuned=True),
+    "accuracy_at_half": Metric("accuracy at 0.5", shown=()),
+    "balanced_accuracy_at_half": Metric("balanced accuracy at 0.5", shown=()),
+    "precision": Metric("precision", shown=()),
+    "recall": Metric("recall", shown=()),
+    "precision_no": Metric("precision, no", shown=()),
+    "recall_no": Metric("recall, no", shown=()),
+    "f1": Metric("F1", shown=()),
+    "average_precision": Metric("average precision", shown=("curves",)),
+    "roc_auc": Metric("ROC-AUC", shown=("curves",)),
+    "mean_error": _error("distance of the class", "places"),
+    "mae": _error("mean absolute error", "", 3, EVERYWHERE),
+    "rmse": _error("root mean square error", "", 3, ("curves",)),
+    "r2": Metric("R²", unit="", digits=3, shown=()),
+    "nme": _error("mean error / eye distance", "%", 2, EVERYWHERE),
+    "failure_rate": _error(
+        f"images with more than {100 * landmark_metrics.FAILURE:.0f} %",
+        "%",
+        1,
+        ("curves", "summary"),
+    ),
+    "corner_error": _error("corner error", "pixels", 2, EVERYWHERE),
+    "corner_error_median": _error("corner error, median", "pixels"),
+    "corner_error_identity": _error(
+        "left as it is", "pixels", shown=("curves",), guess_of="corner_error"
+    ),
+    "rotation_error": _error("rotation error", "degrees"),
+    "scale_error": _error("scale error", "logarithm of the ratio", 3),
+    "shift_error": _error("shift error", "pixels"),
+}
+"""Every figure of a task that is one number -> what is said of it, in the order of reports."""
+
+
+def shown_in(place: str, keys: Iterable[str]) -> list[str]:
+    """Those of `keys`, such as `pose/accuracy`, whose metric is shown in a place (`Metric.shown`)."""
+    metrics = {key: METRICS.get(key.rpartition("/")[2]) for key in keys}
+    return [key for key, metric in metrics.items() if metric and place in metric.shown]
+
+
+def choosing() -> list[str]:
+    """The metrics by which models may be chosen: all but the guesses, the same for every model."""
+    return [name for name, metric in METRICS.items() if not metric.guess_of]
 
 
 def score_of(values: dict[str, float], metric: str) -> float:
@@ -51,20 +114,20 @@ def score_of(values: dict[str, float], metric: str) -> float:
 
     Args:
         values: what `validation.validate` measured.
-        metric: `loss`, or a task's name, a slash and a key of `METRICS`.
+        metric: `loss`, or a task's name, a slash and one of `choosing`.
 
     Raises:
         UserError: it is no metric by which a model can be chosen.
     """
     name = metric.rpartition("/")[2]
-    if name not in METRICS:
+    if name not in choosing():
         raise UserError(
-            f"best_metric {metric!r}: {name!r} chooses no model; there are: {', '.join(METRICS)}"
+            f"best_metric {metric!r}: {name!r} chooses no model; there are: {', '.join(choosing())}"
         )
     value = values.get(metric, math.nan)
     if math.isnan(value):
         return math.inf
-    return value if METRICS[name] == "lower" else -value
+    return value if METRICS[name].lower_is_better else -value
 
 
 def probabilities(task: Task, outputs, temperature: float = 1.0) -> np.ndarray:

@@ -14,7 +14,7 @@ from data_pipelines.files import write_text
 from faceattr_tf.evaluation.results import TaskResult
 from faceattr_tf.reports import plots, transform_plots
 from faceattr_tf.reports.galleries import Gallery
-from faceattr_tf.reports.tables import Table, number, percent, summary_table, task_tables
+from faceattr_tf.reports.tables import Table, main_figures, percent, summary_table, task_tables
 
 LISTED = 10
 """Names of files listed in the text; the JSON file holds all."""
@@ -229,28 +229,21 @@ def facts(contents: dict) -> dict[str, str]:
 
 
 def headlines(contents: dict) -> list[tuple[str, str, str]]:
-    """Figure, its unit or measure, and what it stands beside: the large numbers on top."""
+    """The large numbers on top: a task's first figure, and those at its thresholds.
+
+    Returns:
+        Figure with unit, its measure, and the guess that it stands beside, or else other figures.
+    """
     found = []
     for name, numbers in contents["tasks"].items():
-        metrics = numbers["metrics"]
-        if numbers["kind"] == "multilabel":
-            mean, tuned = metrics["mean"], numbers["metrics_at_thresholds"]["mean"]
-            guess = f"majority guess {percent(mean['majority_accuracy'])} %"
-            found.append((percent(mean["accuracy"]) + " %", f"mean accuracy, {name}", guess))
-            beside = f"{percent(mean['balanced_accuracy'])} % at 0.5"
-            value = percent(tuned["balanced_accuracy"]) + " %"
-            found.append((value, f"mean balanced accuracy, {name}, validation thresholds", beside))
-        elif numbers["kind"] == "multiclass":
-            guess = f"majority guess {percent(metrics['majority_accuracy'])} %"
-            found.append((percent(metrics["accuracy"]) + " %", f"accuracy, {name}", guess))
-        elif numbers["kind"] == "landmarks":
-            failed = f"{percent(metrics['failure_rate'])} % of images above 10 %"
-            value = percent(metrics["nme"], 2) + " %"
-            found.append((value, f"{name}: error / eye distance", failed))
-        elif numbers["kind"] == "transform" and metrics["count"]:
-            unmoved = f"{number(metrics['corner_error_identity'], 2)} px if left as it is"
-            value = number(metrics["corner_error"], 2) + " px"
-            found.append((value, f"corner error, {name}", unmoved))
+        if not numbers["metrics"]["count"]:
+            continue
+        first, *rest = main_figures(numbers)
+        for figure in (first, *(other for other in rest if other.tuned)):
+            guess = f"{figure.guess_words}: {figure.guess} {figure.unit}".strip()
+            others = ", ".join(f"{other.words}: {other.measured}" for other in rest)
+            beside = guess if figure.guess else others
+            found.append((figure.measured, f"{figure.words}, {name}", beside))
     return found
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sklearn import metrics as sklearn_metrics
 
+from faceattr_tf.evaluation.landmark_metrics import FAILURE
+from faceattr_tf.evaluation.metrics import METRICS, shown_in
 from faceattr_tf.evaluation.results import TaskResult, known_and_truth
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8A8F98"
@@ -235,7 +237,6 @@ def _note(axes, x, y, align, text):
 
 def landmark_error_curve(result: TaskResult) -> str:
     """Share of images whose mean landmark error stays below a bound."""
-    from faceattr_tf.evaluation.landmark_metrics import FAILURE
 
     def draw(figure):
         axes = figure.subplots()
@@ -272,15 +273,6 @@ def regression_scatter(result: TaskResult) -> str:
     return svg(draw, 3.2 * min(len(labels), 4), 3.0)
 
 
-CURVES = ("accuracy", "balanced_accuracy", "majority_accuracy", "roc_auc", "average_precision") + (
-    ("nme", "failure_rate", "mae", "rmse", "corner_error", "corner_error_identity")
-)
-"""The validation metrics whose course is shown; the others say the same or too little."""
-
-GUESSES = ("majority_accuracy", "corner_error_identity")
-"""Those that no model is needed for, shown beside the others."""
-
-
 def training_curves(rows: Sequence[dict], best_step: int | None = None) -> str:
     """Losses, the main validation metrics of each task and the learning rate, over the steps.
 
@@ -291,11 +283,10 @@ def training_curves(rows: Sequence[dict], best_step: int | None = None) -> str:
     groups: dict[str, list[str]] = {"loss": []}
     for key in dict.fromkeys(key for row in rows for key in row):
         part, _, name = key.partition("/")
-        task, _, metric = name.rpartition("/")
         if part in ("train", "validation") and name == "loss":
             groups["loss"].append(key)
-        elif part == "validation" and metric in CURVES:
-            groups.setdefault(task, []).append(key)
+        elif part == "validation" and shown_in("curves", [name]):
+            groups.setdefault(name.rpartition("/")[0], []).append(key)
         elif key == "train/learning_rate":
             groups["learning rate"] = [key]
     if rate := groups.pop("learning rate", None):
@@ -315,14 +306,14 @@ def training_curves(rows: Sequence[dict], best_step: int | None = None) -> str:
         for axes, (title, keys) in zip(grid.flat, groups.items(), strict=False):
             for index, key in enumerate(keys):
                 points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-                name = key.partition("/")[0] if title == "loss" else key.rpartition("/")[2]
-                guess = name in GUESSES
+                metric = METRICS.get(key.rpartition("/")[2])
+                guess = metric and metric.guess_of
                 axes.plot(
                     *thin(*np.array(points, float).T, most=400),
                     linestyle=":" if guess else "-",
                     marker="o" if len(points) < 3 else None,
                     color="#30343A" if guess else SERIES[index % len(SERIES)],
-                    label=name.replace("_", " "),
+                    label=key.partition("/")[0] if title == "loss" else metric and metric.words,
                 )
             for step in phases:
                 axes.axvline(step, color=GREY, linestyle=":", linewidth=0.9)

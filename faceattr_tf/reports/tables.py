@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from faceattr_tf.evaluation.metrics import METRICS
 from faceattr_tf.evaluation.transform_metrics import COMPONENTS
 
 NONE = "–"
@@ -63,94 +64,80 @@ def gain(value: float | None, guess: float | None = 0.0) -> str:
     return f"{'−' if points < 0 else '+'}{abs(points):.1f}"
 
 
-def _span(interval: Sequence[float] | None) -> str:
-    return NONE if not interval else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+def written(name: str, value: float | None) -> str:
+    """A metric's value as its row of `METRICS` says, without the unit; a dash for None."""
+    metric = METRICS[name]
+    return number(None if value is None else metric.scale * value, metric.digits)
+
+
+def _span(name: str, spans: dict) -> str:
+    return " to ".join(written(name, end) for end in spans.get(name, ())) or NONE
+
+
+AT = {"": " at 0.5", "_at_thresholds": " at validation thresholds"}
+"""Ending of a key -> where yes/no attributes were measured."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A main figure of a task and the guess that it stands beside, both without their unit."""
+
+    words: str
+    unit: str
+    value: str
+    span: str
+    guess: str
+    guess_words: str
+    tuned: bool
+
+    @property
+    def measured(self) -> str:
+        """The value with its unit."""
+        return f"{self.value} {self.unit}".strip()
+
+
+def main_figures(numbers: dict) -> list[Figure]:
+    """What the summary shows of a task; what thresholds are chosen for is there twice.
+
+    Args:
+        numbers: of `TaskResult.numbers`, with the intervals.
+    """
+    yes_no, found = numbers["kind"] == "multilabel", []
+    of = "mean " if yes_no and len(numbers["labels"]) > 1 else ""
+    for name, metric in METRICS.items():
+        for ending, at in AT.items() if yes_no and metric.tuned else [("", "")]:
+            measured, spans = numbers["metrics" + ending], numbers.get("intervals" + ending, {})
+            measured, spans = measured.get("mean", measured), spans.get("mean", spans)
+            if "summary" in metric.shown and name in measured:
+                words = f"{of}{metric.words}{at}"
+                value, span = written(name, measured[name]), _span(name, spans)
+                guess = _guess(name, measured, 2 if yes_no else len(numbers["labels"]))
+                found.append(Figure(words, metric.unit, value, span, *guess, bool(ending)))
+    return found
+
+
+def _guess(name: str, measured: dict, classes: int) -> tuple[str, str]:
+    """What a metric is without any model, and how that guess is called; empty if it has none."""
+    for other, metric in METRICS.items():
+        if metric.guess_of == name and other in measured:
+            return written(other, measured[other]), metric.words
+    chance = METRICS[name].chance / classes
+    return (percent(chance), "any guess") if chance else ("", "")
 
 
 def summary_table(contents: dict) -> Table:
-    """The main figures of every task, in per cent."""
-    rows = [
-        (name, *row)
-        for name, numbers in contents["tasks"].items()
-        for row in _SUMMARIES[numbers["kind"]](numbers, numbers.get("intervals", {}))
-    ]
+    """The main figures of every task, in per cent where nothing else is said."""
+    rows = []
+    for name, numbers in contents["tasks"].items():
+        for figure in main_figures(numbers):
+            unit = "" if figure.unit in ("", "%") else f", in {figure.unit}"
+            beside = f"{figure.guess} {figure.guess_words}".strip()
+            if not numbers["metrics"]["count"]:
+                beside = "no labels"
+            elif not figure.unit and not beside:
+                beside = "not in per cent"
+            rows.append((name, figure.words + unit, figure.value, figure.span, beside))
     return Table(("Task", "Measure", "%", "95 % interval", "Beside"), tuple(rows))
-
-
-def _multilabel_summary(numbers: dict, spans: dict) -> list[tuple]:
-    mean, spans = numbers["metrics"]["mean"], spans.get("mean", {})
-    tuned = numbers["metrics_at_thresholds"]["mean"]["balanced_accuracy"]
-    tuned_span = numbers.get("intervals_at_thresholds", {}).get("mean", {})
-    of = "mean " if len(numbers["labels"]) > 1 else ""
-    return [
-        (
-            f"{of}accuracy",
-            percent(mean["accuracy"]),
-            _span(spans.get("accuracy")),
-            f"{percent(mean['majority_accuracy'])} majority guess",
-        ),
-        (
-            f"{of}balanced accuracy at 0.5",
-            percent(mean["balanced_accuracy"]),
-            _span(spans.get("balanced_accuracy")),
-            "50.0 any guess",
-        ),
-        (
-            f"{of}balanced accuracy at validation thresholds",
-            percent(tuned),
-            _span(tuned_span.get("balanced_accuracy")),
-            "50.0 any guess",
-        ),
-    ]
-
-
-def _multiclass_summary(numbers: dict, spans: dict) -> list[tuple]:
-    found = numbers["metrics"]
-    return [
-        (
-            "accuracy",
-            percent(found["accuracy"]),
-            _span(spans.get("accuracy")),
-            f"{percent(found['majority_accuracy'])} majority guess",
-        ),
-        (
-            "balanced accuracy",
-            percent(found["balanced_accuracy"]),
-            _span(spans.get("balanced_accuracy")),
-            f"{percent(1 / len(numbers['labels']))} any guess",
-        ),
-    ]
-
-
-def _landmarks_summary(numbers: dict, spans: dict) -> list[tuple]:
-    found = numbers["metrics"]
-    return [
-        ("mean error / eye distance", percent(found["nme"], 2), _span(spans.get("nme")), ""),
-        ("images with more than 10 %", percent(found["failure_rate"]), "", ""),
-    ]
-
-
-def _transform_summary(numbers: dict, spans: dict) -> list[tuple]:
-    found = numbers["metrics"]
-    span = [number(value, 2) for value in spans.get("corner_error", ())]
-    unmoved = number(found["corner_error_identity"], 2)
-    beside = f"{unmoved} left as it is" if found["count"] else "no labels"
-    error = number(found["corner_error"], 2)
-    return [("corner error, in pixels", error, " to ".join(span) or NONE, beside)]
-
-
-def _regression_summary(numbers: dict, spans: dict) -> list[tuple]:
-    mean = numbers["metrics"]["mean"]
-    return [("mean absolute error", number(mean["mae"]), "", "not in per cent")]
-
-
-_SUMMARIES = {
-    "multilabel": _multilabel_summary,
-    "multiclass": _multiclass_summary,
-    "landmarks": _landmarks_summary,
-    "transform": _transform_summary,
-    "regression": _regression_summary,
-}
 
 
 def task_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
@@ -159,16 +146,8 @@ def task_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
     if numbers["kind"] == "multilabel":
         return [_attribute_table(numbers), *_published_tables(numbers, published)]
     if numbers["kind"] == "multiclass":
-        rows = [
-            (
-                label,
-                f"{row['count']:,}",
-                *map(percent, (row["precision"], row["recall"], row["f1"])),
-            )
-            for label, row in found["classes"].items()
-        ]
         note = f"The class is off by {number(found['mean_error'], 2)} places on average."
-        return [Table(("Class", "Images", "Precision", "Recall", "F1"), tuple(rows), "", note)]
+        return [_label_table("Class", found["classes"], note)]
     if numbers["kind"] == "landmarks":
         rows = [(label, percent(value, 2)) for label, value in found["points"].items()]
         note = (
@@ -177,12 +156,18 @@ def task_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
         return [Table(("Point", "Mean error %"), tuple(rows), "", note)]
     if numbers["kind"] == "transform":
         return _transform_tables(found)
+    return [_label_table("Value", found["labels"])]
+
+
+def _label_table(what: str, labels: dict[str, dict], note: str = "") -> Table:
+    """Every metric of every class or value."""
+    names = [name for name in METRICS if name in next(iter(labels.values()))]
     rows = [
-        (label, f"{row['count']:,}", *map(number, (row["mae"], row["rmse"], row["r2"])))
-        for label, row in found["labels"].items()
+        (label, f"{row['count']:,}", *(written(name, row[name]) for name in names))
+        for label, row in labels.items()
     ]
-    header = ("Value", "Images", "Mean absolute error", "Root mean square error", "R²")
-    return [Table(header, tuple(rows))]
+    header = (what, "Images", *(METRICS[name].title for name in names))
+    return Table(header, tuple(rows), "", note)
 
 
 def _attribute_table(numbers: dict) -> Table:
@@ -194,7 +179,7 @@ def _attribute_table(numbers: dict) -> Table:
             images,
             yes,
             percent(found["accuracy"]),
-            _span(span.get("accuracy")),
+            _span("accuracy", span),
             percent(found["majority_accuracy"]),
             gain(found["accuracy"], found["majority_accuracy"]),
             percent(found["balanced_accuracy"]),
@@ -249,14 +234,11 @@ def _transform_tables(found: dict) -> list[Table]:
     tables = [Table(header, tuple(rows), "", note)]
     if labelled:
         rows = [
-            ("Corners, mean, pixels", number(found["corner_error"], 2)),
-            ("Corners, median, pixels", number(found["corner_error_median"], 2)),
-            ("Corners if every crop were left as it is", number(found["corner_error_identity"], 2)),
-            ("Rotation, degrees", number(found["rotation_error"], 2)),
-            ("Scale, logarithm of the ratio", number(found["scale_error"])),
-            ("Shift, pixels", number(found["shift_error"], 2)),
-            *((name, number(value, 4)) for name, value in found["parameters"].items()),
+            (f"{metric.title}, {metric.unit}", written(name, found[name]))
+            for name, metric in METRICS.items()
+            if name in found
         ]
+        rows += [(name, number(value, 4)) for name, value in found["parameters"].items()]
         note = "Mean absolute errors; pixels are those of the network's crop."
         tables.append(Table(("Error", "Value"), tuple(rows), "", note))
     return tables

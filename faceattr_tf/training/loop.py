@@ -19,7 +19,7 @@ from data_pipelines.input.stream import read_failures
 from data_pipelines.progress import progress_bar
 from faceattr_tf.configs.base import Recipe
 from faceattr_tf.evaluation.calibration import calibrate
-from faceattr_tf.evaluation.metrics import score_of
+from faceattr_tf.evaluation.metrics import score_of, shown_in
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import Features
 from faceattr_tf.features.extract import for_run
@@ -229,13 +229,9 @@ class _Run:
             if self.chief:
                 self.workdir.save_model(state.evaluated_model, self.best_name)
         best = abs(float(state.best.numpy()))
-        shown = ", ".join(f"{key} {values[key]:.4f}" for key in self._shown(values))
+        shown = ", ".join(f"{key} {values[key]:.4f}" for key in ("loss", *shown_in("log", values)))
         bar.write(f"step {step}: {shown}; best {self.recipe.best_metric} {best:.4f}")
         self._stop_tasks()
-
-    def _shown(self, values: dict) -> list[str]:
-        endings = ("/accuracy", "/balanced_accuracy", "/nme", "/mae", "/corner_error")
-        return ["loss"] + [name for name in values if name.endswith(endings)]
 
     def _stop_tasks(self) -> None:
         validations = [row for row in self.rows if "validation/loss" in row]

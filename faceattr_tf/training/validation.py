@@ -9,7 +9,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.input.batches import encoded_batches, evaluation_batches, named_failures
 from data_pipelines.tasks import Task
 from faceattr_tf.evaluation.inference import predict_outputs
-from faceattr_tf.evaluation.metrics import METRICS, evaluate_task
+from faceattr_tf.evaluation.metrics import choosing, evaluate_task
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import EvaluationBatches, Features
 from faceattr_tf.losses import known
@@ -54,7 +54,7 @@ def _measurable(task: Task, labels: np.ndarray) -> list[str]:
         )
         result = evaluate_task(task, labels, np.full(shape, sign, np.float32))
         found |= {name for name, value in result.get("mean", result).items() if value is not None}
-    return [name for name in METRICS if name in found]
+    return [name for name in choosing() if name in found]
 
 
 def _validation_labels(experiment: Experiment) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_pipelines.tasks import Task
 from faceattr_tf.evaluation.bootstrap import mean_of_labels
+from faceattr_tf.evaluation.metrics import METRICS
 from faceattr_tf.evaluation.paired_bootstrap import (
     estimate,
     excludes_zero,
@@ -20,9 +21,6 @@ from faceattr_tf.evaluation.paired_bootstrap import (
 
 FEW = 3
 """Attributes up to which all of them are shown side by side."""
-
-RECOVERABLE = ("accuracy", "balanced_accuracy_at_thresholds")
-"""Figures of which a recovered share is given: means over yes/no attributes."""
 
 LACKING = {
     "value": None,
@@ -91,7 +89,10 @@ def compare_task(
                 places = [has[condition].index(label) for label in shared]
                 runs[condition] = [mean_of_labels(run[:, places]) for run in group]
         result["figures"][name], draws = _in_conditions(runs, weights(tuple(runs)), baseline)
-        if multilabel and name in RECOVERABLE and {baseline, reference} <= set(draws):
+        # What thresholds are chosen for is recovered at these, everything else at 0.5.
+        metric, tuned, _ = name.partition("_at_thresholds")
+        recoverable = multilabel and METRICS[metric].tuned == bool(tuned)
+        if recoverable and {baseline, reference} <= set(draws):
             result["recovered"][name] = {
                 condition: recovered_share(draws[condition], draws[baseline], draws[reference])
                 for condition in draws

@@ -3,21 +3,15 @@
 from collections.abc import Mapping
 
 from data_pipelines.tasks import CELEBA_ATTRIBUTES
-from faceattr_tf.reports.tables import NONE, Table, percent, sources
+from faceattr_tf.evaluation.metrics import METRICS
+from faceattr_tf.evaluation.results import ERRORS
+from faceattr_tf.reports.tables import AT, NONE, Table, percent, sources
 
-NAMES = {
-    "accuracy": "accuracy at 0.5",
-    "balanced_accuracy": "balanced accuracy at 0.5",
-    "balanced_accuracy_at_thresholds": "balanced accuracy at validation thresholds",
-}
 
-OTHERS = {
-    "multiclass": {"accuracy": ("accuracy, %", 100), "balanced_accuracy": ("balanced, %", 100)},
-    "landmarks": {"error": ("error / eye distance, %", 100)},
-    "transform": {"error": ("corner error, pixels", 1)},
-    "regression": {"error": ("mean absolute error", 1)},
-}
-"""What is shown of tasks that are no yes/no attributes, and in which unit."""
+def _words(figure: str) -> str:
+    """A figure that `paired_bootstrap.run_figures` gives of yes/no attributes, in words."""
+    name, ending, _ = figure.partition("_at_thresholds")
+    return f"{METRICS[name].words}{AT[ending]}"
 
 
 def main_table(name: str, contents: dict) -> Table:
@@ -72,7 +66,7 @@ def recovered_tables(task: dict) -> list[Table]:
     rows = [
         (
             condition,
-            f"mean {NAMES[name]}",
+            f"mean {_words(name)}",
             percent(found["value"]),
             span(found, 1),
             found["reason"],
@@ -163,7 +157,7 @@ def detail_table(task: dict) -> Table:
     rows = [
         (
             condition,
-            NAMES[name],
+            _words(name),
             " ".join(percent(value, 2) for value in entry["runs"]),
             percent(entry["value"], 2),
             span(entry),
@@ -186,12 +180,14 @@ def other_table(tasks: Mapping[str, dict]) -> Table:
     """Tasks that are no yes/no attributes: one row per figure and condition."""
     rows = []
     for name, task in tasks.items():
-        for figure, (measure, unit) in OTHERS[task["kind"]].items():
+        for figure, conditions in task["figures"].items():
+            metric = METRICS[ERRORS[task["kind"]] if figure == "error" else figure]
+            measure, unit = ", ".join(filter(None, (metric.words, metric.unit))), metric.scale
 
             def scaled(value, unit=unit):
                 return NONE if value is None else f"{unit * value:.2f}"
 
-            for condition, entry in task["figures"][figure].items():
+            for condition, entry in conditions.items():
                 rows.append(
                     (
                         f"{name}, {condition}",
