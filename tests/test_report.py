@@ -333,9 +333,9 @@ def test_a_metric_with_a_row_is_in_curves_and_summary_beside_its_guess(monkeypat
     contents, log = _contents(tasks={"pose": numbers}), [{"step": 1, "validation/pose/toy": 0.1}]
     assert len(tables.summary_table(contents).rows) == 2
     assert "<!-- pose -->" not in plots.training_curves(log)
-    monkeypatch.setitem(METRICS, "toy", Metric("toy share", digits=2))
+    monkeypatch.setitem(METRICS, "toy", Metric("toy share", unit="", digits=2))
     monkeypatch.setitem(METRICS, "luck", Metric("by luck", guess_of="toy", digits=0, shown=()))
-    row = ("pose", "toy share", "12.35", tables.NONE, "50 by luck")
+    row = ("pose", "toy share", "0.12", tables.NONE, "50 by luck, not in per cent")
     assert tables.summary_table(contents).rows[2:] == (row,)
     assert "<!-- pose -->" in plots.training_curves(log)
 

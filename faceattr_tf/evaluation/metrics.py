@@ -46,6 +46,11 @@ class Metric:
     tuned: bool = False
 
     @property
+    def sign(self) -> int:
+        """What makes a lower value the better one."""
+        return 1 if self.lower_is_better else -1
+
+    @property
     def scale(self) -> int:
         """What a value is multiplied by to be shown in the unit."""
         return 100 if self.unit == "%" else 1
@@ -127,7 +132,7 @@ def score_of(values: dict[str, float], metric: str) -> float:
     value = values.get(metric, math.nan)
     if math.isnan(value):
         return math.inf
-    return value if METRICS[name].lower_is_better else -value
+    return METRICS[name].sign * value
 
 
 def probabilities(task: Task, outputs, temperature: float = 1.0) -> np.ndarray:

@@ -131,11 +131,9 @@ def summary_table(contents: dict) -> Table:
     for name, numbers in contents["tasks"].items():
         for figure in main_figures(numbers):
             unit = "" if figure.unit in ("", "%") else f", in {figure.unit}"
-            beside = f"{figure.guess} {figure.guess_words}".strip()
-            if not numbers["metrics"]["count"]:
-                beside = "no labels"
-            elif not figure.unit and not beside:
-                beside = "not in per cent"
+            guess = f"{figure.guess} {figure.guess_words}".strip()
+            beside = ", ".join(filter(None, (guess, "" if figure.unit else "not in per cent")))
+            beside = beside if numbers["metrics"]["count"] else "no labels"
             rows.append((name, figure.words + unit, figure.value, figure.span, beside))
     return Table(("Task", "Measure", "%", "95 % interval", "Beside"), tuple(rows))
 

@@ -19,7 +19,7 @@ from data_pipelines.input.stream import read_failures
 from data_pipelines.progress import progress_bar
 from faceattr_tf.configs.base import Recipe
 from faceattr_tf.evaluation.calibration import calibrate
-from faceattr_tf.evaluation.metrics import score_of, shown_in
+from faceattr_tf.evaluation.metrics import METRICS, score_of, shown_in
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import Features
 from faceattr_tf.features.extract import for_run
@@ -228,7 +228,8 @@ class _Run:
             state.best_step.assign(step)
             if self.chief:
                 self.workdir.save_model(state.evaluated_model, self.best_name)
-        best = abs(float(state.best.numpy()))
+        metric = METRICS[self.recipe.best_metric.rpartition("/")[2]]
+        best = metric.sign * float(state.best.numpy())
         shown = ", ".join(f"{key} {values[key]:.4f}" for key in ("loss", *shown_in("log", values)))
         bar.write(f"step {step}: {shown}; best {self.recipe.best_metric} {best:.4f}")
         self._stop_tasks()
