@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn import metrics as reference
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
+from faceattr_tf.evaluation.bootstrap import intervals
 from faceattr_tf.evaluation.landmark_metrics import landmark_errors
 from faceattr_tf.evaluation.metrics import (
     METRICS,
@@ -22,6 +24,7 @@ from faceattr_tf.evaluation.metrics import (
     score_of,
     shown_in,
 )
+from faceattr_tf.evaluation.results import measure
 
 AGE = Task("age", "regression", ("years", "months"))
 
@@ -97,6 +100,46 @@ def test_multiclass_equals_scikit_learn():
         row = found["classes"][name]
         expected = [column[index] for column in columns]
         assert [row["precision"], row["recall"], row["f1"], row["count"]] == pytest.approx(expected)
+
+
+def _people(count):
+    return Task("person", "multiclass", tuple(f"person {number}" for number in range(count)))
+
+
+def test_many_classes_have_no_figures_of_single_ones_but_those_among_the_first_five():
+    random = np.random.default_rng(0)
+    labels = random.integers(-1, 150, 400)
+    logits = random.normal(size=(400, 150)) + 2 * np.eye(151)[labels][:, :150]
+    found = evaluate_task(_people(150), labels, logits, majority=[7])
+    truth, scores = labels[labels >= 0], logits[labels >= 0]
+    said = scores.argmax(axis=1)
+    expected = {
+        "kind": "multiclass",
+        "count": len(truth),
+        "accuracy": reference.accuracy_score(truth, said),
+        "majority_accuracy": np.mean(truth == 7),
+        "balanced_accuracy": reference.recall_score(
+            truth, said, labels=np.unique(truth), average="macro"
+        ),
+        "mean_error": reference.mean_absolute_error(truth, said),
+        "top5_accuracy": reference.top_k_accuracy_score(truth, scores, k=5, labels=range(150)),
+    }
+    assert found == pytest.approx(expected)
+    assert "top5_accuracy" not in evaluate_task(_people(100), labels % 100, logits[:, :100])
+    same = evaluate_task(_people(150), labels, np.zeros((400, 150)))
+    assert same["top5_accuracy"] == np.mean(truth < 5)  # who says the same of all knows nothing
+    broken = evaluate_task(_people(150), labels, np.full((400, 150), np.nan))
+    assert broken["top5_accuracy"] == 0
+
+
+def test_memory_does_not_grow_with_the_square_of_the_classes():
+    task, labels = _people(5000), np.arange(8)
+    logits = np.random.default_rng(0).normal(size=(8, 5000))
+    tracemalloc.start()
+    intervals(measure(task, labels, logits, majority=[0]), 10)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10e6 < 5000**2
 
 
 def test_regression_equals_scikit_learn():

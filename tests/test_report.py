@@ -340,6 +340,22 @@ def test_a_metric_with_a_row_is_in_curves_and_summary_beside_its_guess(monkeypat
     assert "<!-- pose -->" in plots.training_curves(log)
 
 
+def test_many_classes_leave_single_ones_out_and_say_so(tmp_path):
+    people = tuple(f"person {number}" for number in range(150))
+    result = _result(Task("people", "multiclass", people))
+    contents = _contents(tasks={"people": result.numbers})
+    contents["not_shared"]["model_only"] = {"people": list(people)}
+    galleries = collect_examples([result], _batches(), FILENAMES)
+    page.write_report(tmp_path, contents, [result], galleries, LOG)
+    text = (tmp_path / "report.md").read_text()
+    assert "; figures and plots of its 150 single classes are left out." in text
+    for row in ("accuracy", "balanced accuracy", "top-5 accuracy"):
+        assert f"| people | {row} |" in text
+    assert "| 3.3 any guess |" in text and text.count("person ") == 10
+    assert page.task_plots(result) == [] and tables.task_tables(result.numbers, []) == []
+    assert len((tmp_path / "report.json").read_text()) < 20_000
+
+
 def test_figures_are_written_as_their_metric_says():
     rows = {row[:2]: row[2:] for row in tables.summary_table(_contents()).rows}
     tasks = {result.task.name: result.numbers for result in RESULTS}

@@ -17,6 +17,9 @@ from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task
 from faceattr_tf.evaluation import landmark_metrics, transform_metrics
 
+MANY_CLASSES = 100
+"""Beyond as many classes, single ones get no figures, and nothing grows with their square."""
+
 EVERYWHERE = ("log", "curves", "summary")
 
 
@@ -71,6 +74,7 @@ METRICS = {
     "accuracy": Metric("accuracy"),
     "majority_accuracy": Metric("majority guess", shown=("curves",), guess_of="accuracy"),
     "balanced_accuracy": Metric("balanced accuracy", chance=1, tuned=True),
+    "top5_accuracy": Metric("top-5 accuracy", chance=5),
     "accuracy_at_half": Metric("accuracy at 0.5", shown=()),
     "balanced_accuracy_at_half": Metric("balanced accuracy at 0.5", shown=()),
     "precision": Metric("precision", shown=()),
@@ -133,6 +137,11 @@ def score_of(values: dict[str, float], metric: str) -> float:
     if math.isnan(value):
         return math.inf
     return METRICS[name].sign * value
+
+
+def has_many_classes(task: Task) -> bool:
+    """Whether a task tells apart so many classes that single ones are left out."""
+    return task.kind == "multiclass" and len(task.labels) > MANY_CLASSES
 
 
 def probabilities(task: Task, outputs, temperature: float = 1.0) -> np.ndarray:
@@ -204,7 +213,8 @@ def evaluate_task(
         average_precision, roc_auc, confusion `[[tn, fp], [fn, tp]]`) and `mean` over the labels;
         multiclass: accuracy, majority_accuracy, balanced_accuracy (over classes that occur),
         mean_error (of the class index, where classes have an order), confusion (rows: true) and
-        `classes` (name -> count, precision, recall, f1);
+        `classes` (name -> count, precision, recall, f1); of many classes top5_accuracy instead of
+        the last two;
         regression: `labels` (name -> count, mae, rmse, r2) and `mean`;
         landmarks: what `landmark_metrics.evaluate` gives;
         transform: what `transform_metrics.evaluate` gives.
@@ -298,12 +308,25 @@ def _evaluate_multilabel(task, labels, outputs, thresholds, temperature, majorit
 
 
 def _evaluate_multiclass(task, labels, outputs, majority):
-    mask = labels >= 0
-    truth, predicted = labels[mask].astype(int), outputs[mask].argmax(axis=-1)
-    classes = len(task.labels)
+    mask, classes = labels >= 0, len(task.labels)
+    truth, outputs = labels[mask].astype(int), outputs[mask]
+    predicted = outputs.argmax(axis=-1)
+    right, true, guessed = (
+        np.bincount(found, minlength=classes)
+        for found in (truth[truth == predicted], truth, predicted)
+    )
+    count = len(truth)
+    usual = None if majority is None else int(np.ravel(majority)[0])
+    result = {
+        "count": count,
+        "accuracy": _ratio(right.sum(), count),
+        "majority_accuracy": None if usual is None else _ratio((truth == usual).sum(), count),
+        "balanced_accuracy": _mean(map(_ratio, right, true)),
+        "mean_error": _ratio(np.abs(truth - predicted).sum(), count),
+    }
+    if has_many_classes(task):
+        return result | {"top5_accuracy": _ratio(_among_first(truth, outputs, 5).sum(), count)}
     confusion = np.bincount(classes * truth + predicted, minlength=classes**2)
-    confusion = confusion.reshape(classes, classes)
-    right, true, guessed = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     rows = {
         name: {
             "count": int(true[index]),
@@ -313,17 +336,14 @@ def _evaluate_multiclass(task, labels, outputs, majority):
         }
         for index, name in enumerate(task.labels)
     }
-    count = len(truth)
-    usual = None if majority is None else int(np.ravel(majority)[0])
-    return {
-        "count": count,
-        "accuracy": _ratio(right.sum(), count),
-        "majority_accuracy": None if usual is None else _ratio((truth == usual).sum(), count),
-        "balanced_accuracy": _mean(row["recall"] for row in rows.values()),
-        "mean_error": _ratio(np.abs(truth - predicted).sum(), count),
-        "confusion": confusion.tolist(),
-        "classes": rows,
-    }
+    return result | {"confusion": confusion.reshape(classes, classes).tolist(), "classes": rows}
+
+
+def _among_first(truth, outputs, most):
+    """Where the true class is among the `most` largest outputs; of equal ones the first wins."""
+    own = outputs[np.arange(len(truth)), truth][:, None]
+    earlier = (outputs == own) & (np.arange(outputs.shape[1]) < truth[:, None])
+    return (~(outputs <= own) | earlier).sum(axis=1) < most
 
 
 def _evaluate_regression(task, labels, outputs):

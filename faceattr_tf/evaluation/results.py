@@ -54,7 +54,7 @@ def measure(
 
     Its `numbers` hold `metrics` (at the threshold 0.5); for yes/no attributes
     `metrics_at_thresholds`; and `reliability`, for each label or class whether its probability
-    means what it says.
+    means what it says, unless there are many classes.
 
     Args:
         task: the task.
@@ -81,7 +81,8 @@ def measure(
     errors = image_errors(task, labels, outputs, scores, transforms, crop_size)
     if task.kind in ("multilabel", "multiclass"):
         numbers["temperature"] = temperature
-        numbers["reliability"] = _reliability(task, labels, scores)
+        if not metrics.has_many_classes(task):
+            numbers["reliability"] = _reliability(task, labels, scores)
     if task.kind == "multilabel":
         thresholds = tuple(thresholds) or (0.5,) * len(task.labels)
         numbers["metrics_at_thresholds"] = metrics.evaluate_task(
@@ -103,14 +104,15 @@ def image_errors(task: Task, labels, outputs, scores, transforms=None, crop_size
     elif task.kind == "regression":
         errors = np.abs(np.asarray(outputs, np.float64) - labels)
     else:
-        known, truth = known_and_truth(task, labels)
+        if task.kind == "multiclass":  # as yes or no to the true class, however many there are
+            labels = np.asarray(labels).astype(int)[:, None]
+            scores = np.take_along_axis(scores, np.maximum(labels, 0), axis=1)
+            known = truth = labels >= 0
+        else:
+            known, truth = known_and_truth(task, labels)
         # A probability of exactly 0 or 1 would otherwise cost an infinite amount.
         scores = np.clip(scores, 1e-12, 1 - 1e-12)
-        if task.kind == "multilabel":
-            errors = -special.xlogy(truth, scores) - special.xlogy(~truth, 1 - scores)
-        else:
-            errors = -np.log(scores).sum(axis=1, where=truth, keepdims=True)
-            known = known[:, :1]
+        errors = -special.xlogy(truth, scores) - special.xlogy(~truth, 1 - scores)
         errors = np.where(known, errors, np.nan)
     known = ~np.isnan(errors)
     with np.errstate(invalid="ignore"):

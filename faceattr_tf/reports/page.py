@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.files import write_text
+from faceattr_tf.evaluation.metrics import MANY_CLASSES, has_many_classes
 from faceattr_tf.evaluation.results import TaskResult
 from faceattr_tf.reports import plots, transform_plots
 from faceattr_tf.reports.galleries import Gallery
@@ -92,10 +93,13 @@ def plain(value):
 
 
 def task_plots(result: TaskResult) -> list[Plot]:
-    """The plots that suit the kind of a task; without known labels, of transforms only."""
+    """The plots that suit the kind of a task; without known labels, of transforms only.
+
+    A task of many classes has none.
+    """
     if result.task.kind == "transform":
         return _transform_plots(result)
-    if not result.numbers["metrics"]["count"]:
+    if not result.numbers["metrics"]["count"] or has_many_classes(result.task):
         return []
     if result.task.kind == "landmarks":
         note = "Share of images whose mean landmark error stays below a bound."
@@ -153,6 +157,10 @@ def _about(result: TaskResult) -> str:
     text = f"{result.task.kind}, {numbers['metrics']['count']:,} images with labels"
     if "temperature" in numbers:
         text += f", temperature {numbers['temperature']:.2f}"
+    if has_many_classes(result.task):
+        text += (
+            f"; figures and plots of its {len(result.task.labels):,} single classes are left out"
+        )
     return text
 
 
@@ -190,7 +198,7 @@ def warnings(contents: dict) -> list[str]:
 def not_shared(contents: dict) -> list[str]:
     """What only the model or only the data has, one sentence per task."""
     return [
-        f"{owner} {name}: {', '.join(labels)}."
+        f"{owner} {name}: {_list(labels) if len(labels) > MANY_CLASSES else ', '.join(labels)}."
         for key, owner in (("model_only", "Only the model has"), ("data_only", "Only the data has"))
         for name, labels in contents["not_shared"][key].items()
     ]

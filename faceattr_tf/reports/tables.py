@@ -144,6 +144,8 @@ def task_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
     if numbers["kind"] == "multilabel":
         return [_attribute_table(numbers), *_published_tables(numbers, published)]
     if numbers["kind"] == "multiclass":
+        if "classes" not in found:
+            return []
         note = f"The class is off by {number(found['mean_error'], 2)} places on average."
         return [_label_table("Class", found["classes"], note)]
     if numbers["kind"] == "landmarks":
