@@ -16,7 +16,7 @@ from data_pipelines.tasks import ALIGNMENT, CELEBA, LANDMARKS, MTFL_ATTRIBUTES, 
 from faceattr_tf.commands.compare import parse_conditions
 from faceattr_tf.configs.base import Data, Phase, Recipe
 from faceattr_tf.evaluation.paired_bootstrap import recovered_share, run_figures, seed_weights
-from faceattr_tf.evaluation.results import TaskResult, measure
+from faceattr_tf.evaluation.results import ERRORS, TaskResult, measure
 from faceattr_tf.reports.comparison import caveats as compare_caveats
 from faceattr_tf.reports.comparison import decisions as compare_decisions
 from faceattr_tf.reports.comparison import page as compare_report
@@ -338,7 +338,7 @@ def test_without_resamples_there_are_figures_but_no_intervals():
     assert task["recovered"]["accuracy"]["y"]["value"] is not None
 
 
-@pytest.mark.parametrize("kind", ["multiclass", "landmarks", "transform"])
+@pytest.mark.parametrize("kind", ["multiclass", "landmarks", "transform", "regression"])
 def test_other_kinds_have_the_figure_of_their_kind(kind):
     random = np.random.default_rng(0)
     if kind == "multiclass":
@@ -351,11 +351,19 @@ def test_other_kinds_have_the_figure_of_their_kind(kind):
         expected["balanced_accuracy"] = sklearn_metrics.balanced_accuracy_score(truth, said)
     else:
         names = tuple(f"theta{place}" for place in range(6))
-        task = LANDMARKS if kind == "landmarks" else Task("alignment", "transform", names)
+        task = {
+            "landmarks": LANDMARKS,
+            "transform": Task("alignment", "transform", names),
+            "regression": Task("age", "regression", ("years", "months")),
+        }[kind]
         labels = random.uniform(-0.5, 0.5, (60, *task.label_shape))
+        outputs = labels + random.normal(0.1, 0.01, labels.shape)
         labels[:7] = np.nan
-        result = measure(task, labels, labels + 0.1, crop_size=(40, 40))
-        expected = {"error": np.nanmean(result.errors)}
+        if kind == "regression":
+            labels[:40, 1] = np.nan  # the mean over labels is then another than that over images
+        result = measure(task, labels, outputs, crop_size=(40, 40))
+        found = result.numbers["metrics"]
+        expected = {"error": found.get("mean", found)[ERRORS[kind]]}
     found = run_figures(result, 30)
     assert {name: draws[0] for name, draws in found.items()} == pytest.approx(expected)
     assert all(draws.shape == (31,) and np.ptp(draws) > 0 for draws in found.values())

@@ -74,7 +74,7 @@ def drawn_figures(
     Returns:
         Per threshold, for other kinds once: figure -> float64 `[1 + samples]`, for multilabel
         `[1 + samples, labels]`; NaN where it is not defined. For multilabel and multiclass accuracy
-        and balanced_accuracy; for other kinds error, the mean of `TaskResult.errors`, and for
+        and balanced_accuracy; for other kinds error, the metric of `results.ERRORS`, and for
         landmarks failure_rate.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -118,12 +118,17 @@ def _of_classes(result, samples, seed):
 
 
 def _of_errors(result, samples, seed):
-    known = np.isfinite(result.errors)
-    errors = np.where(known, result.errors, 0)
-    columns = np.stack([known, errors, errors > FAILURE], axis=1)
-    count, total, failed = _sums(columns, samples, seed).T
-    rate = {"failure_rate": failed / count} if result.task.kind == "landmarks" else {}
-    return {"error": total / count, **rate}
+    errors = result.errors[:, None]
+    if (
+        result.task.kind == "regression"
+    ):  # the mean of its labels, each over the images that have it
+        errors = np.abs(np.asarray(result.outputs, np.float64) - result.labels)
+    known = np.isfinite(errors)
+    errors = np.where(known, errors, 0)
+    columns = np.hstack([known, errors, errors > FAILURE])
+    count, total, failed = np.split(_sums(columns, samples, seed), 3, axis=1)
+    rate = {"failure_rate": (failed / count)[:, 0]} if result.task.kind == "landmarks" else {}
+    return {"error": mean_of_labels(total / count), **rate}
 
 
 def _sums(table, samples: int, seed: int) -> np.ndarray:

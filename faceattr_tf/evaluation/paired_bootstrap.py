@@ -31,8 +31,8 @@ def run_figures(result: TaskResult, samples: int, seed: int = 0) -> dict[str, np
     Returns:
         Figure -> float64, NaN where it is not defined. For multilabel `accuracy` and
         `balanced_accuracy` at 0.5 and `balanced_accuracy_at_thresholds`, `[1 + samples, labels]`;
-        for multiclass `accuracy` and `balanced_accuracy`; for other kinds `error`: the mean of
-        `TaskResult.errors`. These are `[1 + samples]`.
+        for multiclass `accuracy` and `balanced_accuracy`; for other kinds `error`, the metric
+        of `results.ERRORS`. These are `[1 + samples]`.
     """
     if result.task.kind == "multilabel":
         half, tuned = drawn_figures(result, samples, (0.5, result.thresholds), seed)

@@ -9,7 +9,7 @@ from data_pipelines.tasks import Task
 from faceattr_tf.evaluation import landmark_metrics, metrics, transform_metrics
 
 ERRORS = {"landmarks": "nme", "transform": "corner_error", "regression": "mae"}
-"""Kind of task -> the metric that is the mean of its `TaskResult.errors`."""
+"""Kind of task -> the metric that is the mean of its errors."""
 
 
 @dataclasses.dataclass(frozen=True)
