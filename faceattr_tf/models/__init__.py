@@ -11,7 +11,15 @@ from data_pipelines.errors import UserError
 from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import ALIGNMENT, Task
 from faceattr_tf.layers.spatial_transformer import SpatialTransformer, transform_matrix
-from faceattr_tf.models import cascade_cnn, keras_applications, lonet, resnet_small, tcdcn, vgg_face
+from faceattr_tf.models import (
+    cascade_cnn,
+    keras_applications,
+    lnet,
+    lonet,
+    resnet_small,
+    tcdcn,
+    vgg_face,
+)
 from faceattr_tf.models.auxiliary import auxiliary_classifier, auxiliary_name
 from faceattr_tf.models.heads import BOTTLENECK, TRANSFORMER, image_input
 from faceattr_tf.models.keras_applications import BACKBONES
@@ -19,6 +27,7 @@ from faceattr_tf.models.stages import check_stage, drop_and_grow, pool_features
 
 MODELS = {
     "cascade_cnn": cascade_cnn.build,
+    "lnet": lnet.build,
     "resnet_small": resnet_small.build,
     "tcdcn": tcdcn.build,
     "vgg_face": vgg_face.build,

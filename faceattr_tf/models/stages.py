@@ -64,6 +64,21 @@ def features_at(model: keras.Model, stage: str):
     return pool_features(model.get_layer(stage).output)
 
 
+def fully_convolutional(model: keras.Model, stage: str) -> keras.Model:
+    """A network up to one of its maps, for images of any size; the variables stay shared.
+
+    Args:
+        model: what `build_model` gave, for images of one size.
+        stage: one of `model.stages` whose output is a map and which sees no more than maps.
+
+    Returns:
+        A model from images `[B, H, W, 3]` as the network takes them to the stage's `[B, h, w, C]`.
+    """
+    image = keras.Input((None, None, 3), name="image", dtype="float32")
+    graph = keras.Function(model.input, model.get_layer(stage).output)
+    return keras.Model(image, graph.call(image), name=stage)
+
+
 def head_input(model: keras.Model):
     """What the heads of a model of `build_model` or `build_top` see, `[B, F]`, before dropout."""
     present = {layer.name for layer in model.layers}
