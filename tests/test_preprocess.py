@@ -370,6 +370,23 @@ def test_adjustment_rotates_scales_and_shifts_about_the_centre():
     assert not flipped.numpy()[0]
 
 
+def test_ten_crop_shows_the_centre_or_a_corner_mirrored_or_not():
+    numbers = random_numbers(5, tf.range(500, dtype=tf.int64))
+    transforms, flipped = adjustment(Augment(ten_crop=0.75), numbers, height=40, width=80)
+    # Where the borders of a patch of 30 x 60 pixels lie in the whole crop, from the first pixel on.
+    corners = np.array([[-0.5, -0.5, 1], [79.5, 39.5, 1]])
+    seen = np.sort(np.einsum("bij,nj->bni", transforms, corners), axis=1)
+    cases, counts = np.unique(
+        np.round(np.column_stack([seen.reshape(-1, 4), flipped]), 3), axis=0, return_counts=True
+    )
+    starts = [(9.5, 4.5), (-0.5, -0.5), (19.5, -0.5), (-0.5, 9.5), (19.5, 9.5)]
+    expected = [(x, y, x + 60, y + 30, mirrored) for x, y in starts for mirrored in (0, 1)]
+    np.testing.assert_allclose(cases, sorted(expected), atol=1e-3)
+    assert counts.min() > 30
+    x_to_x = transforms[:, 0, 0].numpy()
+    np.testing.assert_allclose(x_to_x, np.where(flipped, -0.75, 0.75), atol=1e-6)
+
+
 def test_nothing_changes_when_nothing_is_asked_for():
     augment = Augment()
     numbers = random_numbers(0, tf.range(4, dtype=tf.int64))

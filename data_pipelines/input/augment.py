@@ -15,8 +15,11 @@ from data_pipelines.errors import UserError
 # Fixed places of the draws, so that switching one change on leaves the others as they were.
 _DRAWS = (
     "flip", "shift_x", "shift_y", "rotate", "scale", "brightness", "contrast", "saturation",
-    "grey", "blur", "cutout", "cutout_x", "cutout_y",
+    "grey", "blur", "cutout", "cutout_x", "cutout_y", "patch",
 )  # fmt: skip
+
+# The centre and the corners: directions from a crop's centre to those of its patches.
+_PATCHES = ((0.0, 0.0), (-1.0, -1.0), (1.0, -1.0), (-1.0, 1.0), (1.0, 1.0))
 
 
 @dataclasses.dataclass
@@ -25,6 +28,9 @@ class Augment:
 
     Attributes:
         flip: mirror every second picture; labels that have a mirror image follow.
+        ten_crop: side of a patch in the centre or a corner of the crop, as a share of the crop's width
+            and height: one of these five, mirrored every second time, takes the place of the whole
+            (Krizhevsky et al., NIPS 2012; LNets+ANet, section 4). 0 for none.
         shift: greatest shift to either side, as a share of the crop's width and height.
         rotate: greatest rotation to either side about the crop's centre, in degrees.
         scale: greatest change of scale, as a natural logarithm: 0.1 scales by 0.905 to 1.105.
@@ -38,6 +44,7 @@ class Augment:
     """
 
     flip: bool = False
+    ten_crop: float = 0.0
     shift: float = 0.0
     rotate: float = 0.0
     scale: float = 0.0
@@ -61,7 +68,7 @@ class Augment:
     @property
     def geometric(self) -> bool:
         """Whether pixels move at all."""
-        return bool(self.flip or self.shift or self.rotate or self.scale)
+        return bool(self.flip or self.ten_crop or self.shift or self.rotate or self.scale)
 
     @property
     def colourful(self) -> bool:
@@ -124,14 +131,18 @@ def adjustment(augment: Augment, numbers: dict, height: int, width: int):
     def symmetric(name, strength):
         return (2.0 * numbers[name] - 1.0) * strength
 
-    flipped = (numbers["flip"] < 0.5) & bool(augment.flip)
+    flipped = (numbers["flip"] < 0.5) & bool(augment.flip or augment.ten_crop)
     angle = symmetric("rotate", math.radians(augment.rotate))
     factor = tf.exp(symmetric("scale", augment.scale))
+    share = augment.ten_crop or 1.0
+    factor *= share
+    patch = tf.minimum(tf.cast(numbers["patch"] * len(_PATCHES), tf.int32), len(_PATCHES) - 1)
+    away = tf.gather(tf.constant(_PATCHES), patch) * (1.0 - share) / 2.0
     a, b = factor * tf.cos(angle), factor * tf.sin(angle)
     sign = tf.where(flipped, -1.0, 1.0)
     x, y = (width - 1) / 2.0, (height - 1) / 2.0
-    to_x = x + symmetric("shift_x", augment.shift * width)
-    to_y = y + symmetric("shift_y", augment.shift * height)
+    to_x = x + symmetric("shift_x", augment.shift * width) + away[:, 0] * width
+    to_y = y + symmetric("shift_y", augment.shift * height) + away[:, 1] * height
     rows = [sign * a, -b, to_x - sign * a * x + b * y, sign * b, a, to_y - sign * b * x - a * y]
     return tf.reshape(tf.stack(rows, axis=1), [-1, 2, 3]), flipped
 
