@@ -33,7 +33,7 @@ def run_alone(*arguments):
     )
 
 
-@pytest.mark.parametrize("command", ["build", "inspect", "detect", "synth"])
+@pytest.mark.parametrize("command", ["build", "inspect", "detect", "synth", "paste"])
 def test_help_has_examples_and_needs_no_tensorflow(command):
     ran = run_alone(command, "--help")
     assert ran.returncode == 0, ran.stderr

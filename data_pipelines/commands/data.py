@@ -1,6 +1,8 @@
-"""The command `faceattr-data`: build, inspect, detect, synth."""
+"""The command `faceattr-data`: build, inspect, detect, synth, paste."""
 
+import dataclasses
 import os
+import shlex
 import sys
 
 from absl.flags import argparse_flags as argparse
@@ -44,6 +46,13 @@ examples:
   faceattr-data inspect --records=records/mtfl --picture=mtfl.png --split=test --count=40
 """
 
+_PASTE_EXAMPLES = """
+examples:
+  faceattr-data paste --records=records/celeba --backgrounds=pictures --folder=canvases
+  faceattr-data paste --records=records/mtfl --backgrounds=pictures --folder=groups \\
+      --canvases=200 --faces=4 --largest=0.4 --empty=0.1
+"""
+
 
 def run() -> None:
     """Console entry point."""
@@ -64,7 +73,7 @@ def _parser():
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_build, _add_inspect, _add_detect, _add_synth):
+    for add in (_add_build, _add_inspect, _add_detect, _add_synth, _add_paste):
         add(commands)
     return parser
 
@@ -261,6 +270,93 @@ def _synth(parsed):
         parsed.dataset, parsed.folder, images=parsed.images, seed=parsed.seed, size=size, **options
     )
     print(f"{folder}: {parsed.images} drawn faces in the layout of {parsed.dataset}")
+
+
+def _add_paste(commands):
+    parser = _add(
+        commands,
+        "paste",
+        _paste,
+        "paste labelled faces into other pictures, at random places and sizes",
+        _PASTE_EXAMPLES,
+    )
+    parser.add_argument("--records", required=True, help="folder that `build` made: the faces")
+    parser.add_argument(
+        "--backgrounds", required=True, help="folder of pictures without faces, with sub-folders"
+    )
+    parser.add_argument("--folder", required=True, help="folder to make: canvases and manifest.csv")
+    parser.add_argument("--canvases", type=int, default=1000, help="how many (default 1000)")
+    parser.add_argument(
+        "--faces", type=int, default=1, help="greatest number of faces on a canvas (default 1)"
+    )
+    parser.add_argument(
+        "--empty", type=float, default=0.0, help="share of canvases without a face (default 0)"
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=0.3,
+        help="what is shown around faces whose box is known, as a share of its longer side; of "
+        "others the whole picture is (default 0.3)",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=(227, 227),
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the canvases (default 227 227)",
+    )
+    for name, default, what in (
+        (
+            "smallest",
+            0.3,
+            "longer side of the smallest picture pasted, of the canvas's shorter one",
+        ),
+        ("largest", 0.8, "the same of the largest"),
+        ("textures", 0.2, "share of backgrounds that are drawn textures"),
+        ("feather", 0.2, "greatest width of soft edges, of the shorter side of what is pasted"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=float, default=default, help=f"{what} (default {default})"
+        )
+    parser.add_argument(
+        "--distractors",
+        type=int,
+        default=2,
+        help="greatest number of pieces of backgrounds that are pasted as faces are (default 2)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same canvases")
+    _add_noprogress(parser)
+
+
+def _paste(parsed):
+    from data_pipelines.records.canvases import Pasting, paste_faces
+    from data_pipelines.records.record_set import RecordSet
+    from data_pipelines.synth.canvases import Canvas
+
+    def settings(kind, **given):
+        names = [field.name for field in dataclasses.fields(kind) if field.name not in given]
+        return kind(**given, **{name: getattr(parsed, name) for name in names})
+
+    height, width = parsed.size
+    made = paste_faces(
+        RecordSet.load(parsed.records),
+        parsed.backgrounds,
+        parsed.folder,
+        settings(Pasting),
+        settings(Canvas, height=height, width=width),
+        progress=parsed.progress,
+    )
+    counts = ", ".join(f"{count:,} {split}" for split, count in made.canvases.items())
+    print(f"{made.folder}: {counts}; {made.faces:,} faces pasted, {made.boxes:,} by their box")
+    print(f"canvases without a face: {made.empty:,}")
+    for what, count in made.passed_over.items():
+        print(f"not read: {count:,} {what}")
+    print(
+        f"faceattr-data build --dataset=manifest --source={made.folder} --records=RECORDS "
+        f"--option tasks={shlex.quote(made.tasks)}"
+    )
 
 
 if __name__ == "__main__":
