@@ -3,6 +3,8 @@
 import inspect
 import json
 import re
+import types
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import keras
@@ -21,17 +23,30 @@ class Case(NamedTuple):
         layer: its class.
         shapes: the shapes of one example of each of its inputs.
         options: its arguments.
+        call: arguments of its call beside the inputs.
     """
 
     layer: type
     shapes: tuple[tuple[int, ...], ...]
     options: dict
+    call: Mapping = types.MappingProxyType({})
 
 
 MAPS = (6, 7, 3)
 LAYERS = {
     "batch_normalization": Case(layers.BatchNormalization, (MAPS,), {"momentum": 0.7}),
     "of_vectors": Case(layers.BatchNormalization, ((8,),), {"epsilon": 0.01}),
+    "locally_shared": Case(
+        layers.LocallySharedConv2D,
+        (MAPS,),
+        {"filters": 4, "kernel_size": (2, 3), "grid": (2, 7), "activation": "relu"},
+    ),
+    "interweaved": Case(
+        layers.LocallySharedConv2D,
+        (MAPS,),
+        {"filters": 4, "kernel_size": (3, 2), "grid": (1, 2), "padding": "valid"},
+        {"window": (4, 5)},
+    ),
     "positional_pooling": Case(layers.PositionalPooling, (MAPS,), {}),
     "transformer": Case(layers.SpatialTransformer, (MAPS, (6,)), {"size": (4, 9)}),
     "similarity": Case(
@@ -74,7 +89,7 @@ def joined(values):
 def model_of(case, layer):
     """The layer as a model of its own."""
     inputs = joined([keras.Input(shape) for shape in case.shapes])
-    return keras.Model(inputs, layer(inputs))
+    return keras.Model(inputs, layer(inputs, **case.call))
 
 
 def arguments(case):
@@ -97,9 +112,11 @@ def test_the_table_names_every_layer():
 @pytest.mark.parametrize("batch", [4, None])
 def test_shapes_are_inferred(case, batch):
     layer = make(case)
-    shape = layer.compute_output_shape(joined([(batch, *shape) for shape in case.shapes]))
-    symbolic = layer(joined([keras.Input(shape, batch_size=batch) for shape in case.shapes]))
-    assert shape == symbolic.shape == (batch, *layer(draw(case)).shape[1:])
+    shapes = joined([(batch, *shape) for shape in case.shapes])
+    shape = layer.compute_output_shape(shapes, **case.call)
+    inputs = joined([keras.Input(shape, batch_size=batch) for shape in case.shapes])
+    assert shape == layer(inputs, **case.call).shape
+    assert shape == (batch, *layer(draw(case), **case.call).shape[1:])
 
 
 @every_layer
@@ -127,10 +144,10 @@ def test_saved_layers_load_as_they_were(case, tmp_path):
 @every_layer
 def test_bfloat16_is_close_to_float32(case):
     layer = make(case, "mixed_bfloat16")
-    outputs = layer(draw(case))
+    outputs = layer(draw(case), **case.call)
     assert outputs.dtype == tf.bfloat16
     assert {weight.dtype for weight in layer.weights} <= {"float32"}
-    exact = make(case)(draw(case)).numpy()
+    exact = make(case)(draw(case), **case.call).numpy()
     error = np.abs(tf.cast(outputs, tf.float32) - exact).max()
     assert error < 0.02 * np.abs(exact).max()
 
@@ -141,7 +158,7 @@ def test_gradients_reach_inputs_and_weights(case, training):
     layer, inputs = make(case), draw(case)
     with tf.GradientTape() as tape:
         tape.watch(inputs)
-        outputs = layer(inputs, training=training)
+        outputs = layer(inputs, training=training, **case.call)
         loss = tf.reduce_sum(outputs * np.random.default_rng(2).normal(size=outputs.shape))
     weights = [weight.value for weight in layer.trainable_weights]
     to_inputs, to_weights = tape.gradient(loss, [tf.nest.flatten(inputs), weights])
@@ -160,20 +177,21 @@ def test_graphs_give_the_same(case, training, graph):
 
     @tf.function(input_signature=signature, jit_compile=graph == "XLA")
     def call(inputs):
-        return layer(inputs, training=training)
+        return layer(inputs, training=training, **case.call)
 
-    assert_close(call(draw(case)), make(case)(draw(case), training=training))
+    assert_close(call(draw(case)), make(case)(draw(case), training=training, **case.call))
 
 
 @every_layer
 def test_inference_is_deterministic(case):
     layer = make(case)
     before, inputs = layer.get_weights(), draw(case)
-    outputs = layer(inputs, training=False)
-    np.testing.assert_array_equal(layer(inputs, training=False), outputs)
-    np.testing.assert_array_equal(layer(inputs), outputs)
+    outputs = layer(inputs, training=False, **case.call)
+    np.testing.assert_array_equal(layer(inputs, training=False, **case.call), outputs)
+    np.testing.assert_array_equal(layer(inputs, **case.call), outputs)
     # An example's answer is its own, whatever else is in the batch.
-    alone = layer(tf.nest.map_structure(lambda value: value[:1], inputs), training=False)
+    first = tf.nest.map_structure(lambda value: value[:1], inputs)
+    alone = layer(first, training=False, **case.call)
     assert_close(alone, outputs[:1])
     for weight, value in zip(layer.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, value)
@@ -185,7 +203,7 @@ def test_frozen_layers_learn_nothing(case):
     before = layer.get_weights()
     layer.trainable = False
     assert layer.trainable_weights == []
-    layer(draw(case), training=True)
+    layer(draw(case), training=True, **case.call)
     for weight, value in zip(layer.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, value)
 

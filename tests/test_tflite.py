@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE
-from faceattr_tf.layers import PositionalPooling
+from faceattr_tf.layers import LocallySharedConv2D, PositionalPooling
 from faceattr_tf.models import BACKBONES, MODELS, build_model
 from faceattr_tf.models.pretrained import load_weights
 
@@ -45,6 +45,17 @@ def test_every_network_converts_and_answers_the_same(name, options):
     assert found.keys() == expected.keys()
     for task, values in expected.items():
         np.testing.assert_allclose(found[task], values, rtol=1e-3, atol=1e-3, err_msg=task)
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+@pytest.mark.parametrize("window", [None, (6, 7)])
+def test_locally_shared_filters_convert_and_answer_the_same(window):
+    inputs = keras.Input((6, 7, 3) if window is None else (9, 8, 3))
+    layer = LocallySharedConv2D(4, (3, 2), (2, 7), activation="relu")
+    model = keras.Model(inputs, {"maps": layer(inputs, window=window)})
+    maps = np.random.default_rng(0).normal(size=(1, *inputs.shape[1:])).astype("float32")
+    found = by_tflite(model, maps)
+    np.testing.assert_allclose(found["maps"], model(maps)["maps"], rtol=1e-4, atol=1e-5)
 
 
 def test_pooling_by_place_is_the_sum_of_weighted_places(tmp_path):

@@ -1,7 +1,20 @@
 """Keras layers that run on any backend; importing this registers them for `.keras` files."""
 
 from faceattr_tf.layers.batch_normalization import BatchNormalization
+from faceattr_tf.layers.locally_shared_convolution import (
+    LocallySharedConv2D,
+    strongest_window,
+    window_views,
+)
 from faceattr_tf.layers.positional_pooling import PositionalPooling
 from faceattr_tf.layers.spatial_transformer import SpatialTransformer, transform_matrix
 
-__all__ = ["BatchNormalization", "PositionalPooling", "SpatialTransformer", "transform_matrix"]
+__all__ = [
+    "BatchNormalization",
+    "LocallySharedConv2D",
+    "PositionalPooling",
+    "SpatialTransformer",
+    "strongest_window",
+    "transform_matrix",
+    "window_views",
+]
