@@ -36,7 +36,7 @@ def extraction_competitors(experiment, folder: str, images: int) -> dict:
     layer = experiment.recipe.model.layer
     stage = layer or network_stages(experiment)[-1]
     network = feature_function(experiment, [stage])
-    batches = evaluation_batches(source, experiment.tasks, experiment.crop, batch_size=BATCH)
+    batches = evaluation_batches(source, experiment.tasks, experiment.view, batch_size=BATCH)
     ready = next(batch["image"] for batch in batches.take(1))
     network(ready)  # compiles
     numbers = itertools.count()

@@ -52,9 +52,10 @@ def bare_decoding(images, batch_size):
 def pipeline(source, crop, augment, batch_size):
     """Passes of this project's training stream."""
     from data_pipelines.input.batches import training_batches
+    from data_pipelines.input.view import View
 
     batches = training_batches(
-        [source], source.records.tasks, crop, augment, batch_size=batch_size, seed=0
+        [source], source.records.tasks, View(crop), augment, batch_size=batch_size, seed=0
     )
     batches = batches.take(source.count // batch_size)
     return lambda: (len(batch["image"]) for batch in batches)

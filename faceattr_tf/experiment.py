@@ -8,9 +8,9 @@ import numpy as np
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.input.alignment_target import check_disturbance
 from data_pipelines.input.augment import Augment
 from data_pipelines.input.batches import Source
+from data_pipelines.input.view import View
 from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import ALIGNMENT, Task, join_labels
 from faceattr_tf.configs.base import Phase, Recipe, TaskConfig
@@ -73,7 +73,6 @@ class Experiment:
             ends.append(end)
         if not end:
             raise UserError(f"recipe {recipe.name!r}: its phases have no steps and no epochs")
-        check_disturbance(data.disturb)
         tasks = select_tasks(recipe, record_sets)
         listed = {config.name: config for config in recipe.tasks}
         # A transformer without a listed task learns by the other tasks' losses alone.
@@ -89,7 +88,8 @@ class Experiment:
         return experiment
 
     def _check_alignment(self) -> None:
-        if not self.aligned or self.aligned.kind not in ("align", "affine"):
+        aligned = self.view.aligned
+        if not aligned or aligned.kind not in ("align", "affine"):
             return
         known = [records.boxes.get("train", {}).get("landmarks") for records in self.record_sets]
         if not any(count is None or count for count in known):
@@ -117,24 +117,19 @@ class Experiment:
                 f"phase {phase.name!r}: classifier_input {phase.classifier_input!r} passes a "
                 "transformer by, but the model has none"
             )
-        if phase.classifier_input == "aligned" and not self.aligned:
+        if phase.classifier_input == "aligned" and not self.view.aligned:
             raise UserError(
                 f"phase {phase.name!r}: the aligned crop is known where the task 'alignment' is "
                 "listed among the recipe's tasks"
             )
 
     @property
-    def aligned(self) -> Crop | None:
-        """The crop that the transformer learns to produce; None where nobody tells it."""
-        if not any(config.name == ALIGNMENT.name for config in self.recipe.tasks):
-            return None
-        size = {"height": self.crop.height, "width": self.crop.width}
-        return _resolve(dataclasses.replace(self.recipe.data.aligned, **size), self.record_sets)
-
-    @property
-    def disturb(self) -> Augment | None:
-        """The fixed displacement of every face; None for none."""
-        return self.recipe.data.disturb if self.recipe.data.disturb.geometric else None
+    def view(self) -> View:
+        """What the network is shown; the aligned crop where the task `alignment` is listed."""
+        data, aligned = self.recipe.data, None
+        if any(config.name == ALIGNMENT.name for config in self.recipe.tasks):
+            aligned = _resolve(data.aligned, self.record_sets)
+        return View(self.crop, aligned, data.displacement)
 
     def augment(self, phase: Phase) -> Augment:
         """The random changes of training images in a phase.
@@ -165,7 +160,7 @@ class Experiment:
             records.count("train", *self.recipe.validation_rule) for records in self.record_sets
         ]
         return [
-            Source(records, split, *self.recipe.validation_rule, weight)
+            Source(records, split, *self.recipe.validation_rule, weight, data.cache)
             for records, weight in zip(self.record_sets, weights, strict=True)
         ]
 
@@ -227,9 +222,7 @@ class Experiment:
         """What evaluation, prediction and export have to know of the run."""
         return {
             "tasks": [task.to_dict() for task in self.tasks],
-            "crop": self.crop.to_dict(),
-            "aligned": self.aligned.to_dict() if self.aligned else None,
-            "disturb": dataclasses.asdict(self.disturb) if self.disturb else None,
+            **self.view.to_dict(),
             "input_shape": list(self.input_shape),
             "majority": self.majority(),
             "records": [

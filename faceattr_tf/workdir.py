@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.files import local, replacing, write_text
-from data_pipelines.input.augment import Augment
+from data_pipelines.input.view import View
 from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import Task
 from faceattr_tf.configs.base import Recipe
@@ -76,19 +76,12 @@ class Workdir:
     @property
     def crop(self) -> Crop:
         """What the model sees of an image."""
-        return Crop.from_dict(self.metadata()["crop"])
+        return self.view.crop
 
     @property
-    def aligned(self) -> Crop | None:
-        """The crop that the model's transformer learned to produce, where it was told one."""
-        fields = self.metadata().get("aligned")
-        return Crop.from_dict(fields) if fields else None
-
-    @property
-    def disturb(self) -> Augment | None:
-        """The fixed displacement of every face in this run's data; None for none."""
-        fields = self.metadata().get("disturb")
-        return Augment(**fields) if fields else None
+    def view(self) -> View:
+        """What the model was shown of the faces of its data."""
+        return View.from_dict(self.metadata())
 
     def load_model(self, name: str = MODEL):
         """The best model so far, a `keras.Model` in float32 (averaged weights where used).

@@ -9,12 +9,13 @@ from data_pipelines.errors import UserError
 from data_pipelines.input.alignment_target import alignment_labels, face_numbers, relative_theta
 from data_pipelines.input.augment import Augment, adjustment
 from data_pipelines.input.batches import Source, evaluation_batches, training_batches
+from data_pipelines.input.view import View
 from data_pipelines.tasks import ALIGNMENT, CELEBA, LANDMARKS, MTFL_ATTRIBUTES, Task
 
 SIZE = (48, 40)
 TASKS = (MTFL_ATTRIBUTES, LANDMARKS, ALIGNMENT)
 INPUT = Crop("box", *SIZE, margin=0.6)
-DISTURB = Augment(shift=0.15, rotate=30, scale=float(np.log(1.25)))
+DISPLACEMENT = Augment(shift=0.15, rotate=30, scale=float(np.log(1.25)))
 IDENTITY = np.eye(3)[:2]
 
 
@@ -42,16 +43,29 @@ def sampled(image, theta):
     return cv2.warpAffine(image, transform, (width, height), flags=flags, borderValue=(np.nan,) * 3)
 
 
-def evaluation(records, crop=INPUT, tasks=TASKS, split="train", **options):
+def evaluation(
+    records, crop=INPUT, tasks=TASKS, split="train", aligned=None, displacement=None, **options
+):
     options = {"batch_size": 16} | options
+    view = View(crop, aligned, displacement)
     return list(
-        evaluation_batches(Source(records, split), tasks, crop, **options).as_numpy_iterator()
+        evaluation_batches(Source(records, split), tasks, view, **options).as_numpy_iterator()
     )
 
 
-def training(records, crop=INPUT, tasks=TASKS, augment=None, steps=4, **options):
+def training(
+    records,
+    crop=INPUT,
+    tasks=TASKS,
+    augment=None,
+    steps=4,
+    aligned=None,
+    displacement=None,
+    **options,
+):
     options = {"batch_size": 16, "seed": 3} | options
-    batches = training_batches([Source(records)], tasks, crop, augment or Augment(), **options)
+    view = View(crop, aligned, displacement)
+    batches = training_batches([Source(records)], tasks, view, augment or Augment(), **options)
     return list(batches.take(steps).as_numpy_iterator())
 
 
@@ -109,7 +123,9 @@ def test_theta_is_the_change_of_normalised_coordinates():
 def test_an_affine_theta_is_the_least_squares_fit_to_the_landmarks_in_the_crop(
     mtfl_records, aligned, augment
 ):
-    batches = training(mtfl_records, augment=augment, aligned=aligned, disturb=DISTURB, steps=2)
+    batches = training(
+        mtfl_records, augment=augment, aligned=aligned, displacement=DISPLACEMENT, steps=2
+    )
     template = template_in(
         Crop(height=48, width=40, margin=aligned.margin, vertical=aligned.vertical)
     )
@@ -130,11 +146,11 @@ def test_mirrored_crops_have_thetas_without_reflection(mtfl_records):
     np.testing.assert_allclose(mirrored, plain * [[1, -1, -1], [-1, 1, 1]], atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "disturb"), [("align", None), ("affine", DISTURB)])
-def test_the_crop_seen_through_theta_is_the_aligned_crop(mtfl_records, kind, disturb):
+@pytest.mark.parametrize(("kind", "displacement"), [("align", None), ("affine", DISPLACEMENT)])
+def test_the_crop_seen_through_theta_is_the_aligned_crop(mtfl_records, kind, displacement):
     crop, aligned = Crop("box", 120, 104, margin=1.5), Crop(kind, 120, 104, margin=-0.1)
     expected = joined(evaluation(mtfl_records, aligned), "image")
-    batches = evaluation(mtfl_records, crop, aligned=aligned, disturb=disturb)
+    batches = evaluation(mtfl_records, crop, aligned=aligned, displacement=displacement)
     differences, unmoved = [], []
     for image, theta, wanted in zip(
         joined(batches, "image"), joined(batches, "labels", "alignment"), expected, strict=True
@@ -152,7 +168,7 @@ def test_the_crop_seen_through_theta_is_the_aligned_crop(mtfl_records, kind, dis
 def test_theta_brings_displaced_faces_back(mtfl_records):
     whole = Crop("none", *SIZE)
     straight = joined(evaluation(mtfl_records, whole), "labels", "landmarks")
-    batches = evaluation(mtfl_records, whole, aligned=whole, disturb=DISTURB)
+    batches = evaluation(mtfl_records, whole, aligned=whole, displacement=DISPLACEMENT)
     displaced = joined(batches, "labels", "landmarks")
     thetas = joined(batches, "labels", "alignment")
     assert np.abs(displaced - straight).mean() > 0.05
@@ -162,7 +178,7 @@ def test_theta_brings_displaced_faces_back(mtfl_records):
 
 def test_landmarks_of_aligned_faces_lie_on_the_template(mtfl_records):
     aligned = Crop("align", margin=0.2)
-    batches = evaluation(mtfl_records, aligned=aligned, disturb=DISTURB)
+    batches = evaluation(mtfl_records, aligned=aligned, displacement=DISPLACEMENT)
     template = template_in(Crop(height=48, width=40, margin=0.2))
     errors = []
     for theta, points in zip(
@@ -175,7 +191,7 @@ def test_landmarks_of_aligned_faces_lie_on_the_template(mtfl_records):
 
 def test_a_displacement_belongs_to_the_face(mtfl_records):
     crop = Crop("none", *SIZE)
-    options = {"aligned": crop, "disturb": DISTURB}
+    options = {"aligned": crop, "displacement": DISPLACEMENT}
 
     def thetas(batches):
         found = {}
@@ -198,7 +214,7 @@ def test_a_displacement_belongs_to_the_face(mtfl_records):
 def test_the_later_and_the_divided_stream_agree_with_the_whole_one(mtfl_records):
     options = {
         "aligned": Crop("align"),
-        "disturb": DISTURB,
+        "displacement": DISPLACEMENT,
         "augment": Augment(flip=True, rotate=9),
     }
     whole = training(mtfl_records, steps=3, **options)
@@ -212,7 +228,7 @@ def test_the_later_and_the_divided_stream_agree_with_the_whole_one(mtfl_records)
 
 def test_displacements_fill_their_ranges_evenly():
     names = tf.constant([f"folder/{index:06}.jpg" for index in range(20_000)])
-    transform, flipped = adjustment(DISTURB, face_numbers(names), 60, 80)
+    transform, flipped = adjustment(DISPLACEMENT, face_numbers(names), 60, 80)
     assert not flipped.numpy().any()
     transform = transform.numpy().astype(float)
     centre = np.array([39.5, 29.5])
@@ -248,7 +264,10 @@ def test_unknown_landmarks_leave_theta_unknown():
 
 
 def test_without_an_aligned_crop_theta_is_unknown(mtfl_records):
-    for batch in (*evaluation(mtfl_records), *training(mtfl_records, disturb=DISTURB, steps=1)):
+    for batch in (
+        *evaluation(mtfl_records),
+        *training(mtfl_records, displacement=DISPLACEMENT, steps=1),
+    ):
         theta = batch["labels"]["alignment"]
         assert theta.shape == (len(batch["image"]), 2, 3) and theta.dtype == np.float32
         assert np.isnan(theta).all()
@@ -256,7 +275,9 @@ def test_without_an_aligned_crop_theta_is_unknown(mtfl_records):
 
 def test_transforms_alone_are_tasks_enough_but_do_not_stand_for_missing_ones(celeba_records):
     crop = Crop("none", *SIZE)
-    (batch, *_) = evaluation(celeba_records, crop, (ALIGNMENT,), aligned=crop, disturb=DISTURB)
+    (batch, *_) = evaluation(
+        celeba_records, crop, (ALIGNMENT,), aligned=crop, displacement=DISPLACEMENT
+    )
     assert list(batch["labels"]) == ["alignment"]
     assert np.isfinite(batch["labels"]["alignment"]).all()
     assert evaluation(celeba_records, crop, (CELEBA, ALIGNMENT))
@@ -268,10 +289,13 @@ def test_transforms_alone_are_tasks_enough_but_do_not_stand_for_missing_ones(cel
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"disturb": Augment(flip=True)}, "disturb: flip True is no displacement; it has: shift"),
-        ({"disturb": Augment(blur=0.1)}, r"disturb: blur 0\.1"),
-        ({"disturb": Augment(cutout_probability=0.1)}, "disturb: cutout_probability"),
-        ({"disturb": Augment(rotate=-1)}, "disturb: rotate -1 must be 0 or more"),
+        (
+            {"displacement": Augment(flip=True)},
+            "displacement: flip True does not move a face; it has: shift",
+        ),
+        ({"displacement": Augment(blur=0.1)}, r"displacement: blur 0\.1"),
+        ({"displacement": Augment(cutout_probability=0.1)}, "displacement: cutout_probability"),
+        ({"displacement": Augment(rotate=-1)}, "displacement: rotate -1 must be 0 or more"),
         ({"aligned": Crop("face")}, "kind 'face'"),
         ({"aligned": Crop("window", window=0)}, "window 0 stands for the mean box"),
         ({"crop": Crop("window", window=0)}, "window 0 stands for the mean box"),

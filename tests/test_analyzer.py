@@ -277,11 +277,12 @@ def test_faces_of_photographs_are_found(analyzer, real_data):
 def test_numbers_are_those_of_evaluation(mtfl_tree, mtfl_records):
     from data_pipelines.crop.geometry import from_crop_coordinates
     from data_pipelines.input.batches import Source, evaluation_batches
+    from data_pipelines.input.view import View
     from faceattr_tf.evaluation.inference import predict_outputs
 
     crop = Crop("align", 12, 10)
     model = build_model(crop)
-    batches = evaluation_batches(Source(mtfl_records, "test"), TASKS, crop, batch_size=5)
+    batches = evaluation_batches(Source(mtfl_records, "test"), TASKS, View(crop), batch_size=5)
     outputs, labels, transforms, filenames = predict_outputs(model, batches)
     points = from_crop_coordinates(labels["landmarks"], transforms, crop.height, crop.width)
     files = [mtfl_tree / name for name in filenames]

@@ -232,13 +232,14 @@ def test_people_of_different_records_are_different(celeba_records):
     from data_pipelines.crop.geometry import Crop
     from data_pipelines.input.augment import Augment
     from data_pipelines.input.batches import Source, evaluation_batches, training_batches
+    from data_pipelines.input.view import View
 
     crop = Crop("none", height=8, width=8)
     source = Source(celeba_records, "train")
-    (batch,) = evaluation_batches(source, (), crop, batch_size=100)
+    (batch,) = evaluation_batches(source, (), View(crop), batch_size=100)
     people = set(batch["identity"].numpy().tolist())
     assert len(people) > 3 and min(people) >= 0
-    batches = training_batches([source, source], (), crop, Augment(), batch_size=64, seed=0)
+    batches = training_batches([source, source], (), View(crop), Augment(), batch_size=64, seed=0)
     batch = next(iter(batches))
     first = batch["source"].numpy() == 0
     identity = batch["identity"].numpy()

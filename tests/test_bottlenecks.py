@@ -16,7 +16,7 @@ import pytest
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.input.augment import Augment
+from data_pipelines.input.augment import Augment, RandomCopy
 from faceattr_tf.configs import TaskConfig, create_recipe
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -85,7 +85,7 @@ def images_of(recipe, split="train", index=0, **options):
     experiment = Experiment.of(recipe)
     source = experiment.sources(split)[index]
     batches = evaluation_batches(
-        source, experiment.tasks, experiment.crop, batch_size=16, **options
+        source, experiment.tasks, experiment.view, batch_size=16, **options
     )
     return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches.as_numpy_iterator())
 
@@ -172,7 +172,7 @@ def changes(folder):
         "kind": change("data.crop", Crop("nose", height=32, width=32)),
         "margin": change("data.crop", dataclasses.replace(crop, margin=0.4)),
         "size": change("data.crop", dataclasses.replace(crop, height=40)),
-        "disturb": change("data.disturb", Augment(shift=0.1)),
+        "displacement": change("data.displacement", Augment(shift=0.1)),
         "layer": change("model.layer", EARLIER),
         "network": change("model.name", "resnet50"),
         "pixel_values": change("model.options", (("pixel_values", "unit"),)),
@@ -253,7 +253,7 @@ def test_copies_are_changed_images_with_their_labels(tmp_path, mtfl_records):
     assert network.images == 2 * count and everything(part).shape[:2] == (count, 3)
     np.testing.assert_array_equal(everything(part)[:, :1], everything(plain))
     for copy in (1, 2):
-        images = images_of(recipe, augment=recipe.data.augment, seed=recipe.seed, copy=copy)
+        images = images_of(recipe, copy=RandomCopy(recipe.data.augment, recipe.seed, copy))
         expected = len(LAST) * described(images["image"])
         np.testing.assert_allclose(everything(part)[:, copy], expected, rtol=1e-4, atol=0.1)
         np.testing.assert_allclose(part.transforms[:, copy], images["transform"], atol=1e-4)

@@ -208,10 +208,13 @@ def evaluated(tmp_path_factory, mtfl_records):
 
 def test_a_report_holds_figures_that_an_independent_computation_confirms(evaluated, mtfl_records):
     from data_pipelines.input.batches import Source, evaluation_batches
+    from data_pipelines.input.view import View
 
     workdir, contents = evaluated
     assert contents["data"]["examples"] == mtfl_records.splits["test"]
-    batches = list(evaluation_batches(Source(mtfl_records, "test"), TASKS[:3], CROP, batch_size=64))
+    batches = list(
+        evaluation_batches(Source(mtfl_records, "test"), TASKS[:3], View(CROP), batch_size=64)
+    )
     model = workdir.load_model()
     logits = np.concatenate([model(batch["image"])["attributes"] for batch in batches])
     truth = np.concatenate([batch["labels"]["attributes"] for batch in batches])

@@ -54,9 +54,9 @@ def test_the_conditions_differ_in_nothing_but_alignment(data):
         assert other.model.name == system.model.name
         assert other.model.options == system.model.options
     assert unaligned.data.crop == system.data.crop
-    assert unaligned.data.disturb == system.data.disturb
+    assert unaligned.data.displacement == system.data.displacement
     assert aligned.data.crop.kind == system.data.aligned.kind
-    assert not aligned.data.disturb.geometric
+    assert not aligned.data.displacement.geometric
 
 
 def test_the_paper_is_kept_to():
@@ -174,7 +174,7 @@ def test_a_run_leaves_what_the_transformer_needs(finished, mtfl_records):
     path, _ = finished
     workdir = Workdir.open(path)
     assert [task.name for task in workdir.tasks] == ["attributes", "alignment"]
-    assert workdir.aligned == Crop(kind="align", height=32, width=32, margin=0.15)
+    assert workdir.view.aligned == Crop(kind="align", height=32, width=32, margin=0.15)
     assert workdir.crop.window == pytest.approx(mtfl_records.mean_box(), abs=1e-3)
     phases = {row["phase"] for row in workdir.metrics_log()}
     assert phases == {"lonet", "clnet", "joint"}

@@ -194,7 +194,7 @@ def test_bottlenecks_train_the_top_of_the_whole_network(tmp_path, mtfl_records, 
     assert model.input_shape == (None, 48, 48, 3)
     experiment = Experiment.of(recipe)
     source = Source(mtfl_records, "validation", 0.2)
-    images = evaluation_batches(source, experiment.tasks, experiment.crop, batch_size=16)
+    images = evaluation_batches(source, experiment.tasks, experiment.view, batch_size=16)
     by_images = predict_outputs(model, images, tasks=experiment.tasks)
     kept = for_run(experiment)["validation"][0]
     by_features = predict_outputs(
@@ -262,7 +262,7 @@ def test_new_layers_learn_from_bottlenecks_what_they_learn_from_images(
     def images(experiment, state):
         (source,) = experiment.sources("train")
         (everything,) = evaluation_batches(
-            source, experiment.tasks, experiment.crop, batch_size=source.count
+            source, experiment.tasks, experiment.view, batch_size=source.count
         )
         names = everything["filename"].numpy().tolist()
         rows = [names.index(name) for name in seen["filename"].numpy()]

@@ -8,13 +8,14 @@ import tensorflow as tf
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.input import stream
-from data_pipelines.input.augment import Augment
+from data_pipelines.input.augment import Augment, RandomCopy
 from data_pipelines.input.batches import (
     Source,
     evaluation_batches,
     named_failures,
     training_batches,
 )
+from data_pipelines.input.view import View
 from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import LANDMARKS, POSE, Task
 
@@ -85,7 +86,7 @@ def second(tmp_path_factory):
 
 def training(sources, tasks=(ATTRIBUTES,), augment=None, crop=CROP, **options):
     options = {"batch_size": 8, "seed": 5} | options
-    return training_batches(sources, tasks, crop, augment or Augment(), **options)
+    return training_batches(sources, tasks, View(crop), augment or Augment(), **options)
 
 
 def take(batches, count):
@@ -134,7 +135,9 @@ def test_a_later_start_gives_the_same_batches_to_the_bit(first, second, start, c
     sources = [Source(first, weight=0.7), Source(second, weight=0.3)]
     tasks = (ATTRIBUTES, POSE, LANDMARKS, AGE)
     whole = take(training(sources, tasks, STRONG), start + 3)
-    later = take(training(sources, tasks, STRONG, start_step=start, cache=cache), 3)
+    for source in sources:
+        source.cache = cache
+    later = take(training(sources, tasks, STRONG, start_step=start), 3)
     assert_equal(later, whole[start:])
 
 
@@ -177,7 +180,7 @@ def test_validation_share_parts_do_not_overlap(first):
     train = Source(first, "train", validation_share=0.25, seed=3)
     held_out = Source(first, "validation", validation_share=0.25, seed=3)
     assert (train.count, held_out.count) == (28, 9)
-    evaluated = names(evaluation_batches(held_out, (ATTRIBUTES,), CROP, batch_size=4)
+    evaluated = names(evaluation_batches(held_out, (ATTRIBUTES,), View(CROP), batch_size=4)
                       .as_numpy_iterator())  # fmt: skip
     trained = names(take(training([train], batch_size=7), 8))
     assert sorted(trained[:28]) == sorted(trained[28:])
@@ -187,7 +190,7 @@ def test_validation_share_parts_do_not_overlap(first):
 
 def test_evaluation_is_in_stored_order_and_complete(first):
     batches = list(
-        evaluation_batches(Source(first), (ATTRIBUTES, POSE), CROP, batch_size=10)
+        evaluation_batches(Source(first), (ATTRIBUTES, POSE), View(CROP), batch_size=10)
         .as_numpy_iterator()
     )  # fmt: skip
     assert [len(batch["image"]) for batch in batches] == [10, 10, 10, 7]
@@ -215,7 +218,9 @@ def test_points_that_are_no_task_of_the_records_are_no_labels(tmp_path):
 
     detected = write_records(tmp_path, "found", 4, (ATTRIBUTES,), labels, landmarks=FACE)
     crop = Crop("align", height=8, width=8)
-    batches = evaluation_batches(Source(detected), (ATTRIBUTES, LANDMARKS), crop, batch_size=4)
+    batches = evaluation_batches(
+        Source(detected), (ATTRIBUTES, LANDMARKS), View(crop), batch_size=4
+    )
     batch = take(batches, 1)[0]
     assert np.isnan(batch["labels"]["landmarks"]).all()
     assert abs(np.hypot(*batch["transform"][0, :, 0]) - 20 / 8) > 0.1  # yet they place the crop
@@ -250,7 +255,7 @@ def test_labels_of_several_sources_are_joined_by_name_and_the_rest_is_unknown(fi
 
 def test_a_model_may_have_some_of_the_labels_in_its_own_order(first):
     task = Task("attributes", "multilabel", ("Young", "Male"))
-    batch = take(evaluation_batches(Source(first), (task,), CROP, batch_size=37), 1)[0]
+    batch = take(evaluation_batches(Source(first), (task,), View(CROP), batch_size=37), 1)[0]
     index = np.arange(37)
     np.testing.assert_array_equal(
         batch["labels"]["attributes"], np.stack([index * 0 + 1, index % 2], axis=1)
@@ -267,7 +272,7 @@ def test_flipped_evaluation_mirrors_image_landmarks_and_pose(first, tmp_path):
     )  # fmt: skip
     tasks = (POSE, LANDMARKS)
     plain, flipped = (
-        take(evaluation_batches(Source(records), tasks, CROP, batch_size=6, flip=flip), 1)[0]
+        take(evaluation_batches(Source(records), tasks, View(CROP), batch_size=6, flip=flip), 1)[0]
         for flip in (False, True)
     )
     np.testing.assert_allclose(flipped["image"], plain["image"][:, :, ::-1], atol=1e-3)
@@ -278,9 +283,10 @@ def test_flipped_evaluation_mirrors_image_landmarks_and_pose(first, tmp_path):
 
 
 def copy_of(source, copy=1, seed=4, start=0, batch_size=10, augment=None):
+    augment = augment or Augment(flip=True, rotate=20, shift=0.1, brightness=0.2)
     batches = evaluation_batches(
-        source, (POSE, LANDMARKS), CROP, batch_size=batch_size, seed=seed, copy=copy, start=start,
-        augment=augment or Augment(flip=True, rotate=20, shift=0.1, brightness=0.2),
+        source, (POSE, LANDMARKS), View(CROP), batch_size=batch_size, start=start,
+        copy=RandomCopy(augment, seed, copy)
     )  # fmt: skip
     batches = list(batches.as_numpy_iterator())
     return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
@@ -321,7 +327,7 @@ def test_labels_of_a_changed_copy_follow_its_crop(first):
 
 
 def test_a_copy_without_changes_is_the_image(first):
-    plain = evaluation_batches(Source(first), (POSE, LANDMARKS), CROP, batch_size=37)
+    plain = evaluation_batches(Source(first), (POSE, LANDMARKS), View(CROP), batch_size=37)
     assert_equal(list(plain.as_numpy_iterator()),
                  [copy_of(Source(first), augment=Augment(), batch_size=37)])  # fmt: skip
 
@@ -375,7 +381,7 @@ def test_a_damaged_image_is_named(tmp_path):
         image=lambda index: good[:300] if index == 6 else good,
     )  # fmt: skip
     source = Source(records)
-    batches = evaluation_batches(source, (ATTRIBUTES,), CROP, batch_size=4)
+    batches = evaluation_batches(source, (ATTRIBUTES,), View(CROP), batch_size=4)
     with pytest.raises(UserError, match="image faces-006 cannot be decoded"):
         list(named_failures(batches, [source]))
     with pytest.raises(UserError, match="image faces-006 cannot be decoded"):
@@ -388,7 +394,7 @@ def test_a_damaged_file_of_records_is_named(tmp_path):
     )
     damaged = tmp_path / "train.tfrecord-1"
     damaged.write_bytes(damaged.read_bytes()[:-40])
-    batches = evaluation_batches(Source(records), (ATTRIBUTES,), CROP, batch_size=4)
+    batches = evaluation_batches(Source(records), (ATTRIBUTES,), View(CROP), batch_size=4)
     with pytest.raises(UserError, match=r"train.tfrecord-1: not a whole file of records"):
         list(named_failures(batches, [Source(records)]))
 
@@ -405,14 +411,14 @@ def test_files_that_hold_fewer_examples_end_in_an_error_and_not_in_waiting(tmp_p
     records = write_records(tmp_path, "a", 8, (), lambda index: {}, shards=1)
     for file in records.shards["train"]:
         open(file, "wb").close()
-    source = Source(records)
+    source = Source(records, cache=cache)
     words = "0 examples of 'train' where 8 were built"
     # First what would end by itself, or a defect would keep this test waiting.
-    batches = evaluation_batches(source, (), Crop(height=20, width=20), batch_size=4)
+    batches = evaluation_batches(source, (), View(Crop(height=20, width=20)), batch_size=4)
     with pytest.raises(UserError, match=words):
         list(named_failures(batches, [source]))
     batches = training_batches(
-        [source], (), Crop(height=20, width=20), Augment(), batch_size=4, seed=0, cache=cache
+        [source], (), View(Crop(height=20, width=20)), Augment(), batch_size=4, seed=0
     )
     with pytest.raises(UserError, match=words):
         next(named_failures(batches, [source]))

@@ -220,7 +220,7 @@ def test_features_of_every_stage_are_kept_on_disk(name, tmp_path, mtfl_records):
     experiment = Experiment.of(recipe)
     found = extract(experiment, "test", names_of_stages(name), progress=False)
     (source,) = experiment.sources("test")
-    (batch,) = evaluation_batches(source, experiment.tasks, experiment.crop, batch_size=16)
+    (batch,) = evaluation_batches(source, experiment.tasks, experiment.view, batch_size=16)
     model = pretrained_model(experiment, "float32")
     for stage, (part,) in found.items():
         expected = keras.Model(model.input, features_at(model, stage))(batch["image"])

@@ -15,6 +15,7 @@ import export
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.input.batches import encoded_batches, evaluation_batches
 from data_pipelines.input.stream import Source
+from data_pipelines.input.view import View
 from data_pipelines.records.build import build
 from data_pipelines.tasks import LANDMARKS, MTFL_ATTRIBUTES, POSE
 from export import saved_model
@@ -137,7 +138,7 @@ def test_export_and_keras_agree_on_records(name, record_sets, tmp_path, monkeypa
     # That comparison loads the export once more, and here is a better one.
     monkeypatch.setattr(saved_model, "_check", lambda *_: None)
     images = next(
-        iter(evaluation_batches(Source(record_sets[0], "test"), TASKS, CROP, batch_size=9))
+        iter(evaluation_batches(Source(record_sets[0], "test"), TASKS, View(CROP), batch_size=9))
     )
     workdir = workdir_of(name, tmp_path / "run", images["image"])
     options = export.ExportOptions(warmup=False)
@@ -146,7 +147,7 @@ def test_export_and_keras_agree_on_records(name, record_sets, tmp_path, monkeypa
     model = workdir.load_model()
     for records in record_sets:
         source = Source(records, "test")
-        batches = evaluation_batches(source, TASKS, CROP, batch_size=8)
+        batches = evaluation_batches(source, TASKS, View(CROP), batch_size=8)
         outputs, _, _, names = predict_outputs(model, batches)
         rows = list(encoded_batches(source, TASKS, batch_size=8))
         assert [n.decode() for row in rows for n in row["filename"].numpy()] == names

@@ -4,26 +4,12 @@ FaceSTN (Tan, Li, Qiao), equation 1 and section III.C: theta maps the output of 
 aligned face, to its input, both in normalised coordinates, in which -1 and +1 are a crop's borders.
 """
 
-import dataclasses
 import math
 
 from data_pipelines.crop.geometry import Crop, crop_transform
-from data_pipelines.errors import UserError
-from data_pipelines.input.augment import Augment, random_numbers
+from data_pipelines.input.augment import random_numbers
 
-_MOVES = ("shift", "rotate", "scale")
 _SEED = 2015  # any number, but always the same: a face's displacement belongs to the face
-
-
-def check_disturbance(disturb: Augment) -> None:
-    """Raises UserError if a disturbance does anything else than to move the face."""
-    disturb.check("disturb")
-    for field in dataclasses.fields(disturb):
-        value = getattr(disturb, field.name)
-        if field.name not in _MOVES and value != field.default:
-            raise UserError(
-                f"disturb: {field.name} {value} is no displacement; it has: {', '.join(_MOVES)}"
-            )
 
 
 def face_numbers(filenames):

@@ -77,6 +77,21 @@ class Augment:
         return bool(colours or self.cutout)
 
 
+@dataclasses.dataclass(frozen=True)
+class RandomCopy:
+    """One of several randomly changed copies of the same stored examples.
+
+    Attributes:
+        augment: the changes.
+        seed: seed of the changes.
+        number: which copy; each number changes the examples in another way.
+    """
+
+    augment: Augment
+    seed: int
+    number: int
+
+
 def random_numbers(seed: int, positions):
     """One uniform number in [0, 1) per example and draw: a dict of float32 `[B]` per draw.
 

@@ -5,7 +5,6 @@ random about it a function of its place. So the step of a training is all that i
 where it stopped, and each of several workers can take its slice of every batch by itself.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -15,9 +14,10 @@ from data_pipelines.crop.geometry import Crop, compose, to_crop_coordinates
 from data_pipelines.crop.image_headers import image_sizes
 from data_pipelines.crop.pixels import compiled, decode_and_crop
 from data_pipelines.errors import UserError
-from data_pipelines.input.alignment_target import alignment_labels, check_disturbance, face_numbers
+from data_pipelines.input.alignment_target import alignment_labels, face_numbers
 from data_pipelines.input.augment import (
     Augment,
+    RandomCopy,
     adjustment,
     change_colours,
     mirror,
@@ -32,6 +32,7 @@ from data_pipelines.input.stream import (
     named_failures,
     stored_stream,
 )
+from data_pipelines.input.view import View
 from data_pipelines.tasks import Task
 
 __all__ = [
@@ -50,16 +51,13 @@ _PEOPLE = 2**40  # more people than any record set knows
 def training_batches(
     sources: Sequence[Source],
     tasks: Sequence[Task],
-    crop: Crop,
+    view: View,
     augment: Augment,
     *,
     batch_size: int,
     seed: int,
     start_step: int = 0,
     worker: tuple[int, int] = (0, 1),
-    cache: bool = False,
-    aligned: Crop | None = None,
-    disturb: Augment | None = None,
 ):
     """An endless stream of training batches, the same for the same arguments.
 
@@ -69,17 +67,12 @@ def training_batches(
     Args:
         sources: where examples come from, mixed by their weights.
         tasks: the model's tasks; what a source does not label is unknown.
-        crop: what the network sees.
+        view: what the network is shown of a face.
         augment: random changes.
         batch_size: examples per step, over all workers.
         seed: of order and augmentation.
         start_step: steps to leave out; they are skipped before anything is decoded.
         worker: index of this worker and number of workers; each gets its slice of every batch.
-        cache: keep the encoded records in memory, where reading them again is slow.
-        aligned: the crop that a spatial transformer is to make of the network's, whose size it is
-            given; labels of the kind `transform` are computed from it, and unknown without it.
-        disturb: a random displacement of each face (`shift`, `rotate`, `scale`), which stays the
-            same in every epoch, split and run.
 
     Returns:
         `tf.data.Dataset` of dicts: `image` float32 `[B, h, w, 3]` in 0..255, `filename` string
@@ -93,18 +86,18 @@ def training_batches(
     import tensorflow as tf
 
     augment.check()
-    assemble = _assembler(tasks, crop, aligned, disturb, stream=True)
+    assemble = _assembler(tasks, view, stream=True)
     index, workers = worker
     if batch_size < 1 or batch_size % workers:
         raise UserError(f"batch_size {batch_size} cannot be divided evenly among {workers} workers")
     parse = _parser(sources, tasks)
     slice_size = batch_size // workers
-    stream = mixed_stream(sources, seed, start_step * batch_size, cache)
+    stream = mixed_stream(sources, seed, start_step * batch_size)
     stream = stream.batch(slice_size, drop_remainder=True).enumerate(start_step * workers)
     if workers > 1:
         stream = stream.shard(workers, index)
 
-    move, recolour = _changes(augment, crop, compiled)
+    move, recolour = _changes(augment, view.crop, compiled)
 
     def prepare(number, batch):
         numbers = random_numbers(seed, number * slice_size + tf.range(slice_size, dtype=tf.int64))
@@ -119,15 +112,11 @@ def training_batches(
 def evaluation_batches(
     source: Source,
     tasks: Sequence[Task],
-    crop: Crop,
+    view: View,
     *,
     batch_size: int,
     flip: bool = False,
-    aligned: Crop | None = None,
-    disturb: Augment | None = None,
-    augment: Augment | None = None,
-    seed: int = 0,
-    copy: int = 0,
+    copy: RandomCopy | None = None,
     start: int = 0,
 ):
     """The examples of a source once, in stored order, the last batch as long as it is.
@@ -135,16 +124,12 @@ def evaluation_batches(
     Args:
         source: where examples come from.
         tasks: the model's tasks; what the source does not label is unknown.
-        crop: what the network sees.
+        view: what the network is shown of a face.
         batch_size: examples per batch.
         flip: mirror every crop; transforms and labels are those of the mirrored crop, as in
             training.
-        aligned: as in training.
-        disturb: as in training.
-        augment: random changes, which follow from `seed`, `copy` and the place of the example in
-            the stored split alone; not together with `flip`.
-        seed: of these changes.
-        copy: a number for each randomly changed copy of the same examples.
+        copy: change every example at random; what changes follows from the copy and the place of
+            the example in the stored split alone. Not together with `flip`.
         start: examples to leave out at the beginning, before anything is decoded.
 
     Returns:
@@ -155,14 +140,14 @@ def evaluation_batches(
     """
     import tensorflow as tf
 
-    augment = augment or Augment()
-    augment.check()
-    if flip and augment != Augment():
+    copy = copy or RandomCopy(Augment(), seed=0, number=0)
+    copy.augment.check()
+    if flip and copy.augment != Augment():
         raise ValueError("flip mirrors examples that are unchanged otherwise")
     # With fewer images, compiling for whole batches and the last one takes longer than it saves.
     compile_ = compiled if source.count > 5_000 else functools.partial
-    assemble = _assembler(tasks, crop, aligned, disturb, stream=source.count > 5_000)
-    move, recolour = _changes(augment, crop, compile_)
+    assemble = _assembler(tasks, view, stream=source.count > 5_000)
+    move, recolour = _changes(copy.augment, view.crop, compile_)
     parse = _parser([source], tasks)
     _, mask = source.select()
     stored = np.arange(source.count) if mask is None else np.flatnonzero(mask)
@@ -172,10 +157,10 @@ def evaluation_batches(
         fields = parse(*batch)
         count = tf.shape(fields["image"])[0]
         if flip:
-            return assemble(fields, mirror(count, crop.width), tf.fill([count], True))
+            return assemble(fields, mirror(count, view.crop.width), tf.fill([count], True))
         first = start + number * batch_size
         places = tf.gather(stored, first + tf.range(count, dtype=tf.int64))
-        numbers = random_numbers(seed, places + copy * _STORED)
+        numbers = random_numbers(copy.seed, places + copy.number * _STORED)
         return recolour(numbers, assemble(fields, *move(numbers)))
 
     batches = batches.map(
@@ -292,22 +277,19 @@ def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
     return parse
 
 
-def _assembler(tasks, crop, aligned, disturb, stream):
+def _assembler(tasks, view, stream):
     """A function of parsed fields, adjustment and which crops are mirrored that makes a batch."""
     import tensorflow as tf
 
     make = compiled if stream else functools.partial
-    crop.check(resolved=True)
-    if disturb is not None:
-        check_disturbance(disturb)
-        displace = make(adjustment, disturb)
+    crop, aligned, displacement = view.crop, view.aligned, view.displacement
+    if displacement is not None:
+        displace = make(adjustment, displacement)
     if aligned is not None:
-        aligned = dataclasses.replace(aligned, height=crop.height, width=crop.width)
-        aligned.check(resolved=True)
         align = make(alignment_labels, aligned)
 
     def moved(fields, adjust):
-        if disturb is None or not disturb.geometric:
+        if displacement is None:
             return adjust
         displaced, _ = displace(face_numbers(fields["filename"]), crop.height, crop.width)
         return displaced if adjust is None else compose(displaced, adjust)

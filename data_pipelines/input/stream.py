@@ -34,6 +34,8 @@ class Source:
         seed: of the choice of the validation share.
         by_person: see `RecordSet.select`.
         weight: share of this source in the training stream, relative to the other sources.
+        cache: keep the encoded records of the training stream in memory, where reading them again
+            is slow.
     """
 
     records: RecordSet
@@ -42,6 +44,7 @@ class Source:
     seed: int = 0
     by_person: bool = False
     weight: float = 1.0
+    cache: bool = False
 
     def select(self) -> tuple[str, np.ndarray | None]:
         """The stored split and which of its examples belong to the source, None for all."""
@@ -79,12 +82,12 @@ def _serialised(source: Source):
     return dataset
 
 
-def _shuffled(source: Source, seed: tuple[int, int], start: int, cache: bool):
+def _shuffled(source: Source, seed: tuple[int, int], start: int):
     """The endless stream of a source from its example number `start` on."""
     import tensorflow as tf
 
     dataset = _serialised(source)
-    if cache:
+    if source.cache:
         dataset = dataset.cache()
     count = source.count
 
@@ -99,12 +102,12 @@ def _shuffled(source: Source, seed: tuple[int, int], start: int, cache: bool):
     return epochs.flat_map(epoch).skip(start % count)
 
 
-def mixed_stream(sources: Sequence[Source], seed: int, start: int, cache: bool):
+def mixed_stream(sources: Sequence[Source], seed: int, start: int):
     """The endless stream of (serialised example, index of its source) from place `start` on."""
     import tensorflow as tf
 
     if len(sources) == 1:
-        stream = _shuffled(sources[0], (seed, 0), start, cache)
+        stream = _shuffled(sources[0], (seed, 0), start)
         return tf.data.Dataset.zip(stream, _only_source())
     pattern = mixing_pattern([source.weight for source in sources])
 
@@ -118,8 +121,7 @@ def mixed_stream(sources: Sequence[Source], seed: int, start: int, cache: bool):
         begun = order(tf.constant(whole, tf.int64))[:rest]
     passed += np.bincount(begun, minlength=len(sources))
     streams = [
-        _shuffled(source, (seed, index), int(passed[index]), cache)
-        for index, source in enumerate(sources)
+        _shuffled(source, (seed, index), int(passed[index])) for index, source in enumerate(sources)
     ]
     blocks = tf.data.Dataset.range(whole, tf.int64.max)
     choices = blocks.flat_map(lambda block: tf.data.Dataset.from_tensor_slices(order(block)))

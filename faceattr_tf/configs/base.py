@@ -17,6 +17,7 @@ RENAMED = {
     "average": "ema_decay",
     "checkpoint_every": "checkpoint_steps",
     "classifier_sees": "classifier_input",
+    "disturb": "displacement",
     "evaluate_every": "evaluate_epochs",
     "log_every": "log_steps",
 }
@@ -57,7 +58,7 @@ class Data:
             mean size of the faces' boxes in the training images (FaceSTN, III.B).
         aligned: the crop that a transformer learns to produce where the task `alignment` is
             listed; its height and width are those of `crop`.
-        disturb: a fixed random displacement of every face, in training, validation and test alike
+        displacement: a fixed random displacement of every face, in training, validation and test alike
             (rotate, scale and shift only): faces that need alignment, with the truth known.
         augment: random changes of training images.
         batch_size: examples per step over all replicas and workers.
@@ -74,7 +75,7 @@ class Data:
     validation_by_person: bool = True
     crop: Crop = dataclasses.field(default_factory=Crop)
     aligned: Crop = dataclasses.field(default_factory=Crop)
-    disturb: Augment = dataclasses.field(default_factory=Augment)
+    displacement: Augment = dataclasses.field(default_factory=Augment)
     augment: Augment = dataclasses.field(default_factory=Augment)
     batch_size: int = 64
     micro_batch: int = 0

@@ -159,7 +159,7 @@ def celeba_small() -> Recipe:
         aligned=Crop(),
         epochs=(20.0, 10.0, 6.0),
     )
-    recipe.data.disturb = Augment(rotate=30.0, scale=math.log(1.25), shift=0.15)
+    recipe.data.displacement = Augment(rotate=30.0, scale=math.log(1.25), shift=0.15)
     recipe.best_metric = "attributes/average_precision"
     return recipe
 
@@ -185,7 +185,7 @@ def with_alignment(recipe: Recipe) -> Recipe:
     size = {"height": recipe.data.crop.height, "width": recipe.data.crop.width}
     recipe = without_alignment(recipe)
     recipe.data.crop = dataclasses.replace(recipe.data.aligned, **size)
-    recipe.data.disturb = Augment()
+    recipe.data.displacement = Augment()
     return recipe
 
 

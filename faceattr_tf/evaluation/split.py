@@ -109,10 +109,8 @@ def split_batches(
     dataset = evaluation_batches(
         source,
         tasks,
-        workdir.crop,
+        workdir.view,
         batch_size=batch_size,
-        aligned=workdir.aligned,
-        disturb=workdir.disturb,
     )
     return SplitBatches(dataset, source)
 

@@ -202,7 +202,7 @@ def feature_key(
         "layer": layer,
         "precision": recipe.precision,
         "crop": experiment.crop.to_dict(),
-        "disturb": dataclasses.asdict(experiment.disturb) if experiment.disturb else None,
+        "displacement": experiment.view.to_dict()["displacement"],
         "records": description["fingerprint"],
         "split": source.split,
         "images": source.count,

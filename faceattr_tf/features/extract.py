@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.errors import UserError
-from data_pipelines.input.augment import Augment
+from data_pipelines.input.augment import Augment, RandomCopy
 from data_pipelines.input.batches import evaluation_batches as image_batches
 from data_pipelines.input.batches import named_failures
 from data_pipelines.input.labels import label_places
@@ -236,7 +236,8 @@ class _Part:
 
     def compute(self, experiment: Experiment, network: Callable, bar) -> None:
         """Computes and keeps what is missing."""
-        missing = self.missing()
+        missing, recipe = self.missing(), experiment.recipe
+        changes = RandomCopy(recipe.data.augment, recipe.seed, self.copy) if self.copy else None
         options = tf.data.Options()
         # With tuning, the end of a slow pass now and then waits for the tuner, for up to a minute.
         options.autotune.enabled = False
@@ -245,12 +246,9 @@ class _Part:
             batches = image_batches(
                 self.source,
                 self.source.records.tasks,
-                experiment.crop,
+                experiment.view,
                 batch_size=BATCH,
-                disturb=experiment.disturb,
-                augment=experiment.recipe.data.augment if self.copy else None,
-                seed=experiment.recipe.seed,
-                copy=self.copy,
+                copy=changes,
                 start=indices[0] * BLOCK,
             )
             batches = named_failures(batches.with_options(options), [self.source])

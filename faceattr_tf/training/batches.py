@@ -8,14 +8,13 @@ import tensorflow as tf
 from data_pipelines.errors import UserError
 from data_pipelines.input.augment import Augment
 from data_pipelines.input.batches import training_batches
+from data_pipelines.input.view import View
 from faceattr_tf.configs.base import Phase
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import Features, feature_batches
 from faceattr_tf.features.extract import for_new_layers
 from faceattr_tf.models.heads import NEW_LAYERS
-from faceattr_tf.training.distribution import (
-    distribute,
-)
+from faceattr_tf.training.distribution import distribute
 from faceattr_tf.training.state import freeze
 
 
@@ -63,12 +62,11 @@ def training_stream(
     """
     recipe = experiment.recipe
     phase = recipe.phases[experiment.phase_at(start_step)]
-    aligned, disturb = experiment.aligned, experiment.disturb
-    crop, augment = experiment.crop, experiment.augment(phase)
+    view, augment = experiment.view, experiment.augment(phase)
     if phase.bottlenecks and not features:
         features = for_new_layers(experiment, progress=progress)
     if phase.classifier_input == "aligned":
-        crop, disturb = aligned, None
+        view = View(view.aligned, view.aligned)
 
     def create(worker: int, workers: int):
         if features:
@@ -83,15 +81,12 @@ def training_stream(
         return training_batches(
             experiment.sources("train"),
             experiment.tasks,
-            crop,
+            view,
             augment,
             batch_size=recipe.data.batch_size,
             seed=recipe.seed,
             start_step=start_step,
             worker=(worker, workers),
-            cache=recipe.data.cache,
-            aligned=aligned,
-            disturb=disturb,
         )
 
     return iter(distribute(strategy, create, recipe.data.batch_size))

@@ -68,7 +68,7 @@ def _validation_labels(experiment: Experiment) -> dict[str, np.ndarray]:
         for batch in named_failures(batches, [source]):
             for task in experiment.tasks:
                 if task.kind == "transform":
-                    parts[task.name].append(_transforms(experiment.aligned, batch))
+                    parts[task.name].append(_transforms(experiment.view.aligned, batch))
                 else:
                     parts[task.name].append(batch["labels"][task.name].numpy())
     return {name: np.concatenate(found) for name, found in parts.items()}
@@ -152,13 +152,6 @@ def validation_batches(
     if features:
         return [EvaluationBatches(part, size) for part in features]
     return [
-        evaluation_batches(
-            source,
-            experiment.tasks,
-            experiment.crop,
-            batch_size=size,
-            aligned=experiment.aligned,
-            disturb=experiment.disturb,
-        )
+        evaluation_batches(source, experiment.tasks, experiment.view, batch_size=size)
         for source in experiment.sources("validation")
     ]
