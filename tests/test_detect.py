@@ -67,7 +67,7 @@ def test_the_nearest_face_wins_and_the_score_decides_between_equals():
 
 def test_pictures_without_a_face_have_rows_with_empty_fields(faceless, tmp_path):
     output = tmp_path / "faces.csv"
-    summary = detect.detect_folder(str(faceless), str(output), processes=1)
+    summary = detect.detect_folder(str(faceless), str(output), detect.Settings(processes=1))
     names = ["a.jpg", "b/ramp.png", "tiny.jpg"]
     assert rows_of(output) == [list(COLUMNS), *([name, *[""] * 15] for name in names)]
     assert summary["not_found"] == names
@@ -83,9 +83,9 @@ def test_undecodable_pictures_are_named_and_limited(faceless, tmp_path):
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"2 pictures do not decode.*max_bad=1: cut.jpg, empty.png"):
-        detect.detect_folder(str(tmp_path), processes=1, max_bad=1)
+        detect.detect_folder(str(tmp_path), settings=detect.Settings(processes=1, max_bad=1))
     assert not (tmp_path / "detections.csv").exists()
-    summary = detect.detect_folder(str(tmp_path), processes=1, max_bad=2)
+    summary = detect.detect_folder(str(tmp_path), settings=detect.Settings(processes=1, max_bad=2))
     assert summary["undecodable"] == ["cut.jpg", "empty.png"]
     assert [row[0] for row in rows_of(summary["output"])[1:]] == ["a.jpg", "b.jpg"]
 
@@ -102,7 +102,7 @@ def test_an_interrupted_run_continues_after_the_last_whole_row(faceless, tmp_pat
 
     monkeypatch.setattr(detect, "_detect_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        detect.detect_folder(str(faceless), str(output), processes=1, batch_size=1)
+        detect.detect_folder(str(faceless), str(output), detect.Settings(processes=1, batch_size=1))
     assert not output.exists()
     partial = tmp_path / "faces.csv.partial"
     with open(partial, "a") as file:
@@ -114,7 +114,7 @@ def test_an_interrupted_run_continues_after_the_last_whole_row(faceless, tmp_pat
 
     seen.clear()
     monkeypatch.setattr(detect, "_detect_batch", recorded)
-    detect.detect_folder(str(faceless), str(output), processes=1, batch_size=1)
+    detect.detect_folder(str(faceless), str(output), detect.Settings(processes=1, batch_size=1))
     assert seen == ["tiny.jpg"]
     assert [row[0] for row in rows_of(output)[1:]] == ["a.jpg", "b/ramp.png", "tiny.jpg"]
     assert not partial.exists()
@@ -124,7 +124,7 @@ def test_rows_of_other_settings_are_not_continued(faceless, tmp_path):
     output = tmp_path / "faces.csv"
     partial = tmp_path / "faces.csv.partial"
     partial.write_text('# {"minimum_size": 99}\na.jpg,1,1,9,9,0.9' + ",1" * 10 + "\n")
-    detect.detect_folder(str(faceless), str(output), processes=1)
+    detect.detect_folder(str(faceless), str(output), detect.Settings(processes=1))
     assert rows_of(output)[1][1] == ""
 
 
@@ -134,7 +134,7 @@ def test_an_output_that_exists_is_only_replaced_on_request(faceless, tmp_path):
     with pytest.raises(UserError, match="exists; --overwrite"):
         detect.detect_folder(str(faceless), str(output))
     assert output.read_text() == "mine"
-    detect.detect_folder(str(faceless), str(output), processes=1, overwrite=True)
+    detect.detect_folder(str(faceless), str(output), detect.Settings(processes=1), overwrite=True)
     assert len(rows_of(output)) == 4
 
 
@@ -235,7 +235,9 @@ def test_faces_found_in_another_reduction_are_not_continued(faceless, tmp_path, 
     for side, continues in ((100, False), (100, True), (101, False)):
         before = partial.read_text() if partial.exists() else ""
         with pytest.raises(KeyboardInterrupt):
-            detect.detect_folder(str(faceless), str(output), processes=1, maximum_side=side)
+            detect.detect_folder(
+                str(faceless), str(output), detect.Settings(processes=1, maximum_side=side)
+            )
         assert (partial.read_text() == before) is continues
 
 
@@ -274,7 +276,9 @@ class TestRealPictures:
             (x, y), (far_x, far_y) = points.min(0), points.max(0)
             boxes = {"pair.png": (x, y, far_x - x, far_y - y)}
             output = tmp_path / f"{index}.csv"
-            detect.detect_folder(str(tmp_path), str(output), processes=1, boxes=boxes)
+            detect.detect_folder(
+                str(tmp_path), str(output), detect.Settings(processes=1), boxes=boxes
+            )
             assert mean_error(read_detections(output)["pair.png"][1], points) < 0.15
 
     @pytest.mark.thorough  # each worker process loads TensorFlow, before and after the kill
@@ -284,9 +288,9 @@ class TestRealPictures:
         for number, name in enumerate(annotated(24)):
             (pictures / f"{number:02d}.jpg").symlink_to(MTFL / name)
         program = (
-            "import sys; from data_pipelines.detection.folder import detect_folder\n"
+            "import sys; from data_pipelines.detection.folder import Settings, detect_folder\n"
             "if __name__ == '__main__':\n"
-            "    detect_folder(sys.argv[1], sys.argv[2], processes=2, batch_size=4)\n"
+            "    detect_folder(sys.argv[1], sys.argv[2], Settings(processes=2, batch_size=4))\n"
         )
         (tmp_path / "program.py").write_text(program)
         output = tmp_path / "killed.csv"
@@ -302,7 +306,9 @@ class TestRealPictures:
         process.wait()
         assert not output.exists()
         subprocess.run(command, env=environment, check=True)
-        detect.detect_folder(str(pictures), str(tmp_path / "whole.csv"), processes=1)
+        detect.detect_folder(
+            str(pictures), str(tmp_path / "whole.csv"), detect.Settings(processes=1)
+        )
         killed, whole = rows_of(output), rows_of(tmp_path / "whole.csv")
         assert [row[0] for row in killed] == [row[0] for row in whole]
         found = np.array([row[1:] for row in killed[1:]], float)

@@ -212,14 +212,17 @@ def _add_detect(commands):
 def _detect(parsed):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     prepare_keras()
-    from data_pipelines.detection.folder import detect_folder
+    from data_pipelines.detection.folder import Settings, detect_folder
 
-    names = ("processes", "batch_size", "maximum_side", "max_bad", "max_pixels", "progress")
-    options = {name: getattr(parsed, name) for name in names}
-    if parsed.minimum_size is not None:
-        options["minimum_size"] = parsed.minimum_size
+    names = ("processes", "batch_size", "maximum_side", "max_bad", "max_pixels", "minimum_size")
+    given = {name: getattr(parsed, name) for name in names}
     found = detect_folder(
-        parsed.source, parsed.output, boxes=parsed.boxes, overwrite=parsed.overwrite, **options
+        parsed.source,
+        parsed.output,
+        Settings(**{name: value for name, value in given.items() if value is not None}),
+        boxes=parsed.boxes,
+        overwrite=parsed.overwrite,
+        progress=parsed.progress,
     )
     print(f"{found['output']}: {found['faces']:,} faces in {found['images']:,} pictures")
     for what, count in found["passed_over"].items():

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import csv
+import dataclasses
 import functools
 import hashlib
 import json
@@ -29,17 +30,32 @@ from data_pipelines.keras_settings import set_keras
 from data_pipelines.progress import progress_bar
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How faces are looked for in a folder.
+
+    Attributes:
+        processes: worker processes; 0: one per processor.
+        batch_size: pictures that a worker takes at once.
+        minimum_size, maximum_side: see `Detector`; boxes are in pixels of the full pictures.
+        max_bad: pictures that may fail to decode; they are listed and get no row.
+        max_pixels: a picture that is larger by its header is not decoded, and counts as one.
+    """
+
+    processes: int = 0
+    batch_size: int = 32
+    minimum_size: float = MINIMUM_SIZE
+    maximum_side: int = MAXIMUM_SIDE
+    max_bad: int = 0
+    max_pixels: int = MAX_PIXELS
+
+
 def detect_folder(
     source: str,
     output: str | None = None,
+    settings: Settings | None = None,
     *,
-    processes: int = 0,
-    batch_size: int = 32,
     boxes: str | Mapping[str, Sequence[float]] | None = None,
-    minimum_size: float = MINIMUM_SIZE,
-    maximum_side: int = MAXIMUM_SIDE,
-    max_bad: int = 0,
-    max_pixels: int = MAX_PIXELS,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict:
@@ -53,13 +69,9 @@ def detect_folder(
         source: the folder; its sub-folders are searched too.
         output: the CSV with `COLUMNS`, sorted by filename (relative to `source`, with `/`);
             default `detections.csv` in the folder.
-        processes: worker processes; 0: one per processor.
-        batch_size: pictures that a worker takes at once.
+        settings: sizes, limits and processes; None for the usual ones.
         boxes: annotated boxes, filename -> (left, top, width, height), or the file with them that
             `read_boxes` reads.
-        minimum_size, maximum_side: see `Detector`; boxes are in pixels of the full pictures.
-        max_bad: pictures that may fail to decode; they are listed and get no row.
-        max_pixels: a picture that is larger by its header is not decoded, and counts as one.
         overwrite: replace an output that exists.
         progress: show a bar, on a terminal.
 
@@ -72,6 +84,7 @@ def detect_folder(
         UserError: no folder, no pictures, an output that exists, too many undecodable pictures, a
             boxes file in another format, a worker process that died.
     """
+    settings = settings or Settings()
     root = local(source)
     if not root.is_dir():
         raise UserError(f"{source}: there is no such folder")
@@ -89,38 +102,8 @@ def detect_folder(
             f"{source}: none of the {len(boxes)} annotated boxes is for a picture here; the first "
             f"is for {next(iter(boxes))!r}, the first picture is {names[0]!r}"
         )
-
-    annotated = hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest()
-    settings = {"minimum_size": float(minimum_size), "maximum_side": maximum_side}
-    settings["boxes"] = annotated
     partial = output.with_name(output.name + ".partial")
-    done = _resume(partial, settings, set(names))
-    if done:
-        print(f"{output}: continues after {len(done)} of {len(names)} pictures")
-    left = [name for name in names if name not in done]
-    sizes = (minimum_size, maximum_side)
-    batches = [
-        (str(root), batch, [points.get(name) for name in batch], sizes, max_pixels)
-        for batch in _batches(left, batch_size)
-    ]
-    undecodable = []
-    with (
-        open(partial, "a", encoding="utf-8", errors="surrogateescape", newline="") as file,
-        progress_bar(len(names), "image", show=progress, initial=len(done), desc="detect") as bar,
-    ):
-        if not file.tell():
-            file.write(_heading(settings) + "\n")
-        for rows, bad in _run(batches, processes or os.cpu_count() or 1):
-            csv.writer(file, lineterminator="\n").writerows(rows)
-            file.flush()
-            done.update((row[0], row) for row in rows)
-            undecodable += bad
-            bar.update(len(rows) + len(bad))
-            if len(undecodable) > max_bad:
-                raise UserError(
-                    f"{root}: {len(undecodable)} pictures do not decode, more than "
-                    f"--max_bad={max_bad}: {_listed(undecodable)}"
-                )
+    done, undecodable = _detect(root, names, points, partial, settings, progress)
     _write(output, [done[name] for name in sorted(done)])
     partial.unlink()
     not_found = [name for name in sorted(done) if done[name][1] == ""]
@@ -134,6 +117,41 @@ def detect_folder(
     }
 
 
+def _detect(root, names, points, partial, settings: Settings, progress):
+    """The row of every picture by its name, and the names of those that do not decode.
+
+    What an interrupted run left in `partial` is not computed again.
+    """
+    heading = _heading(points, settings)
+    done = _resume(partial, heading, set(names))
+    if done:
+        print(f"{partial}: continues after {len(done)} of {len(names)} pictures")
+    left = [name for name in names if name not in done]
+    batches = [
+        (str(root), batch, [points.get(name) for name in batch], settings)
+        for batch in _batches(left, settings.batch_size)
+    ]
+    undecodable = []
+    with (
+        open(partial, "a", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        progress_bar(len(names), "image", show=progress, initial=len(done), desc="detect") as bar,
+    ):
+        if not file.tell():
+            file.write(heading + "\n")
+        for rows, bad in _run(batches, settings.processes or os.cpu_count() or 1):
+            csv.writer(file, lineterminator="\n").writerows(rows)
+            file.flush()
+            done.update((row[0], row) for row in rows)
+            undecodable += bad
+            bar.update(len(rows) + len(bad))
+            if len(undecodable) > settings.max_bad:
+                raise UserError(
+                    f"{root}: {len(undecodable)} pictures do not decode, more than "
+                    f"--max_bad={settings.max_bad}: {_listed(undecodable)}"
+                )
+    return done, undecodable
+
+
 @functools.cache
 def _detector(minimum_size, maximum_side):
     return Detector(minimum_size, maximum_side)
@@ -141,12 +159,12 @@ def _detector(minimum_size, maximum_side):
 
 def _detect_batch(job) -> tuple[list[tuple], list[str]]:
     """The rows of one batch of files, and the names of those that do not decode."""
-    root, names, points, sizes, max_pixels = job
+    root, names, points, settings = job
     good, bad = [], []
 
     def images():
         for name, point in zip(names, points, strict=True):
-            image = _read_image(os.path.join(root, name), max_pixels)
+            image = _read_image(os.path.join(root, name), settings.max_pixels)
             if image is None:
                 bad.append(name)
             else:
@@ -154,7 +172,7 @@ def _detect_batch(job) -> tuple[list[tuple], list[str]]:
                 yield image
             del image
 
-    faces = _detector(*sizes)(images())
+    faces = _detector(settings.minimum_size, settings.maximum_side)(images())
     rows = []
     for (name, point), detections in zip(good, faces, strict=True):
         if point is not None:
@@ -231,10 +249,10 @@ def _batches(items, size):
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _resume(partial, settings, names) -> dict[str, tuple]:
+def _resume(partial, heading, names) -> dict[str, tuple]:
     """The rows of an interrupted run, by filename; the file is cut after the last whole row.
 
-    A file of other settings is removed: its rows would answer another question.
+    A file with another heading is removed: its rows would answer another question.
     """
     if not partial.exists():
         return {}
@@ -242,15 +260,18 @@ def _resume(partial, settings, names) -> dict[str, tuple]:
     whole = data[: data.rfind(b"\n") + 1]
     first, *lines = whole.decode("utf-8", "surrogateescape").split("\n")
     rows = [tuple(row) for row in csv.reader(lines) if row]
-    if first != _heading(settings) or any(len(row) != len(COLUMNS) for row in rows):
+    if first != heading or any(len(row) != len(COLUMNS) for row in rows):
         partial.unlink()
         return {}
     os.truncate(partial, len(whole))
     return {row[0]: row for row in rows if row[0] in names}
 
 
-def _heading(settings) -> str:
-    return f"# {json.dumps(settings)}"
+def _heading(points, settings: Settings) -> str:
+    """The line that says of what run a file of finished batches is."""
+    annotated = hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest()
+    sizes = {"minimum_size": float(settings.minimum_size), "maximum_side": settings.maximum_side}
+    return f"# {json.dumps(sizes | {'boxes': annotated})}"
 
 
 def _write(path, rows) -> None:

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import cv2
 
-from data_pipelines.detection.mtcnn import MAXIMUM_SIDE
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.formats.encoded import ENDINGS, MAX_PIXELS, decode, readable, unread
+from data_pipelines.formats.encoded import ENDINGS, decode, readable, unread
 from data_pipelines.formats.images import ImageFolder
 from data_pipelines.progress import progress_bar
 from faceattr_tf.prediction.analyzer import Analyzer
@@ -53,11 +52,9 @@ def predict(
     output: str | Path | None = None,
     format: str = "jsonl",
     detect: bool = False,
-    batch_size: int = 64,
     annotate: bool | None = None,
-    max_pixels: int = MAX_PIXELS,
-    maximum_side: int = MAXIMUM_SIDE,
     progress: bool = True,
+    **options,
 ) -> Summary:
     """Judges images with a workdir's best model, and writes one row per face.
 
@@ -68,12 +65,10 @@ def predict(
             for `annotated/`, which replaces that of an earlier run; None writes the rows to standard output.
         format: one of `FORMATS`.
         detect: find the faces first and judge each of them; otherwise one face per image.
-        batch_size: images read, and faces judged, at a time.
         annotate: whether to write annotated pictures; None: whenever there is an output folder.
-        max_pixels: an image that is larger by its header is not decoded, and counts as unreadable.
-        maximum_side: width or height in pixels above which faces are looked for in a reduced copy,
-            see `data_pipelines.detection.mtcnn.Detector`.
         progress: show a bar, on a terminal.
+        options: `batch_size`, `max_pixels` and `maximum_side`, see `Analyzer`; images are read as
+            many at a time as faces are judged.
 
     Raises:
         UserError: no image at all, a path or the workdir is missing, or `annotate` without
@@ -88,9 +83,7 @@ def predict(
     files = list_images(paths, leave_out=output, passed_over=passed_over)
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)
-    analyzer = Analyzer.from_workdir(
-        workdir, batch_size=batch_size, max_pixels=max_pixels, maximum_side=maximum_side
-    )
+    analyzer = Analyzer.from_workdir(workdir, **options)
     if analyzer.needs_face and not detect:
         print(
             f"warning: the model was trained on faces cropped by {analyzer.crop.kind}; without "
@@ -104,8 +97,8 @@ def predict(
         _annotations(output) as annotated,
         progress_bar(len(names), "image", show=progress) as bar,
     ):
-        for start in range(0, len(names), batch_size):
-            batch = names[start : start + batch_size]
+        for start in range(0, len(names), analyzer.batch_size):
+            batch = names[start : start + analyzer.batch_size]
             for name, faces in _analyze(analyzer, batch, detect, summary):
                 write(faces)
                 if annotated is not None and annotate is not False:
