@@ -70,12 +70,12 @@ def throughput(folder: pathlib.Path, rounds: int, size: int) -> None:
 
     from data_pipelines.crop.geometry import Crop
     from data_pipelines.crop.pixels import decode_and_crop
-    from export.drawn_requests import draw_faces
-    from export.naming import read_description
+    from export.description import read_description
+    from export.drawn_requests import draw_requests
 
     model = tf.saved_model.load(str(folder))
     crop = Crop.from_dict(read_description(folder)["crop"])
-    encoded = tf.constant(draw_faces(size).encoded)
+    encoded = tf.constant(draw_requests(size).encoded)
     nowhere = tf.fill([size, 4], np.nan), tf.fill([size, 5, 2], np.nan)
     decode = tf.function(lambda data: decode_and_crop(data, *nowhere, crop)[0])
     crops = decode(encoded)
@@ -115,7 +115,7 @@ def resident(process: int, field: str) -> float:
 def load(models: pathlib.Path, name: str, version: int, minutes: float, clients: int) -> None:
     """Asks a server process for some minutes and prints what came of it."""
     from export.client import Client, Refused, Unavailable
-    from export.naming import read_description
+    from export.description import read_description
 
     description = read_description(models / name / str(version))
     pool = pool_of_images(description["max_pixels"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.errors import UserError
-from export.drawn_requests import draw_faces
+from export.drawn_requests import draw_requests
 from export.examples import Examples, examples_of, expected_answers, page_of_faces, picture_files
 from faceattr_tf.reports.tables import Table
 
@@ -167,7 +167,7 @@ def ask(
             "signatures": np.array(list(signatures)),
         }
         if batch_sizes:
-            faces = draw_faces(max(batch_sizes))
+            faces = draw_requests(max(batch_sizes))
             asked |= _joined("timed_", faces.encoded) | {
                 "timed_pixels": faces.pixels,
                 "timed_box": faces.box,

@@ -25,7 +25,7 @@ import jinja2
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local, write_text
-from export.naming import read_description
+from export.description import read_description
 from export.saved_model import FILES_NAME
 
 IMAGE = "tensorflow/serving:2.20.0"

@@ -10,7 +10,7 @@ from data_pipelines.tasks import CELEBA_ATTRIBUTES
 
 
 @dataclasses.dataclass(frozen=True)
-class DrawnFaces:
+class DrawnRequests:
     """A row of drawn faces of one size.
 
     Attributes:
@@ -35,7 +35,9 @@ class DrawnFaces:
         return given
 
 
-def draw_faces(count: int, *, seed: int = 0, size: tuple[int, int] = (218, 178)) -> DrawnFaces:
+def draw_requests(
+    count: int, *, seed: int = 0, size: tuple[int, int] = (218, 178)
+) -> DrawnRequests:
     """Draws faces, the same ones for the same arguments.
 
     Args:
@@ -52,4 +54,4 @@ def draw_faces(count: int, *, seed: int = 0, size: tuple[int, int] = (218, 178))
         boxes.append(box)
         points.append(landmarks)
     encoded = [cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes() for picture in pictures]
-    return DrawnFaces(encoded, np.stack(pictures), np.stack(boxes), np.stack(points))
+    return DrawnRequests(encoded, np.stack(pictures), np.stack(boxes), np.stack(points))

@@ -12,7 +12,7 @@ from data_pipelines.files import local
 from data_pipelines.formats.encoded import ENDINGS, upright
 from data_pipelines.formats.images import ImageFolder
 from data_pipelines.tasks import Task
-from export.drawn_requests import draw_faces
+from export.drawn_requests import draw_requests
 from faceattr_tf.evaluation.answers import answers
 
 PAGE = 32
@@ -47,7 +47,7 @@ def page_of_faces(folder: str | Path) -> Examples:
     import tensorflow as tf
 
     if not folder:
-        faces = draw_faces(PAGE, seed=1)
+        faces = draw_requests(PAGE, seed=1)
         return Examples(faces.encoded, faces.box, faces.landmarks)
     encoded = []
     for file in picture_files(folder):

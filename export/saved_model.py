@@ -38,12 +38,9 @@ in pixels, the centre of the first one being (0, 0). The graph does not apply or
 
 import contextlib
 import dataclasses
-import functools
-import importlib.metadata
 import json
 import os
 import re
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -51,14 +48,12 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.tasks import LANDMARK_NAMES, Task
 from export.check import TOLERANCES, Check, pass_check
+from export.description import METADATA_NAME, describe
 from export.examples import task_answers
 from export.warmup import write_warmup
 
-METADATA_NAME = "faceattr.json"
 FILES_NAME = "assets.extra/files.json"
-_PACKAGES = ("faceattr_tf", "keras", "numpy", "tensorflow")
 _TOLERANCES = {"float32": 1e-3, **TOLERANCES}
 
 TPU_CONVERTER = """\
@@ -72,14 +67,6 @@ batch_options {{
   batch_timeout_micros: 5000
   max_enqueued_batches: 10
 """
-
-_OUTPUTS = {
-    "multilabel": ("probability", "label"),
-    "multiclass": ("probability", "label"),
-    "landmarks": ("points",),
-    "regression": ("value",),
-    "transform": ("outline",),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,64 +162,6 @@ def export_model(
         for path in made:  # empty only where the export failed
             with contextlib.suppress(OSError):
                 path.rmdir()
-
-
-def describe(workdir, model, options: ExportOptions) -> dict:
-    """What a client needs to know of a model, as written to `assets/faceattr.json`.
-
-    Args:
-        workdir: a `faceattr_tf.workdir.Workdir`.
-        model: its model.
-        options: how it is served.
-
-    Returns:
-        Signatures (dtypes, shapes, meanings), tasks (kind, labels, temperature, thresholds, names
-        of the outputs), options, crop, input shape, order of the landmarks, recipe, training
-        records, package versions and, where known, the git commit of the code that exported.
-
-    Raises:
-        UserError: two tasks would share an output.
-    """
-    from export.signatures import TPU_FUNCTION, describe_signatures, embedding_of
-
-    metadata, calibration, recipe = workdir.metadata(), workdir.calibration(), workdir.recipe()
-    tasks = []
-    for task in workdir.tasks:
-        stored = calibration.get(task.name, {})
-        fields = {"name": task.name, "kind": task.kind, "labels": list(task.labels)}
-        if task.kind in ("multilabel", "multiclass"):
-            fields["temperature"] = stored.get("temperature", 1.0)
-        if task.kind == "multilabel":
-            fields["thresholds"] = stored.get("thresholds") or [0.5] * len(task.labels)
-        tasks.append({**fields, "outputs": output_names(task)})
-    names = [name for fields in tasks for name in fields["outputs"].values()]
-    repeated = [name for name in names if names.count(name) > 1]
-    if repeated:
-        raise UserError(f"two tasks would share the output {repeated[0]!r}: rename one of them")
-    width = embedding_of(model, workdir.tasks).shape[-1]
-    return {
-        "signatures": describe_signatures(workdir.tasks, tasks, width),
-        "device_function": TPU_FUNCTION,
-        "tasks": tasks,
-        **dataclasses.asdict(options),
-        "crop": workdir.crop.to_dict(),
-        "input_shape": metadata["input_shape"],
-        "landmark_names": list(LANDMARK_NAMES),
-        "recipe": recipe.name,
-        "model": recipe.model.name,
-        "records": [
-            {key: value for key, value in records.items() if key != "path"}
-            for records in metadata["records"]
-        ],
-        "packages": {name: _package_version(name) for name in _PACKAGES},
-        "commit": _commit(),
-    }
-
-
-def output_names(task: Task) -> dict[str, str]:
-    """Which outputs a task has: `probability` -> `<task>_probability` and so on."""
-    prefix = re.sub(r"[^A-Za-z0-9_]", "_", task.name)
-    return {kind: f"{prefix}_{kind}" for kind in _OUTPUTS[task.kind]}
 
 
 def with_precision(model, workdir, precision: str):
@@ -336,21 +265,3 @@ def _move(prepared: Path, parent: Path, version: int | None) -> Path:
                 raise UserError(f"{target} exists already: choose another version") from error
         else:
             return target
-
-
-def _package_version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The git commit that this file stands in; None outside of a checkout of the project."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    run = functools.partial(subprocess.run, check=True, capture_output=True, text=True, timeout=10)
-    try:
-        run([*git, "ls-files", "--error-unmatch", __file__])
-        return run([*git, "rev-parse", "HEAD"]).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

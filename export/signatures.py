@@ -38,7 +38,7 @@ def create_signatures(
         model: crops float32 `[N, height, width, 3]` in 0..255 -> task name -> output.
         tasks: what it predicts.
         crop: what it sees of an image.
-        description: the export's metadata, see `export.saved_model.describe`; the signature
+        description: the export's metadata, see `export.description.describe`; the signature
             `description` answers with it, so that clients know which version they speak to.
 
     Returns:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from export.drawn_requests import draw_faces
+from export.drawn_requests import draw_requests
 
 FILE = "tf_serving_warmup_requests"
 MOST_REQUESTS = 1000
@@ -45,7 +45,7 @@ def write_warmup(folder: Path, name: str, signatures: Sequence[str], sizes: Sequ
         return
     with tf.io.TFRecordWriter(str(folder / FILE)) as records:
         for size in sizes:
-            faces = draw_faces(size)
+            faces = draw_requests(size)
             for signature in signatures:
                 request = PredictRequest()
                 request.model_spec.name = name

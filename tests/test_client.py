@@ -20,8 +20,8 @@ from data_pipelines.errors import UserError
 from data_pipelines.formats.encoded import decode, read_header
 from export.client import Client, Refused, Unavailable
 from export.commands.client import main
-from export.drawn_requests import draw_faces
-from export.naming import named, read_description
+from export.description import named, read_description
+from export.drawn_requests import draw_requests
 
 SIGNATURES = ("serving_default", "pixels", "crop", "features")
 
@@ -73,7 +73,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
 @pytest.mark.parametrize("signature", SIGNATURES)
 def test_every_signature_answers(running, loaded, protocol, signature):
-    inputs = draw_faces(3, size=(60, 48)).inputs(signature)
+    inputs = draw_requests(3, size=(60, 48)).inputs(signature)
     if signature == "crop":
         inputs["landmarks"][1:], inputs["box"][2:] = np.nan, np.nan  # known, known in part, not
     with Client(running[protocol], protocol=protocol, label="stable") as client:
@@ -87,7 +87,7 @@ def test_every_signature_answers(running, loaded, protocol, signature):
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
 def test_versions_and_labels(running, loaded, protocol):
-    inputs = draw_faces(1).inputs("serving_default")
+    inputs = draw_requests(1).inputs("serving_default")
     for place, version in (({"version": 1}, 1), ({"label": "canary"}, 2), ({}, 2)):
         with Client(running[protocol], protocol=protocol, **place) as client:
             found = client.call("serving_default", inputs)

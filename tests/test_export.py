@@ -13,6 +13,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task
 from export import saved_model
 from export.commands import export as commands
+from export.description import output_names
 from faceattr_tf.prediction.analyzer import Analyzer
 
 PICTURES = [draw_picture(seed, 60, 48) for seed in range(3)]
@@ -267,5 +268,5 @@ def test_a_network_of_another_recipe_has_one_precision(workdir, tmp_path):
 
 def test_output_names_suit_every_server():
     task = Task("Age group (years)", "multiclass", ("young", "old"))
-    assert saved_model.output_names(task)["label"] == "Age_group__years__label"
-    assert len({name for task in TASKS for name in saved_model.output_names(task).values()}) == 7
+    assert output_names(task)["label"] == "Age_group__years__label"
+    assert len({name for task in TASKS for name in output_names(task).values()}) == 7

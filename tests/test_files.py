@@ -80,7 +80,7 @@ def deploy(place, records_set):
 
 
 def describe(place, records_set):
-    from export.naming import read_description
+    from export.description import read_description
 
     read_description(place)
 

@@ -13,7 +13,7 @@ from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from faceattr_tf.commands import predict as command
 from faceattr_tf.prediction.analyzer import Analyzer
-from faceattr_tf.prediction.annotate import draw_faces
+from faceattr_tf.prediction.annotate import annotate_faces
 from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face
 from faceattr_tf.prediction.predict import list_images, predict
 
@@ -180,14 +180,14 @@ def test_drawings_show_box_points_and_labels():
     corners = {"left_top": (2.0, 60.0), "right_top": (22.0, 60.0), "right_bottom": (22.0, 80.0)}
     tasks["alignment"] = Alignment(12.0, 0.9, (0.0, 0.1), corners)
     picture = np.zeros((240, 50, 3), np.uint8)
-    drawn = draw_faces(picture, [face])  # shown at twice the size
+    drawn = annotate_faces(picture, [face])  # shown at twice the size
     assert drawn.shape[0] == 480 and drawn.shape[1] > 300
     assert drawn[round(8.5 * 2 - 0.5), 30, 1] > 150, "upper border of the box"
     assert drawn[61, 21, 1] > 150, "given point"
     assert not drawn[21, 61].any() and drawn[21 + 5, 61].max() > 150, "ring around predicted point"
     assert drawn[120, 25, 0] > 150, "upper border of the outline"
     assert (drawn[:, 120:] > 200).any(), "text"
-    assert not draw_faces(picture, [])[:, :100].any()
+    assert not annotate_faces(picture, [])[:, :100].any()
 
 
 @pytest.mark.parametrize("module", ["faceattr_tf.commands.predict", "export.commands.export"])

@@ -12,7 +12,7 @@ from data_pipelines.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class NumericTable:
     """A text table that was read.
 
     Attributes:
@@ -74,7 +74,7 @@ def parse_rows(
     first_row: int = 1,
     comma: bool = False,
     rename: Callable[[str], str] = str,
-) -> Table:
+) -> NumericTable:
     """Reads rows of an image's name and one number per column; empty lines are skipped.
 
     Args:
@@ -117,4 +117,4 @@ def parse_rows(
             f"{path}, row {numbers[repeated]}: image {names[repeated]!r} occurs a second time"
         )
     grid = np.frombuffer(values).reshape(len(names), len(columns))
-    return Table(path, names, grid, columns, np.array(numbers))
+    return NumericTable(path, names, grid, columns, np.array(numbers))

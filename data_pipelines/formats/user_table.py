@@ -15,7 +15,7 @@ JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class UserTable:
     """A table of text.
 
     Attributes:
@@ -82,7 +82,7 @@ def _number(text: str) -> float:
     return value
 
 
-def read_rows(path: pathlib.Path) -> Rows:
+def read_rows(path: pathlib.Path) -> UserTable:
     """A CSV file with a row of column names, or JSON lines (`.jsonl`, `.ndjson`): one object each.
 
     In JSON, null is an empty text, true and false are `true` and `false`.
@@ -135,7 +135,9 @@ def _read_csv(path):
         if not name or header.count(name) > 1:
             fault = f"column {name!r} occurs twice" if name else "a column has no name"
             raise UserError(f"{path}, row 1: {fault}")
-    return Rows(path, {name: [row[i] for row in rows] for i, name in enumerate(header)}, numbers)
+    return UserTable(
+        path, {name: [row[i] for row in rows] for i, name in enumerate(header)}, numbers
+    )
 
 
 def _read_json(path):
@@ -153,7 +155,7 @@ def _read_json(path):
                 ) from None
             numbers.append(number)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return Rows(path, {name: [row.get(name, "") for row in rows] for name in names}, numbers)
+    return UserTable(path, {name: [row.get(name, "") for row in rows] for name in names}, numbers)
 
 
 def _json_text(value) -> str:

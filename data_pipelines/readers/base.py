@@ -44,7 +44,7 @@ class About:
 
 
 @dataclasses.dataclass(frozen=True)
-class Face:
+class AnnotatedFace:
     """One annotated image, a row of a data set's tables.
 
     Attributes:
@@ -203,7 +203,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     def _example_writer(self):
         return _SameBytesWriter(self.info.file_format)
 
-    def examples(self, split: str, faces: Iterable[Face], total: int) -> Iterator[tuple]:
+    def examples(self, split: str, faces: Iterable[AnnotatedFace], total: int) -> Iterator[tuple]:
         """Keys and records of the faces whose images are there and decode; the others are noted.
 
         Args:
@@ -277,7 +277,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
                 f"{next(iter(self.images.sizes), 'none')!r}; run detect on {self.images.path}"
             )
 
-    def _record(self, face: Face, image: bytes) -> dict:
+    def _record(self, face: AnnotatedFace, image: bytes) -> dict:
         detected_box = detected_landmarks = None
         if face.filename in self._detected and face.filename not in self.shared:
             self.joined += 1

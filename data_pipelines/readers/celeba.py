@@ -10,8 +10,8 @@ import numpy as np
 from data_pipelines import tasks
 from data_pipelines.errors import UserError
 from data_pipelines.formats.images import ImageArchive, ImageFolder
-from data_pipelines.formats.numeric_table import Table, csv_fields, parse_rows, read_lines
-from data_pipelines.readers.base import About, Face, FaceBuilder
+from data_pipelines.formats.numeric_table import NumericTable, csv_fields, parse_rows, read_lines
+from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder
 
 SPLITS = ("train", "validation", "test")
 IDENTITY_RANGES = {"train": (1, 8000), "validation": (8001, 9000), "test": (9001, 10000)}
@@ -112,9 +112,9 @@ class Celeba(FaceBuilder):
         self.left_out["images without a row"] = len(self.images.sizes.keys() - set(names))
         self._check_missing(np.array(names)[parts >= 0])
 
-        def faces(part: int) -> Iterator[Face]:
+        def faces(part: int) -> Iterator[AnnotatedFace]:
             for row in np.flatnonzero(parts == part):
-                yield Face(
+                yield AnnotatedFace(
                     filename=names[row],
                     labels={"attributes": labels[row]},
                     box=None if boxes is None else boxes[row],
@@ -163,7 +163,7 @@ class Celeba(FaceBuilder):
                 "--option rows=subset builds from those that are there"
             )
 
-    def _read(self, role: str, columns: tuple[str, ...]) -> Table:
+    def _read(self, role: str, columns: tuple[str, ...]) -> NumericTable:
         """A table of the official format (row count, column names, rows; or rows alone) or as CSV.
 
         Raises:

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.formats.user_table import Rows, unknown
+from data_pipelines.formats.user_table import UserTable, unknown
 from data_pipelines.tasks import CELEBA, POSE, UNKNOWN, Task, celeba_name
 
 SYNTAX = "NAME:KIND:COLUMN,...;... with KIND multilabel, multiclass or regression"
@@ -104,7 +104,9 @@ def _expanded(items, available, part):
         yield from found
 
 
-def read_labels(declaration: Declaration, rows: Rows, minus_one: str) -> tuple[Task, np.ndarray]:
+def read_labels(
+    declaration: Declaration, rows: UserTable, minus_one: str
+) -> tuple[Task, np.ndarray]:
     """A declared task and the labels of all rows, `[rows, *task.label_shape]`.
 
     Yes and no are 1, yes, true and 0, no, false in any case; empty or nan is unknown. What -1 means

@@ -10,7 +10,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.formats.images import ImageArchive, ImageFolder
 from data_pipelines.formats.matlab import read_matlab
 from data_pipelines.formats.paths import relative_path
-from data_pipelines.readers.base import About, Face, FaceBuilder
+from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder
 from data_pipelines.tasks import CELEBA, CELEBA_ATTRIBUTES, UNKNOWN, Task, celeba_name
 
 SPLITS = ("train", "test")
@@ -78,7 +78,7 @@ class Lfwa(FaceBuilder):
 
         def faces(split):
             for row in rows[split]:
-                yield Face(
+                yield AnnotatedFace(
                     filename=names[row],
                     labels={name: values[row] for name, values in labels.items()},
                     identity=numbers[_person(names[row])],

@@ -13,8 +13,8 @@ from data_pipelines.errors import UserError
 from data_pipelines.formats.detections import BOX_COLUMNS, LANDMARK_COLUMNS
 from data_pipelines.formats.images import ImageFolder, is_hidden
 from data_pipelines.formats.paths import relative_path
-from data_pipelines.formats.user_table import Rows, read_rows, unknown
-from data_pipelines.readers.base import About, Face, FaceBuilder
+from data_pipelines.formats.user_table import UserTable, read_rows, unknown
+from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder
 from data_pipelines.readers.declarations import parse_tasks, read_labels
 from data_pipelines.tasks import LANDMARKS
 
@@ -91,7 +91,7 @@ class Manifest(FaceBuilder):
         self.images = ImageFolder(root)
 
     @functools.cached_property
-    def _rows(self) -> Rows:
+    def _rows(self) -> UserTable:
         if not self.tables:
             return self._folders()
         rows = read_rows(self.tables["manifest"])
@@ -105,7 +105,7 @@ class Manifest(FaceBuilder):
             paths[row] = name
         return rows
 
-    def _paths_of(self, rows: Rows) -> list[str]:
+    def _paths_of(self, rows: UserTable) -> list[str]:
         if not self.options["path"] and "path" not in rows.columns:
             known = ", ".join(rows.columns)
             raise UserError(
@@ -134,7 +134,7 @@ class Manifest(FaceBuilder):
             first.setdefault(name, row)
             known.add((name, box))
 
-    def _folders(self) -> Rows:
+    def _folders(self) -> UserTable:
         """The table that folders per class amount to."""
         parts = [name.split("/") for name in self.images.sizes]
         # What lies beside the folders, or beside those of classes, says nothing about the layout.
@@ -166,7 +166,7 @@ class Manifest(FaceBuilder):
             if os.fsencode(name).decode("utf-8", "ignore") != name:
                 shown = os.fsencode(name)
                 raise UserError(f"{self.source}: {shown!r} is not UTF-8; rename the folder")
-        return Rows(self.source, columns, list(range(1, len(found) + 1)))
+        return UserTable(self.source, columns, list(range(1, len(found) + 1)))
 
     def _check_classes(self, parents: list[str], filled: set[tuple[str, ...]]) -> None:
         """Raises UserError for a folder of a class without any picture that is read."""
@@ -219,7 +219,7 @@ class Manifest(FaceBuilder):
             for row in np.flatnonzero(splits == split):
                 box = None if boxes is None or np.isnan(boxes[row, 0]) else boxes[row]
                 points = None if landmarks is None else landmarks[row].reshape(5, 2)
-                yield Face(
+                yield AnnotatedFace(
                     filename=paths[row],
                     labels={task.name: labels[row] for task, labels in self._labels},
                     box=box,

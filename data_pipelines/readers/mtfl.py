@@ -5,8 +5,8 @@ import os
 from data_pipelines import tasks
 from data_pipelines.errors import UserError
 from data_pipelines.formats.images import ImageFolder
-from data_pipelines.formats.numeric_table import Table, parse_rows, read_lines
-from data_pipelines.readers.base import About, Face, FaceBuilder
+from data_pipelines.formats.numeric_table import NumericTable, parse_rows, read_lines
+from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder
 
 _POINTS = tuple(f"{axis}{number}" for axis in "xy" for number in range(1, 6))
 _COLUMNS = (*_POINTS, "gender", "smile", "glasses", "pose")
@@ -52,15 +52,17 @@ class Mtfl(FaceBuilder):
         yield from self.examples(split, faces, len(faces))
 
 
-def _read(path: os.PathLike) -> Table:
+def _read(path: os.PathLike) -> NumericTable:
     return parse_rows(path, read_lines(path), _COLUMNS, rename=lambda name: name.replace("\\", "/"))
 
 
-def _faces(table: Table) -> list[Face]:
+def _faces(table: NumericTable) -> list[AnnotatedFace]:
     points = table.values[:, :10].reshape(-1, 2, 5).transpose(0, 2, 1)
     attributes = table.require(slice(10, 13), (1, 2)) == 1
     pose = table.require(slice(13, 14), (1, 2, 3, 4, 5))[:, 0] - 1
     return [
-        Face(name, {"attributes": attributes[row], "pose": pose[row]}, landmarks=points[row])
+        AnnotatedFace(
+            name, {"attributes": attributes[row], "pose": pose[row]}, landmarks=points[row]
+        )
         for row, name in enumerate(table.names)
     ]

@@ -116,7 +116,7 @@ def _write_sheet(path, title, examples, tasks):
         left = column * (card[0] + 0.1) + 0.1
         upper = height - 0.5 - row * (card[1] + 0.15)
         rectangle = np.divide((left, upper - tallest, _WIDTH, tallest), (width, height) * 2)
-        _draw_face(figure.add_axes(rectangle, anchor="NW"), images[index], example)
+        _show_face(figure.add_axes(rectangle, anchor="NW"), images[index], example)
         if below:
             shape = images[index].shape
             place = (left, upper - min(tallest, _WIDTH * shape[0] / shape[1]) - 0.04)
@@ -139,7 +139,7 @@ def _legend(figure, top, width):
         figure.text(place, top, "\u25cf", fontsize=8, color=colour, va="center")
 
 
-def _draw_face(axes, image, example):
+def _show_face(axes, image, example):
     axes.set_axis_off()
     height, width = image.shape[:2]
     shrink = min(1.0, 480 / max(height, width))

@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notes are not about the user's data
     from data_pipelines.progress import progress_bar
     from export.client import Client, Refused, Unavailable
-    from export.naming import check_description, named, read_description, summary
+    from export.description import check_description, named, read_description, summary
     from faceattr_tf.prediction.predict import list_images
 
     description = read_description(flags.description) if flags.description else None

@@ -23,7 +23,7 @@ from data_pipelines.formats.encoded import MAX_PIXELS
 from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import LANDMARK_NAMES, Task
 from faceattr_tf.evaluation.transform_metrics import CORNERS, components
-from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face, TaskResult
+from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face, TaskPrediction
 from faceattr_tf.prediction.picture import Image, Picture, as_list, read_picture
 
 NO_IMAGE = "not an image that can be decoded"
@@ -212,7 +212,7 @@ class Analyzer:
             raise UserError(f"{jobs[0].picture}: {NO_IMAGE}") from error
         return {name: output.numpy() for name, output in outputs.items()}, transforms.numpy()
 
-    def _results(self, task: Task, outputs: dict, transforms: np.ndarray) -> list[TaskResult]:
+    def _results(self, task: Task, outputs: dict, transforms: np.ndarray) -> list[TaskPrediction]:
         from faceattr_tf.evaluation.answers import answers
 
         stored = self.calibration.get(task.name, {})
@@ -248,7 +248,7 @@ class _Job:
     landmarks: np.ndarray
     score: float | None = None
 
-    def face(self, tasks: dict[str, TaskResult]) -> Face:
+    def face(self, tasks: dict[str, TaskPrediction]) -> Face:
         box = None if np.isnan(self.box).any() else tuple(self.box.tolist())
         points = zip(LANDMARK_NAMES, self.landmarks.tolist(), strict=True)
         known = {name: (x, y) for name, (x, y) in points if not math.isnan(x + y)}

@@ -16,7 +16,7 @@ _GIVEN, _PREDICTED = (90, 220, 90), (255, 170, 40)
 _ALL_LABELS = 12  # tasks of more attributes list only those that are present
 
 
-def draw_faces(pixels: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
+def annotate_faces(pixels: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
     """A picture with its faces drawn, and a panel of their labels to its right.
 
     Boxes and points that were given or detected are green, predicted points orange, and so is the

@@ -38,7 +38,7 @@ class Alignment:
     outline: dict[str, tuple[float, float]]
 
 
-TaskResult = (
+TaskPrediction = (
     Alignment | Choice | dict[str, Attribute] | dict[str, tuple[float, float]] | dict[str, float]
 )
 
@@ -64,7 +64,7 @@ class Face:
     box: tuple[float, float, float, float] | None
     landmarks: dict[str, tuple[float, float]] | None
     score: float | None
-    tasks: dict[str, TaskResult]
+    tasks: dict[str, TaskPrediction]
 
     def to_dict(self) -> dict:
         """The same as dictionaries, lists, strings and numbers, ready for JSON."""
@@ -115,7 +115,7 @@ def _flatten(prefix: str, value) -> dict:
     return {key: item for row in rows for key, item in row.items()}
 
 
-def _table(name: str, result: TaskResult) -> list[tuple[str, str, str]]:
+def _table(name: str, result: TaskPrediction) -> list[tuple[str, str, str]]:
     """Rows (what, label or value, probability) of one task."""
     if isinstance(result, Choice):
         ranked = sorted(result.probabilities.items(), key=lambda item: -item[1])

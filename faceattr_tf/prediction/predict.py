@@ -243,12 +243,12 @@ def _write_csv(file):
 
 
 def _annotate(name: str, faces: list[Face], target: Path) -> None:
-    from faceattr_tf.prediction.annotate import draw_faces
+    from faceattr_tf.prediction.annotate import annotate_faces
 
     pixels = decode(Path(name).read_bytes(), sys.maxsize)
     if target.suffix.lower() not in (".jpg", ".jpeg"):
         target = target.with_name(target.name + ".jpg")
     target.parent.mkdir(parents=True, exist_ok=True)
-    drawn = draw_faces(pixels, faces)
+    drawn = annotate_faces(pixels, faces)
     content = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
     target.write_bytes(content.tobytes())

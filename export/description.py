@@ -1,14 +1,88 @@
-"""Outputs of an exported model with the names that its metadata gives them."""
+"""`faceattr.json`: what a client needs to know of an exported model, written, read and applied."""
 
+import dataclasses
+import functools
+import importlib.metadata
 import itertools
 import json
 import math
+import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
+from data_pipelines.tasks import LANDMARK_NAMES, Task
+
+METADATA_NAME = "faceattr.json"
+_PACKAGES = ("faceattr_tf", "keras", "numpy", "tensorflow")
+_OUTPUTS = {
+    "multilabel": ("probability", "label"),
+    "multiclass": ("probability", "label"),
+    "landmarks": ("points",),
+    "regression": ("value",),
+    "transform": ("outline",),
+}
+
+
+def describe(workdir, model, options) -> dict:
+    """What a client needs to know of a model, as written to `assets/faceattr.json`.
+
+    Args:
+        workdir: a `faceattr_tf.workdir.Workdir`.
+        model: its model.
+        options: the `export.saved_model.ExportOptions`, how it is served.
+
+    Returns:
+        Signatures (dtypes, shapes, meanings), tasks (kind, labels, temperature, thresholds, names
+        of the outputs), options, crop, input shape, order of the landmarks, recipe, training
+        records, package versions and, where known, the git commit of the code that exported.
+
+    Raises:
+        UserError: two tasks would share an output.
+    """
+    from export.signatures import TPU_FUNCTION, describe_signatures, embedding_of
+
+    metadata, calibration, recipe = workdir.metadata(), workdir.calibration(), workdir.recipe()
+    tasks = []
+    for task in workdir.tasks:
+        stored = calibration.get(task.name, {})
+        fields = {"name": task.name, "kind": task.kind, "labels": list(task.labels)}
+        if task.kind in ("multilabel", "multiclass"):
+            fields["temperature"] = stored.get("temperature", 1.0)
+        if task.kind == "multilabel":
+            fields["thresholds"] = stored.get("thresholds") or [0.5] * len(task.labels)
+        tasks.append({**fields, "outputs": output_names(task)})
+    names = [name for fields in tasks for name in fields["outputs"].values()]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise UserError(f"two tasks would share the output {repeated[0]!r}: rename one of them")
+    width = embedding_of(model, workdir.tasks).shape[-1]
+    return {
+        "signatures": describe_signatures(workdir.tasks, tasks, width),
+        "device_function": TPU_FUNCTION,
+        "tasks": tasks,
+        **dataclasses.asdict(options),
+        "crop": workdir.crop.to_dict(),
+        "input_shape": metadata["input_shape"],
+        "landmark_names": list(LANDMARK_NAMES),
+        "recipe": recipe.name,
+        "model": recipe.model.name,
+        "records": [
+            {key: value for key, value in records.items() if key != "path"}
+            for records in metadata["records"]
+        ],
+        "packages": {name: _package_version(name) for name in _PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def output_names(task: Task) -> dict[str, str]:
+    """Which outputs a task has: `probability` -> `<task>_probability` and so on."""
+    prefix = re.sub(r"[^A-Za-z0-9_]", "_", task.name)
+    return {kind: f"{prefix}_{kind}" for kind in _OUTPUTS[task.kind]}
 
 
 def read_description(path: str | Path) -> dict:
@@ -18,7 +92,7 @@ def read_description(path: str | Path) -> dict:
         UserError: it is not there or is something else.
     """
     file = local(path)
-    file = file / "assets" / "faceattr.json" if file.is_dir() else file
+    file = file / "assets" / METADATA_NAME if file.is_dir() else file
     try:
         description = json.loads(file.read_text())
         for task in description["tasks"]:
@@ -136,3 +210,21 @@ def _plain(value):
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The git commit that this file stands in; None outside of a checkout of the project."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    run = functools.partial(subprocess.run, check=True, capture_output=True, text=True, timeout=10)
+    try:
+        run([*git, "ls-files", "--error-unmatch", __file__])
+        return run([*git, "rev-parse", "HEAD"]).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
