@@ -1,4 +1,4 @@
-"""Whether an export may be published: it answers as the workdir does, and no worse than before."""
+"""Checks of an export: it must answer as the workdir does, and no worse than the version before."""
 
 import dataclasses
 import json
@@ -34,13 +34,13 @@ class Difference:
     """How an export's signature differs from the workdir on a page of images.
 
     Attributes:
-        signature: of the export.
+        signature: name of the export's signature.
         images: on the page.
-        unreadable: of them, those that the export did not take.
+        unreadable: those of them that the export did not take.
         largest: largest difference of an output, relative to outputs beyond 1.
         output: the output with it.
         labels: compared.
-        changed: of them, those that differ though their probability is not `CLOSE` to the threshold.
+        changed: those of them that differ though their probability is not `CLOSE` to the threshold.
     """
 
     signature: str
@@ -59,7 +59,7 @@ class Check:
     Attributes:
         images: folder of pictures to compare on; empty for drawn faces.
         records: a record set on which it is compared with the version that it would replace.
-        split: of these records.
+        split: the split of these records.
         margin: percentage points of mean balanced accuracy that it may lose there.
     """
 

@@ -56,7 +56,7 @@ class Answer:
     """What became of one image.
 
     Attributes:
-        name: of the file, or its place in what was given.
+        name: name of the file, or its place in what was given.
         outputs: name -> array without the batch dimension; empty where there is an error.
         error: why there is no answer; empty where there is one.
     """
@@ -73,7 +73,7 @@ class Client:
         address: `host:port` of gRPC (8500 by default in servers), or of REST (8501).
         model: name of the model.
         protocol: one of `PROTOCOLS`.
-        version: of the model; None for what the server takes by default.
+        version: the version of the model; None for what the server takes by default.
         label: in place of a version: `stable`, `canary`.
         batch_size: images in a request, fewer where these are more than `BATCH_BYTES`.
         concurrency: requests that are under way at a time.
@@ -147,7 +147,7 @@ class Client:
         """One request.
 
         Args:
-            signature: of the model.
+            signature: the signature of the model.
             inputs: name -> array, or list of bytes; the same number of rows in each.
 
         Returns:

@@ -90,8 +90,8 @@ def write_deployment(
         stable: model -> version with that label; by default the one that has it in the output
             that is replaced, or the highest that is no canary.
         canary: model -> version with that label.
-        address: of the machine, at which the server of `docker-compose.yaml` listens.
-        image: of the server; its variant for GPUs has `-gpu` behind it.
+        address: the address of the machine, at which the server of `docker-compose.yaml` listens.
+        image: container image of the server; its variant for GPUs has `-gpu` behind it.
         overwrite: replace the files of an output folder that exists, each at once and in its
             place, as a running server has mounted it.
 

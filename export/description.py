@@ -112,7 +112,7 @@ def check_description(description: dict, served: dict, where: str) -> None:
     Args:
         description: what a client was given.
         served: what the version says of itself.
-        where: of the description, for the message.
+        where: where the description comes from, for the message.
 
     Raises:
         UserError: tasks or labels differ, in number, name or order.

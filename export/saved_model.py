@@ -76,8 +76,8 @@ class ExportOptions:
     Attributes:
         max_pixels: width times height of the largest image that is decoded; telephones take 12
             million.
-        precision: of the network's arithmetic: `float32`, `bfloat16` or `float16`. Weights, heads
-            and all that is done to pixels are float32 always.
+        precision: precision of the network's arithmetic: `float32`, `bfloat16` or `float16`.
+            Weights, heads and all that is done to pixels are float32 always.
         batch_sizes: the sizes that a server joins requests to, and warms up.
         warmup: write requests for a server to replay before a version answers.
     """

@@ -150,7 +150,7 @@ def describe_signatures(tasks: Sequence[Task], described: Sequence[dict], embedd
 
     Args:
         tasks: what the model predicts.
-        described: as in `create_signatures`.
+        described: the same as of `create_signatures`.
         embedding: width of the embedding.
     """
     image_bytes = _tensor("string", ["N"], "JPEG or PNG file, upright; grey or RGBA too")

@@ -22,8 +22,8 @@ def write_warmup(folder: Path, name: str, signatures: Sequence[str], sizes: Sequ
 
     Args:
         folder: `assets.extra` of a version.
-        name: of the model.
-        signatures: of the model.
+        name: the name of the model.
+        signatures: the signatures of the model.
         sizes: images in a request.
 
     Raises:

@@ -62,7 +62,7 @@ def why_no_gpu(built: bool, environment: dict, driver: str = "/proc/driver/nvidi
 
     Args:
         built: whether TensorFlow was built with support for GPUs.
-        environment: of the process.
+        environment: variables of the process.
         driver: a file that NVIDIA's driver makes while it is loaded.
     """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
@@ -108,7 +108,7 @@ def extras(requirements: list[str] | None = None) -> Iterator[tuple[str, str]]:
     """Which of the package's extras are complete, and how the others are installed.
 
     Args:
-        requirements: as the metadata of an installed package lists them; default: our own.
+        requirements: lines as the metadata of an installed package lists them; default: our own.
     """
     if requirements is None:
         requirements = importlib.metadata.requires(DISTRIBUTION) or []

@@ -25,7 +25,7 @@ def resolve(precision: str, strategy: str = "default") -> tuple[str, str]:
 
     Args:
         precision: one of `PRECISIONS`; all but `auto` stand for themselves.
-        strategy: of the recipe, see `faceattr_tf.training.distribution`.
+        strategy: the recipe's strategy, see `faceattr_tf.training.distribution`.
 
     Returns:
         The policy, and a reason in words that follows "since"; empty unless `auto` was resolved.
@@ -53,7 +53,7 @@ def of_processor(features: set[str], environment: dict) -> tuple[str, str]:
     """As `resolve`, of a processor with these features.
 
     Args:
-        features: of the processor, as `processor_features` gives them.
+        features: what the processor can do, as `processor_features` gives them.
         environment: the process's; variables of oneDNN may hide what the processor has.
     """
     units = [unit for unit in UNITS if unit in features]

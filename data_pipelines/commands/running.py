@@ -10,7 +10,7 @@ def run_command(name: str, main: Callable[[], object]) -> int:
     """Runs a command's work and turns a user's mistake into one line without a traceback.
 
     Args:
-        name: of the command, which starts the line.
+        name: the name of the command, which starts the line.
         main: the work; what it returns is ignored.
 
     Returns:

@@ -51,7 +51,7 @@ def decode_and_crop(image_bytes, box, landmarks, crop: Crop, *, adjust=None, str
 
 
 def decode_and_crop_each(image_bytes, box, landmarks, crop: Crop, *, max_pixels: int):
-    """Like `decode_and_crop`, for images of strangers: what is wrong with one spoils no other.
+    """Like `decode_and_crop`, for untrusted input: a damaged image spoils no other.
 
     JPEG and PNG are taken. Their sizes are read from the headers, and an image that is too large
     is never decoded. What is decoded of an image is no larger than twice the crop to either side

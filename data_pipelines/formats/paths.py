@@ -10,7 +10,7 @@ def relative_path(text: str, where: str, root: str | os.PathLike | None = None) 
     """A path below the image root, with `/` between its parts whatever the table wrote.
 
     Args:
-        text: as the table writes it; backslashes count as separators.
+        text: the path as the table writes it; backslashes count as separators.
         where: file and row, for the message.
         root: the folder of images; an absolute path below it is taken relative to it.
 

@@ -70,7 +70,7 @@ def training_batches(
         view: what the network is shown of a face.
         augment: random changes.
         batch_size: examples per step, over all workers.
-        seed: of order and augmentation.
+        seed: the seed of order and augmentation.
         start_step: steps to leave out; they are skipped before anything is decoded.
         worker: index of this worker and number of workers; each gets its slice of every batch.
 

@@ -42,7 +42,7 @@ def join_ragged(task: Task, stored, places):
     """Labels of the model's task, `[B, n]` or `[B]`, from those that records store in ragged rows.
 
     Args:
-        task: of the model; not of landmarks.
+        task: the model's task; not one of landmarks.
         stored: ragged `[B, (n)]`, as parsed.
         places: int64 `[B, n]`, for each example the row of `label_places` of its source.
     """

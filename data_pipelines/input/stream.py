@@ -31,7 +31,7 @@ class Source:
         records: the record set.
         split: "train", "validation", "test" or whatever the set has.
         validation_share: see `RecordSet.select`.
-        seed: of the choice of the validation share.
+        seed: the seed of the choice of the validation share.
         by_person: see `RecordSet.select`.
         weight: share of this source in the training stream, relative to the other sources.
         cache: keep the encoded records of the training stream in memory, where reading them again

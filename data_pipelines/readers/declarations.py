@@ -23,10 +23,10 @@ class Declaration:
     """One task as its user declared it.
 
     Attributes:
-        name: of the task.
+        name: the name of the task.
         kind: multilabel, multiclass or regression.
         columns: label -> column of the table; for multiclass the one column.
-        classes: of a multiclass task in their order; empty: those that occur, sorted.
+        classes: the classes of a multiclass task in their order; empty: those that occur, sorted.
     """
 
     name: str

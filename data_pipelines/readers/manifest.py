@@ -50,15 +50,16 @@ class Manifest(FaceBuilder):
         identity: column of the person (default: `identity` if there is one); whole numbers are
             kept, other texts are numbered in sorted order, empty is unknown.
         split: column of the split (default: `split` if there is one); without it all is `train`.
-        shares: instead of a split column, seeded shares such as `train:0.8,validation:0.1,test:0.1`;
-            of people where there is a column of identities, so that nobody is in two splits.
-        seed: of the shares.
+        shares: instead of a split column, seeded shares such as
+            `train:0.8,validation:0.1,test:0.1`; of people where there is a column of identities, so
+            that nobody is in two splits.
+        seed: the seed of the shares.
         box: four columns: left, top, width, height in pixels (default: of these names).
         corners: four columns in place of `box`: left, top, right, bottom in pixels.
         landmarks: ten columns, x and y of the five points in pixels (default: named as in the table
             of `faceattr-data detect`).
         minus_one: what -1 means in a yes/no column: refuse, no or unknown.
-        title, licence: of the data, for reports and model cards.
+        title, licence: those of the data, for reports and model cards.
     """
 
     ABOUT = About(

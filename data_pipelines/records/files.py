@@ -31,7 +31,7 @@ def check_files(
     """Compares the files of a record set with what was written down when they were built.
 
     Args:
-        folder: of the records.
+        folder: the folder of the records.
         shards: split -> names of its files.
         splits: split -> number of its examples.
         files: name of a file -> `describe_file` of it. Of older records, which have none, the sizes

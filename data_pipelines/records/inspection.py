@@ -34,7 +34,7 @@ def inspect_records(
         picture: PNG file to write; none is drawn where it is None.
         split: stored split that the drawn faces come from.
         count: how many faces to draw, chosen at random.
-        seed: of the choice.
+        seed: the seed of the choice.
 
     Raises:
         UserError: no such records or split, or a count below 1.
@@ -61,7 +61,7 @@ def label_lines(example: dict, tasks: tuple[Task, ...]) -> list[str]:
 
     Args:
         example: features by name, as `tfrecord.read_examples` yields them.
-        tasks: of the records.
+        tasks: the tasks of the records.
     """
     lines = []
     for task in tasks:

@@ -41,7 +41,7 @@ def choose_people(identities: np.ndarray, share: float, seed: int) -> np.ndarray
 
     Args:
         identities: person of every image, `[N]`; an image of nobody known stands for itself.
-        share: of the images, above 0.
+        share: the share of the images, above 0.
         seed: seed of the choice.
 
     Returns:

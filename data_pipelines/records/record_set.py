@@ -28,7 +28,7 @@ class RecordSet:
 
     Attributes:
         path: the folder.
-        name: of the reader that built it.
+        name: the name of the reader that built it.
         tasks: what is labelled.
         splits: examples per split as stored.
         shards: absolute TFRecord file names per split, in stored order.
@@ -42,7 +42,8 @@ class RecordSet:
             examples that know it.
         people: known people per split; empty where nobody is known, None in older records.
         shared_people: `"SPLIT and SPLIT"` -> people who are in both.
-        files: name of a shard -> what `record_files.describe_file` says of it; of older records none.
+        files: name of a shard -> what `record_files.describe_file` says of it; of older records
+            none.
         boxes: split -> `count` of images with a box (or else landmarks, whose bounding square
             counts), `mean_width`, `mean_height` and `mean_longer` side in pixels of these, and how
             many are `cut`: reach outside their image; and `landmarks`, the images with all five.
@@ -120,7 +121,7 @@ class RecordSet:
         Args:
             split: name of a stored split, or "validation".
             validation_share: share of the training examples, in [0, 1).
-            seed: of the choice.
+            seed: the seed of the choice.
             by_person: choose people with all of their images, where the set knows them, so that
                 nobody is in training and validation.
 

@@ -58,8 +58,8 @@ class Data:
             mean size of the faces' boxes in the training images (FaceSTN, III.B).
         aligned: the crop that a transformer learns to produce where the task `alignment` is
             listed; its height and width are those of `crop`.
-        displacement: a fixed random displacement of every face, in training, validation and test alike
-            (rotate, scale and shift only): faces that need alignment, with the truth known.
+        displacement: a fixed random displacement of every face, in training, validation and test
+            alike (rotate, scale and shift only): faces that need alignment, with the truth known.
         augment: random changes of training images.
         batch_size: examples per step over all replicas and workers.
         micro_batch: examples per forward and backward pass of a replica, where its share of the
@@ -124,7 +124,7 @@ class Model:
         transformer: a localisation network of `faceattr_tf.models.TRANSFORMERS`, whose transform of
             the crop is what the network sees; empty for none.
         transformer_options: `(name, value)` pairs of that network's build function.
-        layer: of a pretrained network, the layer whose pooled output the heads see; empty for the
+        layer: the layer of a pretrained network whose pooled output the heads see; empty for the
             last.
         weights: file of pretrained weights, loaded where layers and shapes agree (a network of
             `faceattr_tf.models.keras_applications` wants all of its layers), or `imagenet` for those that
@@ -158,8 +158,8 @@ class Phase:
         boundaries: for `piecewise`: shares of the phase (0 to 1) at which the rate drops.
         decay: for `piecewise`: factor of every drop; for `cosine`: final share of the rate.
         warmup: share of the phase over which the rate grows linearly from 0 (`cosine`).
-        momentum: of `sgd` and `rmsprop`.
-        epsilon: of `rmsprop`, `adam` and `adamw`.
+        momentum: the momentum of `sgd` and `rmsprop`.
+        epsilon: the epsilon of `rmsprop`, `adam` and `adamw`.
         weight_decay: decoupled decay of kernels; biases and normalisation are left alone.
         l2: factor of half the squared norm of the same kernels in the loss: decay as TF-Slim has it.
         layer_decay: factor by which the learning rate falls from one stage of a pretrained network
@@ -203,7 +203,7 @@ class Recipe:
 
     Attributes:
         name: name in `faceattr_tf.configs.RECIPES`.
-        seed: of initial weights, order of examples, augmentation and dropout.
+        seed: the seed of initial weights, order of examples, augmentation and dropout.
         data: records, crop, augmentation, batch.
         tasks: what is learned; empty means every task of the first record set.
         model: the network.

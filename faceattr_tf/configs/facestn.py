@@ -230,7 +230,7 @@ def _small(crop: Crop, aligned: Crop, epochs: tuple[float, float, float]) -> Rec
                 learning_rate=2e-3,
                 decay=0.0,
                 trainable="^lonet_",
-                # The truth is known for any displacement, so that it can be shown many.
+                # Any displacement may be shown, since its true transform is known.
                 augment=(("rotate", 12.0), ("scale", 0.12), ("shift", 0.06)),
                 task_weights=(("attributes", 0.0), ("alignment", 1.0)),
                 **rate,

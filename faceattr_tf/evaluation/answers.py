@@ -33,7 +33,7 @@ def answers(
 
     Args:
         task: what was predicted.
-        outputs: of the model for this task, see `faceattr_tf.models.build_model`.
+        outputs: what the model gives for this task, see `faceattr_tf.models.build_model`.
         transforms: float32 `[N, 2, 3]`, from pixels of the crop to pixels of the picture.
         crop: what the model saw.
         calibration: `temperature` and `thresholds` of the task, where they were chosen; without

@@ -40,7 +40,7 @@ def intervals(result: TaskResult, samples: int, thresholds=None, seed: int = 0) 
         result: the task over the whole split.
         samples: how often the split is drawn again.
         thresholds: one per label of a multilabel task; default 0.5.
-        seed: of the draws; the same seed gives the same intervals.
+        seed: the seed of the draws; the same seed gives the same intervals.
 
     Returns:
         Measure -> `[low, high]`: accuracy and balanced accuracy, nme and failure rate, mae, or

@@ -12,7 +12,7 @@ def calibrate(task: Task, labels, outputs) -> dict:
 
     Args:
         task: what is predicted.
-        labels: of the validation examples, as for `metrics.evaluate_task`.
+        labels: labels of the validation examples, shaped as `metrics.evaluate_task` takes them.
         outputs: the model's for them.
 
     Returns:

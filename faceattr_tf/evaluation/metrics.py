@@ -162,8 +162,8 @@ def average_mirrored(task: Task, outputs, mirrored_outputs) -> np.ndarray:
 
     Args:
         task: what is predicted; its `mirror` says which labels swap.
-        outputs: of the images, `[N, n]`, `[N, n, 2]` or `[N, 2, 3]`.
-        mirrored_outputs: of the same images mirrored left to right.
+        outputs: what the model gives for the images, `[N, n]`, `[N, n, 2]` or `[N, 2, 3]`.
+        mirrored_outputs: what it gives for the same images mirrored left to right.
 
     Returns:
         Array of the shape of `outputs`.

@@ -26,7 +26,7 @@ def run_figures(result: TaskResult, samples: int, seed: int = 0) -> dict[str, np
     Args:
         result: the task over the whole split.
         samples: how often the images are drawn again; may be 0.
-        seed: of the draws; runs with the same seed and images get the same draws.
+        seed: the seed of the draws; runs with the same seed and images get the same draws.
 
     Returns:
         Figure -> float64, NaN where it is not defined. For multilabel `accuracy` and
@@ -53,7 +53,7 @@ def seed_weights(runs: Sequence[int], samples: int, seed: int = 0) -> list[np.nd
     Args:
         runs: number of runs per condition.
         samples: number of draws.
-        seed: of the draws.
+        seed: the seed of the draws.
 
     Returns:
         Per condition `[2, 1 + samples, all runs]`: seeds drawn again, and the runs weighed equally.
@@ -82,7 +82,7 @@ def over_runs(figures: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
 
     Args:
         figures: one of `run_figures` per run, of all conditions: `[1 + samples]` each.
-        weights: of `seed_weights`, for this condition.
+        weights: what `seed_weights` gives for this condition.
 
     Returns:
         `[2, 1 + samples]`, the first with the seeds drawn again, the second without.

@@ -58,7 +58,7 @@ def measure(
 
     Args:
         task: the task.
-        labels: as for `metrics.evaluate_task`, and so are the next ones.
+        labels: as `metrics.evaluate_task` takes them; so are the arguments that follow.
         outputs: the model's.
         temperature: divides logits.
         thresholds: per label, chosen on validation; empty means 0.5.

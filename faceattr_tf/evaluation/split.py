@@ -75,7 +75,7 @@ class SplitBatches:
     """What `split_batches` gives: the batches, as often as they are asked for.
 
     Attributes:
-        dataset: of `data_pipelines.input.batches.evaluation_batches`.
+        dataset: what `data_pipelines.input.batches.evaluation_batches` gives.
         source: what it reads, for the name of a file that fails.
     """
 

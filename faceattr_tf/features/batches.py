@@ -56,8 +56,8 @@ class Features:
     """What a frozen network gives for the N examples of one source, in stored order.
 
     Attributes:
-        features: those of every copy, on disk; copy 0 is the image itself, the others are randomly
-            changed.
+        features: the features of every copy, on disk; copy 0 is the image itself, the others are
+            randomly changed.
         labels: per task of the model `[N, copies + 1, ...]`, int32 or float32, unknown where the
             source does not label it; coordinates are those of the copy's crop.
         filenames: bytes `[N]`.
@@ -83,8 +83,8 @@ class Features:
         """The features of a source from those of its stored split.
 
         Args:
-            tasks: of the model.
-            files: of every copy, `Cache.features`.
+            tasks: the tasks of the model.
+            files: the features' file of every copy, `Cache.features`.
             copies: the blocks of every copy, see `faceattr_tf.features.cache`.
             mask: bool, which of the stored examples the source has; None for all.
             places: per task its row of `data_pipelines.input.labels.label_places`.
@@ -153,9 +153,9 @@ def feature_batches(
 
     Args:
         parts: what `extract` gave, one for each source.
-        weights: of the sources, see `data_pipelines.input.stream`.
+        weights: sampling weights of the sources, see `data_pipelines.input.stream`.
         batch_size: examples per step, over all workers.
-        seed: of order and copies.
+        seed: seed of order and copies.
         start_step: the step to begin at.
         worker: index of this worker and number of workers; each gets its slice of every batch.
 

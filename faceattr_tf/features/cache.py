@@ -132,7 +132,7 @@ class Cache:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Time in which no other process writes to the folder; it is made and described.
+        """Keeps other processes from writing to the folder, which is made first where it is missing.
 
         Raises:
             UserError: the folder cannot be written.

@@ -183,7 +183,7 @@ def feature_function(experiment: Experiment, layers: Sequence[str]) -> Callable:
 
     Args:
         experiment: gives network, weights and precision.
-        layers: as `features_at` takes them.
+        layers: names of stages, as `features_at` takes them.
     """
     recipe = experiment.recipe
     ends = [AUXILIARY_STAGE if layer == AUXILIARY_INPUT else layer for layer in layers]

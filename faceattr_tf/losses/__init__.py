@@ -168,7 +168,7 @@ def create_batch_loss(name: str, tasks: Sequence[Task], features: int, **options
 
     Args:
         name: its key.
-        tasks: of the model.
+        tasks: the tasks of the model.
         features: how many its heads see.
         **options: keyword arguments of the loss.
 
@@ -197,8 +197,8 @@ def task_loss(
     Args:
         task: what is predicted.
         labels: `[B, n]`, `[B]`, `[B, n, 2]` or `[B, 2, 3]`; unknown is -1, in float labels NaN.
-        outputs: of the model for this task, `[B, n]`, for landmarks `[B, n, 2]`, for a transform
-            `[B, 2, 3]`.
+        outputs: what the model gives for this task, `[B, n]`, for landmarks `[B, n, 2]`, for a
+            transform `[B, 2, 3]`.
         loss: a key of `LOSSES`; empty for the default of the task's kind.
         label_weights: factors of the single losses: `[n, 2]` for no and yes (multilabel), else
             `[n]` per class, value or point; see the function of that name.

@@ -21,7 +21,7 @@ class CentreLoss(BatchLoss):
         """Makes the centres, at zero.
 
         Args:
-            tasks: of the model.
+            tasks: the tasks of the model.
             features: how many there are.
             task: the multiclass task that names the classes; empty for the only one.
             rate: the paper's alpha, in (0, 1].

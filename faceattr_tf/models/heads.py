@@ -96,7 +96,8 @@ def grow_heads(features, tasks: Sequence[Task], *, prefix: str = "") -> dict:
     Args:
         features: `[B, F]`.
         tasks: what to predict.
-        prefix: of the names of the layers, where a network has heads in several places.
+        prefix: what the names of the layers begin with, where a network has heads in several
+            places.
 
     Returns:
         Task name -> `[B, n]`, for landmarks `[B, n, 2]`.

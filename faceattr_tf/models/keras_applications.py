@@ -40,7 +40,7 @@ class Backbone:
         stages: the layers that end a stage, first to last; the last one ends the network.
         pixel_values: what the ImageNet weights that Keras distributes want, see `PIXEL_VALUES`.
         smallest: the least height and width, in pixels.
-        arguments: of `create`, beside those that all take.
+        arguments: further arguments of `create`, beside those that all take.
     """
 
     create: Callable[..., keras.Model]
@@ -144,7 +144,7 @@ def stable_names(application: keras.Model) -> dict[keras.Layer, str]:
     Names that Keras gives automatically count the layers of a kind that the process has made.
 
     Args:
-        application: of `keras.applications`.
+        application: name of the network in `keras.applications`.
 
     Returns:
         Layer -> name, for the layers of models inside too.

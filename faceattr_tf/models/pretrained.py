@@ -64,7 +64,7 @@ def load_imagenet(model: keras.Model, backbone: str) -> LoadReport:
     Keras downloads them into its cache (`~/.keras`, or `KERAS_HOME`), unless they are there.
 
     Args:
-        model: of `build_model`.
+        model: what `build_model` gave.
         backbone: its name, a key of `BACKBONES`.
 
     Returns:
@@ -189,7 +189,7 @@ def _match(targets, stored: list[StoredLayer]) -> dict[str, StoredLayer]:
     matches = {layer.name: named[layer.name] for layer in targets if layer.name in named}
 
     def rest(candidates, kind):
-        """What is to be matched in order: only the unnamed, where other names did agree."""
+        """The layers to be matched in order: where some names agreed, only those without a name."""
         ordered = []
         for candidate, shapes in candidates:
             own = candidate.name.startswith(NEW_LAYERS)

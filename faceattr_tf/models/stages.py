@@ -23,7 +23,7 @@ def pool_features(stage, name: str | None = None):
 
     Args:
         stage: `[B, F]` or `[B, H, W, C]`.
-        name: of the layer that pools.
+        name: the name of the layer that pools.
     """
     if len(stage.shape) == 2:
         return stage
@@ -56,7 +56,7 @@ def features_at(model: keras.Model, stage: str):
     """What a network gives new layers to learn from, `[B, F]`.
 
     Args:
-        model: of `build_model`, whose heads stand on this stage or on a later one.
+        model: what `build_model` gave, whose heads stand on this stage or on a later one.
         stage: see `model.stages`, for its features; or `AUXILIARY_INPUT`, flat.
     """
     if stage == AUXILIARY_INPUT:
@@ -91,7 +91,7 @@ def new_layers_of(model: keras.Model) -> keras.Model:
     """The heads and, where it has one, the auxiliary classifier of a network: the same variables.
 
     Args:
-        model: of `build_model`, without a transformer.
+        model: what `build_model` gave, without a transformer.
 
     Returns:
         A model from what the layers before them give, `[B, F]`: the features that the heads see and
@@ -115,7 +115,7 @@ def stages_of(model: keras.Model) -> dict[str, int]:
     """Where in the network every layer with weights is: a number that grows from the pixels on.
 
     Args:
-        model: of `build_model`.
+        model: what `build_model` gave.
 
     Returns:
         Layer name -> index of its stage; for heads, an auxiliary classifier and a transformer, the

@@ -49,7 +49,8 @@ def build(
         convolutions: 8 or 13.
         width: multiplies the filters of every convolution and `features`.
         features: width of the two fully-connected layers.
-        dropout: share of the output of fc6 that training drops; `build_model` drops as much of fc7's.
+        dropout: share of the output of fc6 that training drops; `build_model` drops as much of
+            fc7's.
         extra_pooling: the additional pooling before fc6; a side of one element stays as it is.
         pixel_values: what the first convolution sees, the mean colour of VGG-Face subtracted:
             `unit` for red, green, blue within a range of 2, for random weights; `rgb` for a range

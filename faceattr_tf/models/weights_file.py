@@ -20,9 +20,9 @@ class StoredLayer:
     """Weights of one layer in a file.
 
     Attributes:
-        name: of the layer.
+        name: the name of the layer.
         arrays: its weights in their order, NumPy arrays or HDF5 data sets that are not read yet.
-        names: of the weights, or empty where the file gives none.
+        names: names of the weights, or empty where the file gives none.
     """
 
     name: str

@@ -135,7 +135,7 @@ class Analyzer:
         """Every face that the detector finds in a picture, the most central first.
 
         Args:
-            images: as of `analyze`.
+            images: the same as of `analyze`.
 
         Returns:
             The faces of one picture, or a list of them for several.

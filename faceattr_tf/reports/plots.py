@@ -277,7 +277,7 @@ def training_curves(rows: Sequence[dict], best_step: int | None = None) -> str:
     """Losses, the main validation metrics of each task and the learning rate, over the steps.
 
     Args:
-        rows: of `metrics.jsonl`.
+        rows: the rows of `metrics.jsonl`.
         best_step: step of the model that is evaluated, marked by a line.
     """
     groups: dict[str, list[str]] = {"loss": []}

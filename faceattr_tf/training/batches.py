@@ -57,7 +57,7 @@ def training_stream(
         experiment: gives data, tasks and phases.
         strategy: over which replicas batches are distributed.
         start_step: counted from the start of the run.
-        features: of a run on bottlenecks, those of every training source.
+        features: the stored features of every training source, for a run on bottlenecks.
         progress: show a bar where features have to be computed first.
     """
     recipe = experiment.recipe

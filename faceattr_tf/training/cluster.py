@@ -24,7 +24,7 @@ def read_cluster(text: str) -> tuple[dict[str, tuple[str, int]], str]:
     """The machines of a cluster, and which of them this one is.
 
     Args:
-        text: of `TF_CONFIG`, such as `EXAMPLE`.
+        text: the value of `TF_CONFIG`, such as `EXAMPLE`.
 
     Returns:
         Name, such as "worker 1", to host and port; and the name of this machine.

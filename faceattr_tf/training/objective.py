@@ -75,7 +75,7 @@ class Objective:
     """The losses of a phase, summed over the examples of a part of a batch.
 
     Attributes:
-        names: of the losses, tasks first.
+        names: the names of the losses, tasks first.
         weights: float32, one per loss.
         learned: whether it counts, one per loss.
     """

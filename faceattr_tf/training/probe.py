@@ -60,7 +60,7 @@ def probe(
     Args:
         recipe: one that trains on bottlenecks; layer, crop and decay are replaced.
         layers: ends of stages of the network; empty: all of them.
-        crops: as `parse_crop` takes them; empty: the recipe's.
+        crops: texts that `parse_crop` takes; empty: the recipe's.
         decays: decoupled weight decays.
         progress: show a bar.
 

@@ -66,7 +66,7 @@ def claim(workdir: Workdir, experiment: Experiment, *, extend: bool = False) -> 
     called.
 
     Args:
-        workdir: of the run.
+        workdir: the workdir of the run.
         experiment: what is to be trained.
         extend: go on with a run whose last phase has become longer.
 

@@ -30,7 +30,8 @@ class TrainingState:
         Args:
             experiment: what is trained.
             strategy: over which replicas.
-            features: of a run on bottlenecks, how many they are: only the heads are made.
+            features: number of stored features of a run on bottlenecks, which makes the heads
+                alone.
         """
         recipe = experiment.recipe
         self.strategy = strategy

@@ -22,7 +22,7 @@ def create_train_step(
     Args:
         state: what is changed.
         experiment: gives recipe, tasks and losses.
-        phase_index: of the recipe's phases.
+        phase_index: index of the phase among the recipe's.
         top: the model consists of heads alone, as in a run on bottlenecks.
     """
     recipe = experiment.recipe

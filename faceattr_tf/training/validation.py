@@ -146,7 +146,7 @@ def validation_batches(
 
     Args:
         experiment: gives data and tasks.
-        features: of a run on bottlenecks, those of every validation source.
+        features: the stored features of every validation source, for a run on bottlenecks.
     """
     size = experiment.recipe.data.batch_size
     if features:

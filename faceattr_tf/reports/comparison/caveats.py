@@ -1,4 +1,4 @@
-"""What stands against reading a difference between conditions as that of one cause."""
+"""Reasons why a difference between conditions may have another cause than the one looked for."""
 
 from collections.abc import Mapping, Sequence
 
@@ -48,7 +48,8 @@ def caveats(recipes: Mapping[str, Sequence[Mapping[str, Recipe]]], contents: dic
     Args:
         recipes: condition -> workdir -> recipe, once for the workdirs of every part of a run: those
             that differ in their seed only.
-        contents: what `faceattr_tf.reports.comparison.compare.compare` returns, but for the warnings.
+        contents: what `faceattr_tf.reports.comparison.compare.compare` returns, but for the
+            warnings.
     """
     from faceattr_tf.reports.page import warnings
 

@@ -1,6 +1,6 @@
 """Comparison of conditions, each a few runs that differ in their seed, on the same images.
 
-Of FaceSTN, section III.D: mean accuracy per condition and the difference of every attribute to a
+The table of FaceSTN, III.D: mean accuracy per condition and the difference of every attribute to a
 baseline, here with intervals that say which differences are noise. Of KTH-MTFL, Tables 3 to 5:
 accuracy, precision and recall of both classes for every approach and crop, beside theirs.
 """
@@ -29,8 +29,8 @@ class Options:
     Attributes:
         baseline: the condition that the others are compared with; default the first.
         reference: the condition that others would reach at best, for the share that they recover.
-        attributes: those shown side by side and one by one; default those that differ most side by
-            side, and one by one all of a task with few of them.
+        attributes: the attributes shown side by side and one by one; default those that differ most
+            side by side, and one by one all of a task with few of them.
         published: data set whose published figures stand beside, or `none`; default the records'.
         flip: average every output with that of the mirrored image.
         bootstrap: resamples for the 95 % intervals; 0 leaves them out.
@@ -58,8 +58,8 @@ def compare(
     """Evaluates every run and writes `compare.json`, `compare.md` and `compare.html`.
 
     Args:
-        conditions: name -> its runs, each a workdir or several whose labels complement each other. A
-            condition may have fewer attributes than others.
+        conditions: name -> its runs, each a workdir or several whose labels complement each other.
+            A condition may have fewer attributes than others.
         records: folder of the records that all are evaluated on.
         split: which part of the records.
         options: see there.

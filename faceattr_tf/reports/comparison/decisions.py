@@ -27,7 +27,8 @@ def detailed_labels(labels: Sequence[str], attributes: Sequence[str] = ()) -> li
 
     Args:
         labels: all of the task.
-        attributes: those asked for, of any task; empty for all where there are no more than `FEW`.
+        attributes: the attributes asked for, of any task; empty for all where there are no more
+            than `FEW`.
     """
     if attributes:
         return [label for label in attributes if label in labels]
@@ -78,7 +79,7 @@ def decision_tables(name: str, label: str, contents: dict) -> list[Table]:
     """Both tables of an attribute.
 
     Args:
-        name: of the task.
+        name: the name of the task.
         label: the attribute.
         contents: what `faceattr_tf.reports.comparison.compare.compare` returns.
     """
@@ -89,7 +90,7 @@ def decision_table(name: str, label: str, contents: dict, short: bool = False) -
     """Accuracy, precision and recall at 0.5, at the thresholds, and their change.
 
     Args:
-        name: as for `decision_tables`, and so are the next ones.
+        name: as for `decision_tables`; so are the arguments that follow.
         label: the attribute.
         contents: the comparison.
         short: without intervals, for the terminal.

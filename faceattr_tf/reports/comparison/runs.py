@@ -23,15 +23,15 @@ class Part:
     """One workdir of a run over the whole split.
 
     Attributes:
-        workdir: of the model.
+        workdir: the workdir of the model.
         tasks: task name -> what the model shares with the records.
         figures: task name -> what `paired_bootstrap.run_figures` gives.
         metrics: task name -> `metrics` and, for yes/no attributes, `metrics_at_thresholds`, as
             `results.measure` gives them.
         mistakes: label -> its surest mistakes: `filename`, `labelled`, `probability` (of yes).
         galleries: label -> the same with pictures.
-        filenames: of the images.
-        parameters: of the model.
+        filenames: the filenames of the images.
+        parameters: number of the model's parameters.
         overlap: what `leakage.training_overlap` gives.
     """
 
@@ -102,7 +102,7 @@ def learned(workdirs: Sequence[Workdir], records: RecordSet) -> dict[str, Task]:
     """What a run shares with the records.
 
     Args:
-        workdirs: of the run.
+        workdirs: the workdirs of the run.
         records: the record set.
 
     Returns:
