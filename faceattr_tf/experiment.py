@@ -174,7 +174,11 @@ class Experiment:
         return (self.crop.height, self.crop.width, 3)
 
     def majority(self) -> dict[str, list[int]]:
-        """Per task the classes that the training splits hold most of; the honest floor."""
+        """Per task the classes that the training splits hold most of; the honest floor.
+
+        What training lends to validation is counted too, here as in `label_counts`, `statistics`
+        and the mean box of crops: record sets know these figures of whole splits alone.
+        """
         return {
             name: np.argmax(counts, axis=-1).reshape(-1).tolist()
             for name, counts in self.label_counts().items()
