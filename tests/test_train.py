@@ -235,13 +235,33 @@ def test_a_regression_starts_at_its_mean_and_weighs_like_the_rest(tmp_path):
 
 def test_a_warm_start_takes_what_fits(tmp_path, finished, mtfl_records, capsys):
     path, _ = finished
-    recipe = tiny(mtfl_records, warm_start=str(path))
+    recipe = tiny(mtfl_records, warm_start=str(path), warm_start_layers="^(stem|stage|head_)")
     recipe.tasks = (TaskConfig("attributes", labels=("Smiling",)),)
     recipe.phases = (dataclasses.replace(recipe.phases[1], steps=1, learning_rate=0.0),)
     train(recipe, tmp_path / "w")
     assert "weights from" in capsys.readouterr().out
     given, taken = weights_of(path)[0], weights_of(tmp_path / "w")[0]
     np.testing.assert_allclose(taken, given, rtol=1e-6)
+
+
+def test_a_warm_start_takes_the_layers_that_are_asked_for(finished, mtfl_records):
+    import tensorflow as tf
+
+    from faceattr_tf.experiment import Experiment
+    from faceattr_tf.training.state import TrainingState, warm_start
+
+    recipe = tiny(mtfl_records, seed=9)
+    state = TrainingState(Experiment.of(recipe), tf.distribute.get_strategy())
+    before = {weight.path: weight.numpy() for weight in state.model.weights}
+    warm_start(state, finished[0], "^stem")
+    changed = {
+        weight.path.split("/")[0]
+        for weight in state.model.weights
+        if np.any(weight.numpy() != before[weight.path])
+    }
+    assert changed == {"stem", "stem_norm"}
+    with pytest.raises(UserError, match="no weight of .* fits"):
+        warm_start(state, finished[0], "^conv")
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])

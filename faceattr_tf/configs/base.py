@@ -218,6 +218,8 @@ class Recipe:
         strategy: `default` (one device), `mirrored` (all GPUs), `multi_worker` (machines named by
             `TF_CONFIG`) or `tpu`.
         warm_start: workdir whose model gives the initial weights where name and shape agree.
+        warm_start_layers: regular expression of the names of layers that it gives weights to; empty
+            means all.
         evaluate_epochs: epochs between validations.
         evaluate_steps: steps between validations, in place of `evaluate_epochs` where not 0; they
             then write no checkpoints.
@@ -237,6 +239,7 @@ class Recipe:
     precision: str = "float32"
     strategy: str = "default"
     warm_start: str = ""
+    warm_start_layers: str = ""
     evaluate_epochs: float = 1.0
     evaluate_steps: int = 0
     checkpoint_steps: int = 500

@@ -76,7 +76,7 @@ def train_and_evaluate(
         load_pretrained(state.model, recipe.model)
         state.restart_averages()
     if recipe.warm_start:
-        warm_start(state, recipe.warm_start)
+        warm_start(state, recipe.warm_start, recipe.warm_start_layers)
     for phase in recipe.phases:
         if phase.bottlenecks and not features:
             check_bottlenecks(state.model, experiment, phase)

@@ -145,9 +145,21 @@ def freeze(model: keras.Model, phase: Phase) -> list:
     return list(model.trainable_variables)
 
 
-def warm_start(state: TrainingState, path: str) -> None:
-    """Takes over the weights of another run's model where name and shape agree, and says which."""
-    given = {v.path: v for v in Workdir.open(path).load_model().weights}
+def warm_start(state: TrainingState, path: str, layers: str = "") -> None:
+    """Takes over the weights of another run's model where name and shape agree, and says which.
+
+    Args:
+        state: has the model.
+        path: the other run's workdir.
+        layers: regular expression of the names of layers that are given weights; empty means all.
+
+    Raises:
+        UserError: no weight fits.
+    """
+    chosen = [
+        layer for layer in Workdir.open(path).load_model().layers if re.search(layers, layer.name)
+    ]
+    given = {weight.path: weight for layer in chosen for weight in layer.weights}
     taken = 0
     for weight in state.model.weights:
         source = given.get(weight.path)
