@@ -6,6 +6,7 @@ import keras
 from keras import layers, ops
 
 from data_pipelines.errors import UserError
+from faceattr_tf.layers import BatchNormalization
 from faceattr_tf.models.heads import check_size
 from faceattr_tf.models.stages import fully_convolutional
 
@@ -30,6 +31,7 @@ def build(
     features: int = 4096,
     dropout: float = 0.5,
     pooling: str = "flat",
+    batch_normalization: bool = False,
 ) -> dict:
     """Five convolutions, two max-poolings and, for training, two fully-connected layers.
 
@@ -60,6 +62,8 @@ def build(
         features: width of the two fully-connected layers.
         dropout: share of the output of fc6 that training drops; `build_model` drops as much of
             fc7's.
+        batch_normalization: normalise what every convolution gives, behind its rectified linear units
+            (the paper: no). With few images and random weights nothing is learned without.
         pooling: what fc6 sees of the map: `flat`, all of it; `average` or `max` over its places.
 
     Returns:
@@ -84,6 +88,8 @@ def build(
             kernel_initializer="he_normal",
             name=f"conv{number}",
         )(x)
+        if batch_normalization:
+            x = BatchNormalization(name=f"norm{number}")(x)
         if number in _POOLED:
             stages[f"pool{number}"] = x = layers.MaxPooling2D(3, strides=2, name=f"pool{number}")(x)
     x = _POOLINGS[pooling](name=pooling)(x)
