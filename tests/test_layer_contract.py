@@ -47,6 +47,9 @@ LAYERS = {
         {"filters": 4, "kernel_size": (3, 2), "grid": (1, 2), "padding": "valid"},
         {"window": (4, 5)},
     ),
+    "views": Case(
+        layers.StrongestViews, ((3, 2, 2, 4, 5),), {"offsets": ((0, 0), (1, -1)), "strength": "max"}
+    ),
     "positional_pooling": Case(layers.PositionalPooling, (MAPS,), {}),
     "transformer": Case(layers.SpatialTransformer, (MAPS, (6,)), {"size": (4, 9)}),
     "similarity": Case(

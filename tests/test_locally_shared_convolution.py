@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from faceattr_tf.layers import LocallySharedConv2D, strongest_window, window_views
+from faceattr_tf.layers import (
+    LocallySharedConv2D,
+    StrongestViews,
+    strongest_window,
+    window_views,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -148,17 +153,25 @@ def test_with_a_border_of_zeros_the_inner_responses_are_those_of_the_window():
         assert_close(templates[:, row, column, 1:-1, 1:-1], cut[:, 1:-1, 1:-1])
 
 
-def test_two_layers_and_a_pooling_see_every_window_as_the_plain_network_does():
+def test_two_layers_and_a_pooling_see_every_window_as_the_plain_network_does(tmp_path):
     first, second = make((5, 4), kernel_size=(3, 3)), make((4, 3), kernel_size=(2, 2), channels=4)
     pooling = keras.layers.MaxPooling2D(2)
+    inputs = keras.Input((15, 12, 3))
+    templates = first(inputs, window=(12, 10))
+    places = keras.ops.reshape(templates, (-1, *templates.shape[3:]))
+    responses = keras.ops.reshape(second(pooling(places)), (-1, 4, 3, 4, 3, 4))
+    views = StrongestViews(((0, 0), (1, 0)))(responses)
+    keras.Model(inputs, [responses, views]).save(tmp_path / "interweaved.keras")
+    model = keras.saving.load_model(tmp_path / "interweaved.keras")
+
     maps = maps_of(15, 12)
-    templates = first(maps, window=(12, 10))
-    batch, rows, columns, *shape = templates.shape
-    responses = second(pooling(tf.reshape(templates, (-1, *shape))))
-    responses = tf.reshape(responses, (batch, rows, columns, 4, 3, 4))
-    for row, column in np.ndindex(rows, columns):
+    responses, views = model(maps)
+    for row, column in np.ndindex(4, 3):
         cut = maps[:, row : row + 12, column : column + 10]
         assert_close(responses[:, row, column], second(pooling(first(cut))))
+    for image, (row, column) in enumerate(strongest_window(responses).numpy()):
+        assert_close(views[image, 0], responses[image, row, column])
+        assert_close(views[image, 1], responses[image, min(row + 1, 3), column])
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
@@ -189,6 +202,8 @@ def test_the_strength_of_a_window_is_the_mean_or_the_maximum_of_its_response_map
         np.testing.assert_array_equal(strongest_window(templates, strength), expected)
     with pytest.raises(ValueError, match="strength is 'sum'; expected one of mean, max"):
         strongest_window(templates, "sum")
+    with pytest.raises(ValueError, match="strength is 'sum'; expected one of mean, max"):
+        StrongestViews(strength="sum")
 
 
 def test_views_lie_around_the_window_and_never_beyond_the_map():

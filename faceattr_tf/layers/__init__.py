@@ -3,6 +3,7 @@
 from faceattr_tf.layers.batch_normalization import BatchNormalization
 from faceattr_tf.layers.locally_shared_convolution import (
     LocallySharedConv2D,
+    StrongestViews,
     strongest_window,
     window_views,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "LocallySharedConv2D",
     "PositionalPooling",
     "SpatialTransformer",
+    "StrongestViews",
     "strongest_window",
     "transform_matrix",
     "window_views",

@@ -27,7 +27,7 @@ class LocallySharedConv2D(keras.layers.Layer):
     "valid" padding that is what the layer gives of the map cut to this window; with "same" padding
     it is so on a map of the window's size, and on a larger one the outermost filters read what lies
     around the window instead of zeros. A following layer, a pooling or another locally shared
-    convolution takes the places as a batch; see `strongest_window` and `window_views`.
+    convolution takes the places as a batch, and `StrongestViews` chooses among them.
 
     Args:
         filters: number of filters of every cell, F.
@@ -185,6 +185,44 @@ class LocallySharedConv2D(keras.layers.Layer):
         return ops.reshape(templates, (-1, *ops.shape(places), filters))
 
 
+@keras.saving.register_keras_serializable("faceattr_tf")
+class StrongestViews(keras.layers.Layer):
+    """The views of the strongest window, from the templates of every one: see the two functions.
+
+    Args:
+        offsets: as `window_views` takes them; `((0, 0),)` for the strongest window alone.
+        strength: as `strongest_window` takes it.
+
+    Input: templates `[B, rows, columns, h, w, F]`. Output: views `[B, V, h, w, F]`.
+
+    Raises:
+        ValueError: `strength` is none that exists.
+
+    Example:
+        >>> layer = StrongestViews(((0, 0), (0, 1)))
+        >>> layer(keras.ops.ones((2, 5, 2, 4, 3, 80))).shape
+        TensorShape([2, 2, 4, 3, 80])
+    """
+
+    def __init__(self, offsets=((0, 0),), strength: str = "mean", **kwargs):
+        super().__init__(**kwargs)
+        _check_strength(strength)
+        self.offsets = tuple(map(tuple, offsets))
+        self.strength = strength
+
+    def call(self, inputs):
+        """Templates `[B, rows, columns, h, w, F]` -> `[B, V, h, w, F]`."""
+        return window_views(inputs, strongest_window(inputs, self.strength), self.offsets)
+
+    def compute_output_shape(self, input_shape):
+        """`[B, V, h, w, F]`."""
+        return (input_shape[0], len(self.offsets), *input_shape[3:])
+
+    def get_config(self):
+        """The arguments, for saving."""
+        return {**super().get_config(), "offsets": self.offsets, "strength": self.strength}
+
+
 def strongest_window(templates, strength: str = "mean"):
     """The place at which the whole template responds most (LNets+ANet, equation 5).
 
@@ -204,8 +242,7 @@ def strongest_window(templates, strength: str = "mean"):
     Raises:
         ValueError: `strength` is none of these.
     """
-    if strength not in STRENGTHS:
-        raise ValueError(f"strength is {strength!r}; expected one of {', '.join(STRENGTHS)}")
+    _check_strength(strength)
     reduce = {"mean": ops.mean, "max": ops.max}[strength]
     responses = reduce(ops.mean(ops.cast(templates, "float32"), axis=-1), axis=(3, 4))
     _, rows, columns = ops.shape(responses)
@@ -232,6 +269,11 @@ def window_views(templates, window, offsets):
     column = ops.clip(places[..., 1], 0, columns - 1)
     index = (ops.arange(batch, dtype="int32")[:, None] * rows + row) * columns + column
     return ops.take(ops.reshape(templates, (-1, *templates.shape[3:])), index, axis=0)
+
+
+def _check_strength(strength):
+    if strength not in STRENGTHS:
+        raise ValueError(f"strength is {strength!r}; expected one of {', '.join(STRENGTHS)}")
 
 
 def _take(values, places):
