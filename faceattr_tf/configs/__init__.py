@@ -5,7 +5,16 @@ Each docstring holds the paper, the command, and the result measured beside the 
 
 from collections.abc import Callable
 
-from faceattr_tf.configs import cascade_cnn, demo, facestn, inception, resnet_small, smoke, tcdcn
+from faceattr_tf.configs import (
+    cascade_cnn,
+    demo,
+    facestn,
+    inception,
+    lnets_anet,
+    resnet_small,
+    smoke,
+    tcdcn,
+)
 from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -36,6 +45,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "inception_full_mtfl_best": inception.full_mtfl_best,
     "inception_full_mtfl_joint": inception.full_mtfl_joint,
     "inception_full_mtfl_nose": inception.full_mtfl_nose,
+    "off_the_shelf": lnets_anet.off_the_shelf,
     "resnet_small_celeba": resnet_small.celeba,
     "resnet_small_celeba_best": resnet_small.celeba_best,
     "resnet_small_mtfl": resnet_small.mtfl,

@@ -23,6 +23,9 @@ RENAMED = {
 }
 """Fields as they were called -> as they are: stored recipes have the old names."""
 
+LINEAR_SVM = "linear_svm"
+"""The optimizer of phases that fit support vector machines."""
+
 
 @dataclasses.dataclass
 class Bottlenecks:
@@ -124,8 +127,8 @@ class Model:
         transformer: a localisation network of `faceattr_tf.models.TRANSFORMERS`, whose transform of
             the crop is what the network sees; empty for none.
         transformer_options: `(name, value)` pairs of that network's build function.
-        layer: the layer of a pretrained network whose pooled output the heads see; empty for the
-            last.
+        layer: the stage whose pooled output the heads see, or several joined by `+`; empty for
+            the last.
         weights: file of pretrained weights, loaded where layers and shapes agree (a network of
             `faceattr_tf.models.keras_applications` wants all of its layers), or `imagenet` for those that
             Keras itself distributes.
@@ -152,7 +155,9 @@ class Phase:
         name: shown in logs.
         epochs: length in passes over the training examples; used where `steps` is 0.
         steps: length in steps.
-        optimizer: `sgd`, `rmsprop`, `adam` or `adamw`.
+        optimizer: `sgd`, `rmsprop`, `adam`, `adamw`; or `linear_svm`: a phase of one step, which
+            fits a support vector machine per label, or class, to all stored features at once
+            (`faceattr_tf.features.linear`).
         learning_rate: initial (after warm-up: peak) learning rate.
         schedule: `constant`, `piecewise` or `cosine`.
         boundaries: for `piecewise`: shares of the phase (0 to 1) at which the rate drops.
@@ -162,6 +167,7 @@ class Phase:
         epsilon: the epsilon of `rmsprop`, `adam` and `adamw`.
         weight_decay: decoupled decay of kernels; biases and normalisation are left alone.
         l2: factor of half the squared norm of the same kernels in the loss: decay as TF-Slim has it.
+        costs: for `linear_svm`: values of C, from which validation chooses one for every label.
         layer_decay: factor by which the learning rate falls from one stage of a pretrained network
             to the one below; its heads have the full rate.
         clip_norm: largest norm of the gradient over all variables; 0 means no limit.
@@ -188,6 +194,7 @@ class Phase:
     epsilon: float = 1e-7
     weight_decay: float = 0.0
     l2: float = 0.0
+    costs: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2)
     layer_decay: float = 1.0
     clip_norm: float = 0.0
     trainable: str = ""

@@ -75,7 +75,7 @@ class Features:
     def of(
         cls,
         tasks: Sequence[Task],
-        files: Sequence[pathlib.Path],
+        files: Sequence[Sequence[pathlib.Path]],
         copies: Sequence[Sequence[dict]],
         mask,
         places,
@@ -84,7 +84,7 @@ class Features:
 
         Args:
             tasks: the tasks of the model.
-            files: the features' file of every copy, `Cache.features`.
+            files: for every copy the files whose features are joined, `Cache.features`.
             copies: the blocks of every copy, see `faceattr_tf.features.cache`.
             mask: bool, which of the stored examples the source has; None for all.
             places: per task its row of `data_pipelines.input.labels.label_places`.
@@ -110,7 +110,7 @@ class Features:
             return np.where(places[task.name] < 0, unknown, labels[..., places[task.name]])
 
         return cls(
-            features=Stored(tuple((file,) for file in files), np.flatnonzero(kept)),
+            features=Stored(tuple(map(tuple, files)), np.flatnonzero(kept)),
             labels={task.name: labels_of(task) for task in tasks},
             # Names of every block are as wide as its longest.
             filenames=np.concatenate([block["filename"] for block in copies[0]])[kept],

@@ -27,7 +27,7 @@ from faceattr_tf.features.cache import BLOCK, LABELS, Cache, weights_digest
 from faceattr_tf.models import stage_names
 from faceattr_tf.models.auxiliary import AUXILIARY_INPUT, AUXILIARY_STAGE
 from faceattr_tf.models.create import model_options, pretrained_model
-from faceattr_tf.models.stages import check_stage, features_at
+from faceattr_tf.models.stages import features_at, stages_named
 
 BATCH = 64
 """Images of a forward pass; blocks are multiples of it."""
@@ -62,18 +62,11 @@ def for_new_layers(experiment: Experiment, *, progress: bool = True) -> list[Fea
     recipe = experiment.recipe
     own = dataclasses.replace(recipe.data.bottlenecks, copies=0)
     unchanged = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, bottlenecks=own))
-    layers = (recipe.model.layer, *([AUXILIARY_INPUT] if recipe.model.auxiliary_weight else []))
+    layer = recipe.model.layer
+    if recipe.model.auxiliary_weight:
+        layer = f"{layer or network_stages(experiment)[-1]}+{AUXILIARY_INPUT}"
     experiment = dataclasses.replace(experiment, recipe=unchanged)
-    found = extract(experiment, "train", layers, progress=progress)
-    return [
-        dataclasses.replace(
-            parts[0],
-            features=dataclasses.replace(
-                parts[0].features, files=(tuple(part.features.files[0][0] for part in parts),)
-            ),
-        )
-        for parts in zip(*(found[layer] for layer in layers), strict=True)
-    ]
+    return extract(experiment, "train", (layer,), progress=progress)[layer]
 
 
 def extract(
@@ -94,8 +87,8 @@ def extract(
         experiment: its sources give the examples; the training split also has as many randomly
             changed copies as the recipe asks for.
         split: "train", "validation", "test" or whatever the records have.
-        layers: stages of the network whose features are wanted, see
-            `faceattr_tf.models.stages.pool_features`; empty for the last. `AUXILIARY_INPUT`: what
+        layers: stages of the network whose features are wanted, several joined by `+`, see
+            `faceattr_tf.models.stages.stages_named`; empty for the last. `AUXILIARY_INPUT`: what
             the auxiliary classifier sees. None: the recipe's layer.
         progress: show a bar with images per second and the time that is left.
         create: makes `images [B, h, w, 3] -> {layer: features [B, F]}` from the names of layers,
@@ -112,7 +105,9 @@ def extract(
     _check(experiment)
     layers = (recipe.model.layer,) if layers is None else layers
     stages = network_stages(experiment)
-    named = {layer: _stage(recipe.model.name, stages, layer) for layer in layers}
+    known = (*stages, *([AUXILIARY_INPUT] if AUXILIARY_STAGE in stages else []))
+    named = {layer: stages_named(layer or stages[-1], known, recipe.model.name) for layer in layers}
+    wanted = tuple(dict.fromkeys(itertools.chain(*named.values())))
     sources = experiment.sources(split)
     places = label_places(sources, experiment.tasks)
     weights = weights_digest(recipe)
@@ -125,7 +120,7 @@ def extract(
         whole = Source(source.records, stored)
         own = []
         for copy in range(copies + 1):
-            part = _Part.of(experiment, whole, tuple(dict.fromkeys(named.values())), copy, weights)
+            part = _Part.of(experiment, whole, wanted, copy, weights)
             # Sources may share their records, and lie in the same cache.
             own.append(parts.setdefault(part.name, part))
         chosen.append((own, mask))
@@ -135,14 +130,14 @@ def extract(
         layer: [
             Features.of(
                 experiment.tasks,
-                [part.caches[stage].features for part in own],
-                [part.blocks[stage] for part in own],
+                [[part.caches[stage].features for stage in ends] for part in own],
+                [part.blocks[ends[0]] for part in own],
                 mask,
                 {name: rows[index] for name, rows in places.items()},
             )
             for index, (own, mask) in enumerate(chosen)
         ]
-        for layer, stage in named.items()
+        for layer, ends in named.items()
     }
 
 
@@ -170,12 +165,6 @@ def network_stages(experiment: Experiment) -> tuple[str, ...]:
     """
     config = experiment.recipe.model
     return stage_names(config.name, experiment.input_shape, **model_options(config))
-
-
-def _stage(network: str, stages: Sequence[str], layer: str) -> str:
-    if layer == AUXILIARY_INPUT and AUXILIARY_STAGE in stages:
-        return layer
-    return check_stage(layer, stages, network)
 
 
 def feature_function(experiment: Experiment, layers: Sequence[str]) -> Callable:

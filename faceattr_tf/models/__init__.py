@@ -21,9 +21,9 @@ from faceattr_tf.models import (
     vgg_face,
 )
 from faceattr_tf.models.auxiliary import auxiliary_classifier, auxiliary_name
-from faceattr_tf.models.heads import BOTTLENECK, TRANSFORMER, image_input
+from faceattr_tf.models.heads import TRANSFORMER, image_input
 from faceattr_tf.models.keras_applications import BACKBONES
-from faceattr_tf.models.stages import check_stage, drop_and_grow, pool_features
+from faceattr_tf.models.stages import drop_and_grow, join_features, stages_named
 
 MODELS = {
     "cascade_cnn": cascade_cnn.build,
@@ -66,7 +66,8 @@ def build_model(
         name: a key of `MODELS`.
         tasks: what the network predicts.
         input_shape: `(height, width, 3)`.
-        layer: stage on which the heads stand; nothing behind it is built. Empty: the last.
+        layer: stage on which the heads stand, or several joined by `+`; nothing behind them is
+            built. Empty: the last.
         dropout: share of the features that training drops before the heads. None: none, but with
             `vgg_face` the paper's half.
         auxiliary: add the auxiliary classifier of `faceattr_tf.models.auxiliary`.
@@ -99,9 +100,9 @@ def build_model(
     elif len(predicted) < len(tasks):
         raise UserError(f"task {ALIGNMENT.name!r}: only a model with a transformer predicts it")
     stages = build(pixels, **options)
-    layer = check_stage(layer, stages, name)
-    names = tuple(stages)[: tuple(stages).index(layer) + 1]
-    outputs = drop_and_grow(pool_features(stages[layer], BOTTLENECK), predicted, dropout)
+    ends = stages_named(layer, tuple(stages), name)
+    names = tuple(stages)[: max(map(tuple(stages).index, ends)) + 1]
+    outputs = drop_and_grow(join_features([stages[end] for end in ends]), predicted, dropout)
     if auxiliary:
         outputs |= auxiliary_classifier({name: stages[name] for name in names}, predicted)
     if transformer:

@@ -24,7 +24,7 @@ NEW_LAYERS = (HEAD_PREFIX, AUXILIARY, LOCALIZATION)
 """The layers that no pretrained network has begin so."""
 
 BOTTLENECK = "bottleneck"
-"""The layer that pools the map on which heads stand, `[B, F]` in float32."""
+"""The layer that pools the map on which heads stand, `[B, F]` in float32, or joins those of several."""
 
 TRANSFORMER = "transformer"
 """The layer that samples the aligned crop, in models that have one."""

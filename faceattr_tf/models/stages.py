@@ -30,6 +30,18 @@ def pool_features(stage, name: str | None = None):
     return layers.GlobalAveragePooling2D(dtype="float32", name=name)(stage)
 
 
+def join_features(stages: Sequence):
+    """What heads see of one stage or of several: their features `[B, F]`, one behind the other.
+
+    Args:
+        stages: outputs of stages, `[B, F]` or `[B, H, W, C]`.
+    """
+    if len(stages) == 1:
+        return pool_features(stages[0], BOTTLENECK)
+    pooled = [pool_features(one, f"{BOTTLENECK}_{index}") for index, one in enumerate(stages)]
+    return layers.Concatenate(dtype="float32", name=BOTTLENECK)(pooled)
+
+
 def drop_and_grow(features, tasks: Sequence[Task], dropout: float) -> dict:
     """The heads of `grow_heads`, before them the dropout of their input in training."""
     if dropout:
@@ -144,12 +156,16 @@ def classifier_of(model: keras.Model, tasks: Sequence[Task]) -> keras.Model:
     return keras.Model(model.get_layer(TRANSFORMER).output, [outputs, head_input(model)])
 
 
-def check_stage(stage: str, stages: Sequence[str], network: str) -> str:
-    """The stage, or the last one where it is empty.
+def stages_named(layer: str, stages: Sequence[str], network: str) -> tuple[str, ...]:
+    """The stages on which heads stand: one, or several joined by `+`; empty for the last.
 
     Raises:
-        UserError: the network has no stage of this name.
+        UserError: the network has no stage of this name, or one is named twice.
     """
-    if stage and stage not in stages:
-        raise UserError(f"layer {stage!r} ends no stage of {network}: {', '.join(stages)}")
-    return stage or list(stages)[-1]
+    named = tuple(layer.split("+")) if layer else (list(stages)[-1],)
+    for stage in named:
+        if stage not in stages:
+            raise UserError(f"layer {stage!r} ends no stage of {network}: {', '.join(stages)}")
+        if named.count(stage) > 1:
+            raise UserError(f"layer {layer!r} names the stage {stage!r} more than once")
+    return named

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.input.augment import Augment
-from faceattr_tf.configs.base import Recipe
+from faceattr_tf.configs.base import LINEAR_SVM, Recipe
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.training.batches import training_stream
 from faceattr_tf.training.cost import memory, multiply_adds
@@ -85,8 +85,11 @@ def dry_run(recipe: Recipe) -> dict:
 
 def _trial(recipe: Recipe, steps: int) -> Recipe:
     """The recipe for over-fitting: one unchanging batch, a constant rate, everything trains."""
+    phase = recipe.phases[-1]
     phase = dataclasses.replace(
-        recipe.phases[-1],
+        phase,
+        # What fits all examples at once has no single batch to show.
+        optimizer="adamw" if phase.optimizer == LINEAR_SVM else phase.optimizer,
         schedule="constant",
         steps=steps,
         trainable="^head_" if recipe.data.bottlenecks.use else "",

@@ -7,6 +7,7 @@ was killed ends as the one that was not.
 """
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -17,12 +18,13 @@ from data_pipelines.errors import UserError
 from data_pipelines.input.batches import explain_failure
 from data_pipelines.input.stream import read_failures
 from data_pipelines.progress import progress_bar
-from faceattr_tf.configs.base import Recipe
+from faceattr_tf.configs.base import LINEAR_SVM, Recipe
 from faceattr_tf.evaluation.calibration import calibrate
 from faceattr_tf.evaluation.metrics import METRICS, score_of, shown_in
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import Features
 from faceattr_tf.features.extract import for_run
+from faceattr_tf.features.linear import check_linear_svm, fit_heads
 from faceattr_tf.models.create import load_pretrained, whole_model
 from faceattr_tf.training.batches import check_bottlenecks, training_stream
 from faceattr_tf.training.distribution import (
@@ -69,6 +71,9 @@ def train_and_evaluate(
     strategy = create_strategy(recipe.strategy)
     check_agreement(strategy, recipe.precision)
     check_validation(experiment)
+    for phase in recipe.phases:
+        if phase.optimizer == LINEAR_SVM:
+            check_linear_svm(experiment, phase)
     features = for_run(experiment, progress=progress) if recipe.data.bottlenecks.use else {}
     width = features["train"][0].features.width if features else 0
     state = TrainingState(experiment, strategy, features=width)
@@ -153,11 +158,7 @@ class _Run:
         with bar:
             while step < total:
                 index = self.experiment.phase_at(step)
-                features = self.features.get("train", ())
-                batches = training_stream(
-                    self.experiment, state.strategy, step, features, progress=progress
-                )
-                train_step = create_train_step(state, self.experiment, index, top=bool(features))
+                train_step, batches = self._steps(index, step, progress)
                 bar.set_description(recipe.phases[index].name)
                 while step < ends[index]:
                     train_step(self._next(batches))
@@ -174,6 +175,25 @@ class _Run:
                         # What follows a loss that is not finite must not become the last good one.
                         self._stop_if_broken()
                         self.manager.save(checkpoint_number=step)
+
+    def _steps(self, index: int, step: int, progress: bool):
+        """What makes a step of a phase, and what is given to it from `step` on."""
+        features, phase = self.features.get("train", ()), self.recipe.phases[index]
+        if phase.optimizer == LINEAR_SVM:
+            held = self.features["validation"]
+
+            def fit(_):
+                model, tasks = self.state.model, self.experiment.tasks
+                seed = self.recipe.seed
+                fit_heads(model, tasks, phase, features, held, seed=seed, progress=progress)
+                self.state.restart_averages()
+                self.state.step.assign_add(1)
+
+            return fit, itertools.repeat(None)
+        batches = training_stream(
+            self.experiment, self.state.strategy, step, features, progress=progress
+        )
+        return create_train_step(self.state, self.experiment, index, top=bool(features)), batches
 
     def _next(self, batches):
         try:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 
 from data_pipelines.errors import UserError
-from faceattr_tf.configs.base import Phase
+from faceattr_tf.configs.base import LINEAR_SVM, Phase
 from faceattr_tf.models.stages import stages_of
 
 NOT_DECAYED = ("bias", "gamma", "beta")
@@ -40,7 +40,7 @@ def create_learning_rate(phase: Phase, steps: int):
 
 
 def create_optimizer(phase: Phase, steps: int, precision: str):
-    """The optimizer of a phase; with loss scaling under float16.
+    """The optimizer of a phase; with loss scaling under float16. None for `linear_svm`.
 
     Weight decay is decoupled and leaves biases and normalisation alone. Clipping is not the
     optimizer's business here: the training step clips the gradient summed over all replicas.
@@ -48,6 +48,8 @@ def create_optimizer(phase: Phase, steps: int, precision: str):
     Raises:
         UserError: the optimizer has no such name.
     """
+    if phase.optimizer == LINEAR_SVM:
+        return None
     shared = {"learning_rate": create_learning_rate(phase, steps)}
     if phase.weight_decay:
         shared["weight_decay"] = phase.weight_decay
@@ -63,7 +65,8 @@ def create_optimizer(phase: Phase, steps: int, precision: str):
     }
     if phase.optimizer not in optimizers:
         raise UserError(
-            f"phase {phase.name!r}: optimizer {phase.optimizer!r} is none of {', '.join(optimizers)}"
+            f"phase {phase.name!r}: optimizer {phase.optimizer!r} is none of "
+            + ", ".join((*optimizers, LINEAR_SVM))
         )
     optimizer = optimizers[phase.optimizer]()
     optimizer.exclude_from_weight_decay(var_names=list(NOT_DECAYED))

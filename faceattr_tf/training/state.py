@@ -63,7 +63,9 @@ class TrainingState:
                 begin = experiment.phase_ends[index - 1] if index else 0
                 steps = experiment.phase_ends[index] - begin
                 optimizer = create_optimizer(phase, steps, recipe.precision)
-                optimizer.build(freeze(self.model, phase))
+                learning = freeze(self.model, phase)
+                if optimizer:
+                    optimizer.build(learning)
                 self.optimizers.append(optimizer)
             self.averages = (
                 [tf.Variable(weight.value, trainable=False) for weight in self.model.weights]
@@ -79,7 +81,10 @@ class TrainingState:
         self.checkpoint = tf.train.Checkpoint(
             weights=[weight.value for weight in self.model.weights],
             averages=self.averages,
-            optimizers=[[v.value for v in optimizer.variables] for optimizer in self.optimizers],
+            optimizers=[
+                [v.value for v in optimizer.variables] if optimizer else []
+                for optimizer in self.optimizers
+            ],
             active=self.active,
             logged=self.logged,
             validated=self.validated,

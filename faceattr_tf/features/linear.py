@@ -1,0 +1,147 @@
+"""Linear support vector machines on stored features, as the heads of a network.
+
+Source: LNets+ANet (Liu et al., ICCV 2015), section 3 and figure 3 (d): one linear SVM per attribute
+on the features of a network that is trained already.
+"""
+
+from collections.abc import Sequence
+
+import joblib
+import keras
+import numpy as np
+from sklearn.metrics import roc_auc_score
+from sklearn.svm import LinearSVC
+
+from data_pipelines.errors import UserError
+from data_pipelines.progress import progress_bar
+from data_pipelines.tasks import Task
+from faceattr_tf.configs.base import LINEAR_SVM, Phase
+from faceattr_tf.experiment import Experiment
+from faceattr_tf.features.batches import Features
+from faceattr_tf.models.heads import HEAD_PREFIX
+
+
+def check_linear_svm(experiment: Experiment, phase: Phase) -> None:
+    """Makes sure that a phase that fits support vector machines has what it takes.
+
+    Raises:
+        UserError: it trains on images, is longer than a step, has no cost to choose from, or a task
+            has neither attributes nor classes.
+    """
+    where = f"phase {phase.name!r}: optimizer {LINEAR_SVM!r}"
+    if not experiment.recipe.data.bottlenecks.use:
+        raise UserError(f"{where} fits heads to stored features: expected data.bottlenecks.use")
+    if phase.steps != 1:
+        raise UserError(f"{where} takes all examples at once: expected steps 1, not {phase.steps}")
+    if not phase.costs or min(phase.costs) <= 0:
+        raise UserError(f"{where}: costs {phase.costs} must be positive numbers, at least one")
+    for task in experiment.tasks:
+        if task.kind not in ("multilabel", "multiclass"):
+            raise UserError(
+                f"{where}: task {task.name!r} is of kind {task.kind}; it fits attributes "
+                "(multilabel) and classes (multiclass)"
+            )
+
+
+def fit_heads(
+    model: keras.Model,
+    tasks: Sequence[Task],
+    phase: Phase,
+    training: Sequence[Features],
+    validation: Sequence[Features],
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> None:
+    """Gives the heads of a model the linear SVMs of its tasks.
+
+    Every label, and every class against the others, has a machine of its own. Its cost is the one
+    of `phase.costs` with the largest area under the ROC curve on validation, which depends neither
+    on a threshold nor on how rare a label is; of equal ones the smaller. Features are standardised
+    by the training examples, which the weights of the head undo. Labels of one sign alone, which no
+    machine can be fitted to, get a constant answer.
+
+    Args:
+        model: what `faceattr_tf.models.stages.build_top` gave.
+        tasks: its tasks, multilabel or multiclass.
+        phase: names the costs.
+        training: features of the training sources; randomly changed copies are further examples.
+        validation: features of the validation sources.
+        seed: seed of the solver's order.
+        progress: show a bar.
+    """
+    features, labels = _joined(training, every_copy=True)
+    held, held_labels = _joined(validation, every_copy=False)
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    deviation[deviation < 1e-6 * max(1.0, float(deviation.max()))] = np.inf  # always the same
+    features = (features - mean) / deviation
+    held = (held - mean) / deviation
+    columns = [
+        (task, index) for task in tasks for index in range(len(_signs(task, labels[task.name])))
+    ]
+    fitted = {task.name: [] for task in tasks}
+    with (
+        progress_bar(len(columns), "SVM", show=progress) as bar,
+        # The solver leaves Python's lock, so that threads do and nothing is copied.
+        joblib.Parallel(n_jobs=-1, prefer="threads", return_as="generator") as parallel,
+    ):
+        machines = parallel(
+            joblib.delayed(_fit)(
+                features,
+                _signs(task, labels[task.name])[index],
+                held,
+                _signs(task, held_labels[task.name])[index],
+                phase.costs,
+                seed,
+            )
+            for task, index in columns
+        )
+        for (task, _), machine in zip(columns, machines, strict=True):
+            fitted[task.name].append(machine)
+            bar.update()
+    for task in tasks:
+        weights = np.stack([weight for weight, _ in fitted[task.name]], axis=1)
+        kernel = weights / deviation[:, None]
+        bias = np.array([bias for _, bias in fitted[task.name]]) - mean @ kernel
+        model.get_layer(HEAD_PREFIX + task.name).set_weights([kernel, bias])
+
+
+def _joined(parts: Sequence[Features], every_copy: bool) -> tuple[np.ndarray, dict]:
+    """Features float32 `[N, F]` and labels `[N, ...]` of several sources."""
+    features, labels = [], []
+    for part in parts:
+        rows = np.arange(len(part))
+        for copy in range(part.copies if every_copy else 1):
+            batch = part.batch(rows, np.full_like(rows, copy))
+            features.append(batch["image"])
+            labels.append(batch["labels"])
+    return np.concatenate(features), {
+        name: np.concatenate([one[name] for one in labels]) for name in labels[0]
+    }
+
+
+def _signs(task: Task, labels: np.ndarray) -> list[np.ndarray]:
+    """Per label, or class, what every example says of it: 1 yes, 0 no, -1 unknown."""
+    if task.kind == "multilabel":
+        return list(labels.T)
+    classes = np.arange(len(task.labels))
+    return list(np.where(labels[None] < 0, -1, labels[None] == classes[:, None]))
+
+
+def _fit(features, labels, held, held_labels, costs, seed) -> tuple[np.ndarray, float]:
+    """Weights float64 `[F]` and bias of the machine that ranks the validation examples best."""
+    known, held_known = labels >= 0, held_labels >= 0
+    present = np.unique(labels[known])
+    if len(present) < 2:
+        sign = 2.0 * present[0] - 1.0 if len(present) else 0.0
+        return np.zeros(features.shape[1]), sign
+    comparable = len(np.unique(held_labels[held_known])) == 2
+    best, best_score = None, -np.inf
+    for cost in sorted(costs if comparable else [np.median(costs)]):
+        machine = LinearSVC(C=cost, dual="auto", random_state=seed)
+        machine.fit(features[known], labels[known])
+        margins = machine.decision_function(held[held_known])
+        score = roc_auc_score(held_labels[held_known], margins) if comparable else 0.0
+        if score > best_score:
+            best, best_score = (machine.coef_[0].astype(float), float(machine.intercept_[0])), score
+    return best
