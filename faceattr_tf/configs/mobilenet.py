@@ -1,0 +1,65 @@
+"""MobileNet fine-tuned whole: attributes from a network that was trained on faces.
+
+The weights go in by `--config.model.weights=FILE`; where they were trained on other pixel values
+than ImageNet's, `--config.model.options="(('pixel_values', 'bgr'),)"` says so.
+"""
+
+from data_pipelines.crop.geometry import Crop
+from data_pipelines.input.augment import Augment
+from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
+
+
+def celeba() -> Recipe:
+    """CelebA's pictures as they are; what `mobilenet_lfwa` continues from.
+
+    `faceattr-train --config=mobilenet_celeba --records=CELEBA --config.model.weights=FILE
+    --workdir=WORKDIR`
+    """
+    return Recipe(
+        data=Data(
+            crop=Crop(kind="none", height=112, width=112),
+            augment=Augment(
+                flip=True,
+                shift=0.05,
+                rotate=7.0,
+                scale=0.1,
+                brightness=0.1,
+                contrast=0.15,
+                saturation=0.15,
+                cutout=0.3,
+            ),
+            batch_size=64,
+            validation_share=0.1,
+        ),
+        tasks=(TaskConfig("attributes"),),
+        model=Model("mobilenet", dropout=0.3, weights="imagenet"),
+        phases=(
+            Phase(
+                epochs=4.0,
+                learning_rate=1e-3,
+                schedule="cosine",
+                warmup=0.05,
+                decay=0.0,
+                weight_decay=0.05,
+                layer_decay=0.85,
+                clip_norm=5.0,
+            ),
+        ),
+        ema_decay=0.99,
+        evaluate_epochs=0.5,
+        best_metric="attributes/average_precision",
+    )
+
+
+def lfwa() -> Recipe:
+    """LFWA's pictures as they are, from a run of `mobilenet_celeba`.
+
+    `faceattr-train --config=mobilenet_lfwa --records=LFWA --config.warm_start=WORKDIR_OF_CELEBA
+    --workdir=WORKDIR`
+    """
+    recipe = celeba()
+    recipe.model.weights = ""
+    recipe.phases[0].epochs = 8.0
+    recipe.phases[0].learning_rate = 5e-4
+    recipe.evaluate_epochs = 1.0
+    return recipe
