@@ -61,7 +61,7 @@ def arrays(of, copies=1):
 
 
 @pytest.mark.parametrize("copies", [1, 2])
-def test_heads_are_the_machines_that_rank_validation_best(tmp_path, copies):
+def test_heads_are_the_machines_that_rank_validation_best(tmp_path, copies, capsys):
     training = [part(tmp_path, "a", 60, 0, copies), part(tmp_path, "b", 50, 1, copies)]
     held = [part(tmp_path, "c", 40, 2)]
     model = build_top(6, (YESNO, CLASS))
@@ -96,6 +96,8 @@ def test_heads_are_the_machines_that_rank_validation_best(tmp_path, copies):
         np.testing.assert_allclose(given["pose"][:, index], wanted, rtol=2e-3, atol=2e-3)
     accuracy = (given["pose"].argmax(axis=1) == other_pose)[other_pose >= 0].mean()
     assert accuracy > 0.6
+    chosen = [line for line in capsys.readouterr().out.splitlines() if "C chosen" in line]
+    assert [line.split(":")[0] for line in chosen] == ["attributes", "pose"]
 
 
 def recipe_for(folder, records):

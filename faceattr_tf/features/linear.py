@@ -4,6 +4,7 @@ Source: LNets+ANet (Liu et al., ICCV 2015), section 3 and figure 3 (d): one line
 on the features of a network that is trained already.
 """
 
+import collections
 from collections.abc import Sequence
 
 import joblib
@@ -100,10 +101,13 @@ def fit_heads(
             fitted[task.name].append(machine)
             bar.update()
     for task in tasks:
-        weights = np.stack([weight for weight, _ in fitted[task.name]], axis=1)
+        weights = np.stack([weight for weight, _, _ in fitted[task.name]], axis=1)
         kernel = weights / deviation[:, None]
-        bias = np.array([bias for _, bias in fitted[task.name]]) - mean @ kernel
+        bias = np.array([bias for _, bias, _ in fitted[task.name]]) - mean @ kernel
         model.get_layer(HEAD_PREFIX + task.name).set_weights([kernel, bias])
+        chosen = collections.Counter(cost for _, _, cost in fitted[task.name] if cost)
+        words = ", ".join(f"{cost:g} for {count}" for cost, count in sorted(chosen.items()))
+        print(f"{task.name}: C chosen on validation: {words or 'none'}")
 
 
 def _joined(parts: Sequence[Features], every_copy: bool) -> tuple[np.ndarray, dict]:
@@ -128,13 +132,13 @@ def _signs(task: Task, labels: np.ndarray) -> list[np.ndarray]:
     return list(np.where(labels[None] < 0, -1, labels[None] == classes[:, None]))
 
 
-def _fit(features, labels, held, held_labels, costs, seed) -> tuple[np.ndarray, float]:
-    """Weights float64 `[F]` and bias of the machine that ranks the validation examples best."""
+def _fit(features, labels, held, held_labels, costs, seed) -> tuple:
+    """Weights float64 `[F]`, bias and cost of the machine that ranks validation best."""
     known, held_known = labels >= 0, held_labels >= 0
     present = np.unique(labels[known])
     if len(present) < 2:
         sign = 2.0 * present[0] - 1.0 if len(present) else 0.0
-        return np.zeros(features.shape[1]), sign
+        return np.zeros(features.shape[1]), sign, None
     comparable = len(np.unique(held_labels[held_known])) == 2
     best, best_score = None, -np.inf
     for cost in sorted(costs if comparable else [np.median(costs)]):
@@ -143,5 +147,6 @@ def _fit(features, labels, held, held_labels, costs, seed) -> tuple[np.ndarray, 
         margins = machine.decision_function(held[held_known])
         score = roc_auc_score(held_labels[held_known], margins) if comparable else 0.0
         if score > best_score:
-            best, best_score = (machine.coef_[0].astype(float), float(machine.intercept_[0])), score
+            best = machine.coef_[0].astype(float), float(machine.intercept_[0]), cost
+            best_score = score
     return best
