@@ -79,7 +79,7 @@ def test_heads_are_the_machines_that_rank_validation_best(tmp_path, copies, caps
         known, comparable = answers >= 0, other_answers >= 0
         found = []
         for cost in COSTS:
-            machine = LinearSVC(C=cost, dual="auto", random_state=0)
+            machine = LinearSVC(C=cost, dual=False)
             machine.fit(scaler.transform(seen[known]), answers[known])
             margins = machine.decision_function(scaler.transform(other))
             score = roc_auc_score(other_answers[comparable], margins[comparable])

@@ -51,7 +51,6 @@ def fit_heads(
     training: Sequence[Features],
     validation: Sequence[Features],
     *,
-    seed: int = 0,
     progress: bool = True,
 ) -> None:
     """Gives the heads of a model the linear SVMs of its tasks.
@@ -68,7 +67,6 @@ def fit_heads(
         phase: names the costs.
         training: features of the training sources; randomly changed copies are further examples.
         validation: features of the validation sources.
-        seed: seed of the solver's order.
         progress: show a bar.
     """
     features, labels = _joined(training, every_copy=True)
@@ -93,7 +91,6 @@ def fit_heads(
                 held,
                 _signs(task, held_labels[task.name])[index],
                 phase.costs,
-                seed,
             )
             for task, index in columns
         )
@@ -132,7 +129,7 @@ def _signs(task: Task, labels: np.ndarray) -> list[np.ndarray]:
     return list(np.where(labels[None] < 0, -1, labels[None] == classes[:, None]))
 
 
-def _fit(features, labels, held, held_labels, costs, seed) -> tuple:
+def _fit(features, labels, held, held_labels, costs) -> tuple:
     """Weights float64 `[F]`, bias and cost of the machine that ranks validation best."""
     known, held_known = labels >= 0, held_labels >= 0
     present = np.unique(labels[known])
@@ -142,7 +139,8 @@ def _fit(features, labels, held, held_labels, costs, seed) -> tuple:
     comparable = len(np.unique(held_labels[held_known])) == 2
     best, best_score = None, -np.inf
     for cost in sorted(costs if comparable else [np.median(costs)]):
-        machine = LinearSVC(C=cost, dual="auto", random_state=seed)
+        # The dual's solver draws random numbers that all threads share.
+        machine = LinearSVC(C=cost, dual=False)
         machine.fit(features[known], labels[known])
         margins = machine.decision_function(held[held_known])
         score = roc_auc_score(held_labels[held_known], margins) if comparable else 0.0

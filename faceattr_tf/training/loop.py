@@ -184,8 +184,7 @@ class _Run:
 
             def fit(_):
                 model, tasks = self.state.model, self.experiment.tasks
-                seed = self.recipe.seed
-                fit_heads(model, tasks, phase, features, held, seed=seed, progress=progress)
+                fit_heads(model, tasks, phase, features, held, progress=progress)
                 self.state.restart_averages()
                 self.state.step.assign_add(1)
 
