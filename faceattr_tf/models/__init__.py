@@ -12,6 +12,7 @@ from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import ALIGNMENT, Task
 from faceattr_tf.layers.spatial_transformer import SpatialTransformer, transform_matrix
 from faceattr_tf.models import (
+    anet,
     cascade_cnn,
     keras_applications,
     lnet,
@@ -26,6 +27,7 @@ from faceattr_tf.models.keras_applications import BACKBONES
 from faceattr_tf.models.stages import drop_and_grow, join_features, stages_named
 
 MODELS = {
+    "anet": anet.build,
     "cascade_cnn": cascade_cnn.build,
     "lnet": lnet.build,
     "resnet_small": resnet_small.build,
