@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
@@ -61,7 +61,7 @@ def arrays(of, copies=1):
 
 
 @pytest.mark.parametrize("copies", [1, 2])
-def test_heads_are_the_machines_that_rank_validation_best(tmp_path, copies, capsys):
+def test_heads_are_the_machines_that_are_best_on_validation(tmp_path, copies, capsys):
     training = [part(tmp_path, "a", 60, 0, copies), part(tmp_path, "b", 50, 1, copies)]
     held = [part(tmp_path, "c", 40, 2)]
     model = build_top(6, (YESNO, CLASS))
@@ -79,10 +79,11 @@ def test_heads_are_the_machines_that_rank_validation_best(tmp_path, copies, caps
         known, comparable = answers >= 0, other_answers >= 0
         found = []
         for cost in COSTS:
-            machine = LinearSVC(C=cost, dual=False)
+            machine = LinearSVC(C=cost, dual=False, intercept_scaling=10.0)
             machine.fit(scaler.transform(seen[known]), answers[known])
             margins = machine.decision_function(scaler.transform(other))
-            score = roc_auc_score(other_answers[comparable], margins[comparable])
+            said, truth = margins[comparable] > 0, other_answers[comparable]
+            score = accuracy_score(truth, said) + balanced_accuracy_score(truth, said)
             found.append((score, -cost, margins))
         return max(found, key=lambda one: one[:2])[2]
 
@@ -94,8 +95,9 @@ def test_heads_are_the_machines_that_rank_validation_best(tmp_path, copies, caps
         one = np.where(pose < 0, -1, pose == index)
         wanted = expected(one, np.where(other_pose < 0, -1, other_pose == index))
         np.testing.assert_allclose(given["pose"][:, index], wanted, rtol=2e-3, atol=2e-3)
-    accuracy = (given["pose"].argmax(axis=1) == other_pose)[other_pose >= 0].mean()
-    assert accuracy > 0.6
+    known = other_pose >= 0
+    guess = np.bincount(other_pose[known]).max() / known.sum()
+    assert (given["pose"].argmax(axis=1) == other_pose)[known].mean() > guess
     chosen = [line for line in capsys.readouterr().out.splitlines() if "C chosen" in line]
     assert [line.split(":")[0] for line in chosen] == ["attributes", "pose"]
 

@@ -194,7 +194,7 @@ class Phase:
     epsilon: float = 1e-7
     weight_decay: float = 0.0
     l2: float = 0.0
-    costs: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2)
+    costs: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
     layer_decay: float = 1.0
     clip_norm: float = 0.0
     trainable: str = ""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import joblib
 import keras
 import numpy as np
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.svm import LinearSVC
 
 from data_pipelines.errors import UserError
@@ -56,9 +56,9 @@ def fit_heads(
     """Gives the heads of a model the linear SVMs of its tasks.
 
     Every label, and every class against the others, has a machine of its own. Its cost is the one
-    of `phase.costs` with the largest area under the ROC curve on validation, which depends neither
-    on a threshold nor on how rare a label is; of equal ones the smaller. Features are standardised
-    by the training examples, which the weights of the head undo. Labels of one sign alone, which no
+    of `phase.costs` with the best sum of accuracy and balanced accuracy on validation, at the
+    machine's own threshold; of equal ones the smaller. Features are standardised by the
+    training examples, which the weights of the head undo. Labels of one sign alone, which no
     machine can be fitted to, get a constant answer.
 
     Args:
@@ -130,7 +130,7 @@ def _signs(task: Task, labels: np.ndarray) -> list[np.ndarray]:
 
 
 def _fit(features, labels, held, held_labels, costs) -> tuple:
-    """Weights float64 `[F]`, bias and cost of the machine that ranks validation best."""
+    """Weights float64 `[F]`, bias and cost of the machine that is best on validation."""
     known, held_known = labels >= 0, held_labels >= 0
     present = np.unique(labels[known])
     if len(present) < 2:
@@ -140,10 +140,13 @@ def _fit(features, labels, held, held_labels, costs) -> tuple:
     best, best_score = None, -np.inf
     for cost in sorted(costs if comparable else [np.median(costs)]):
         # The dual's solver draws random numbers that all threads share.
-        machine = LinearSVC(C=cost, dual=False)
+        # The penalty is on the intercept too, which of a rare label would come out too small.
+        machine = LinearSVC(C=cost, dual=False, intercept_scaling=10.0)
         machine.fit(features[known], labels[known])
-        margins = machine.decision_function(held[held_known])
-        score = roc_auc_score(held_labels[held_known], margins) if comparable else 0.0
+        score = 0.0
+        if comparable:
+            truth, said = held_labels[held_known], machine.predict(held[held_known])
+            score = accuracy_score(truth, said) + balanced_accuracy_score(truth, said)
         if score > best_score:
             best = machine.coef_[0].astype(float), float(machine.intercept_[0]), cost
             best_score = score
