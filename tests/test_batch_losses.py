@@ -18,6 +18,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.tasks import MTFL_ATTRIBUTES, POSE, Task
 from faceattr_tf.losses import BATCH_LOSSES, create_batch_loss
 from faceattr_tf.losses.batch import BatchLoss, Seen
+from faceattr_tf.losses.similarity import SimilarityLoss
 
 FEATURES = 3
 
@@ -48,6 +49,50 @@ def test_centre_loss_is_that_of_the_paper():
     assert np.all(np.array(loss.centres)[3] == 0)  # a class that was never seen
 
 
+@pytest.mark.parametrize("normalise", [False, True])
+def test_similarity_loss_is_that_of_the_paper(normalise):
+    """The double sum of section 4, pair by pair; nobody known has no partner."""
+    identity = np.array([2**41, 5, -1, 5, 2**41 + 5, 5, -1, 7, 2**41])
+    features = np.random.default_rng(0).normal(3.0, 1.0, (9, FEATURES)).astype(np.float32)
+    loss = create_batch_loss("similarity", (POSE,), FEATURES, normalise=normalise)
+    found = np.array(loss.loss(Seen({}, {}, features, identity)))
+    if normalise:
+        features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    expected = np.zeros(9)
+    for i in range(9):
+        for j in range(9):
+            if identity[i] == identity[j] >= 0:
+                expected[i] += np.sum((features[i] - features[j]) ** 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert (found > 0).tolist() == [True, True, False, True, False, True, False, False, True]
+
+
+def test_similarity_pulls_an_image_towards_its_partners():
+    """The gradient of the double sum: four times the sum of the differences."""
+    import tensorflow as tf
+
+    identity = np.array([3, 3, 4, 3, -1])
+    features = tf.Variable(np.random.default_rng(1).normal(size=(5, FEATURES)).astype(np.float32))
+    with tf.GradientTape() as tape:
+        total = ops.sum(SimilarityLoss((), FEATURES).loss(Seen({}, {}, features, identity)))
+    f = features.numpy()
+    expected = np.zeros_like(f)
+    for i in (0, 1, 3):
+        expected[i] = 4 * sum(f[i] - f[j] for j in (0, 1, 3))
+    np.testing.assert_allclose(tape.gradient(total, features), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_features_and_features_of_zero_have_finite_gradients():
+    import tensorflow as tf
+
+    features = tf.Variable(np.zeros((4, FEATURES), np.float32))
+    for normalise in (False, True):
+        loss = SimilarityLoss((), FEATURES, normalise=normalise)
+        with tf.GradientTape() as tape:
+            total = ops.sum(loss.loss(Seen({}, {}, features, np.array([1, 1, 1, 1]))))
+        assert np.all(tape.gradient(total, features).numpy() == 0)
+
+
 @pytest.mark.parametrize("name", BATCH_LOSSES)
 def test_statistics_are_sums_of_the_declared_shapes(name):
     """Else micro-batches and replicas would change what a loss remembers."""
@@ -73,6 +118,8 @@ def test_statistics_are_sums_of_the_declared_shapes(name):
         ((("centre", 1.0, ("speed", 2)),), "'centre' has no option 'speed'; it has: task, rate"),
         ((("centre", 1.0, ("rate", 2.0)),), "rate 2.0 is not in"),
         ((("centre", 1.0, ("task", "attributes")),), "'attributes' is no multiclass task .* pose"),
+        ((("similarity", 1.0),), "nobody is known in these records, and the loss 'similarity'"),
+        ((("similarity", 1.0, ("rate", 2)),), "no option 'rate'; it has: normalise"),
         ((("centre",),), "expected .'name', weight."),
         ((("centre", "much"),), "expected .'name', weight."),
         ((("centre", 1.0), ("centre", 2.0)), "one finite weight for every name"),

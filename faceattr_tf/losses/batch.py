@@ -41,6 +41,9 @@ class BatchLoss:
     shapes: Sequence[Sequence[int]] = ()
     """Of the statistics."""
 
+    needs_people = False
+    """Whether it is nothing where records know nobody."""
+
     def __init__(self):
         """Begins without variables."""
         self.variables: list[keras.Variable] = []

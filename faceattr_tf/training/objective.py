@@ -61,14 +61,22 @@ def create_batch_losses(experiment: Experiment, features: int) -> dict[str, Batc
         features: how many the heads of the model see.
 
     Raises:
-        UserError: a loss or an option does not exist.
+        UserError: a loss or an option does not exist, or the records know nobody of the people
+            that a loss needs.
     """
     recipe = experiment.recipe
     named_losses(recipe)
-    return {
+    losses = {
         name: create_batch_loss(name, experiment.tasks, features, **dict(options))
         for name, _, *options in recipe.losses
     }
+    if not any((records.people or {}).get("train") for records in experiment.record_sets):
+        for name in (name for name, loss in losses.items() if loss.needs_people):
+            raise UserError(
+                f"{experiment.record_sets[0].path}: nobody is known in these records, and the loss "
+                f"{name!r} is one of people"
+            )
+    return losses
 
 
 class Objective:
