@@ -1,14 +1,69 @@
-"""Reads single examples out of TFRecord files without TensorFlow, which takes seconds to import.
+"""Reads single examples out of TFRecord files, without TensorFlow or where they lie.
 
 A TFRecord file is a chain of frames: length (8 bytes, little-endian), its checksum (4), the bytes
 of a serialised `tf.train.Example`, their checksum (4). The checksums are not verified here.
 """
 
+import mmap
 import os
 import struct
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
+
+from data_pipelines.errors import UserError
+
+
+class RecordFiles:
+    """The serialised examples of TFRecord files, read in any order."""
+
+    def __init__(self, shards: Sequence[str | os.PathLike]):
+        """Walks through the frames of the files, whose examples are counted through all of them.
+
+        Raises:
+            UserError: a file ends within a frame.
+        """
+        self._shards = shards
+        found = list(map(_frames, shards))
+        self._file = np.repeat(np.arange(len(found)), list(map(len, found)))
+        self._places = np.concatenate(found)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """The examples at some positions, in this order: bytes, object `[B]`.
+
+        Raises:
+            ValueError: a file is gone, or shorter than it was.
+        """
+        examples, files = np.empty(len(rows), object), self._file[rows]
+        for index in np.unique(files):
+            try:
+                with open(self._shards[index], "rb", buffering=0) as file:
+                    for place in np.flatnonzero(files == index):
+                        begin, length = self._places[rows[place]].tolist()
+                        examples[place] = os.pread(file.fileno(), length, begin)
+                        if len(examples[place]) < length:
+                            raise ValueError(f"{self._shards[index]}: shorter than it was")
+            except OSError as error:
+                raise ValueError(f"{self._shards[index]}: {error.strerror}") from error
+        return examples
+
+
+def _frames(shard) -> np.ndarray:
+    """Begin and length of the bytes of every example, int64 `[N, 2]`."""
+    begin, places = 12, []
+    with open(shard, "rb") as file:
+        if size := os.fstat(file.fileno()).st_size:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as frames:
+                while begin <= size:
+                    (length,) = struct.unpack_from("<Q", frames, begin - 12)
+                    places.append((begin, length))
+                    begin += length + 16
+    if begin != size + 12:
+        raise UserError(f"{shard}: not a whole file of records; build the records again")
+    return np.array(places, np.int64).reshape(-1, 2)
 
 
 def read_examples(
