@@ -5,6 +5,7 @@ task when its name and kind agree, and its labels are joined by name. Nothing he
 TensorFlow, so that models can be built on any Keras backend.
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -94,7 +95,8 @@ class Task:
             )
         if not self.labels:
             raise ValueError(f"task {self.name!r}: it needs at least one label")
-        repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        counts = collections.Counter(self.labels)
+        repeated = sorted(label for label, count in counts.items() if count > 1)
         if repeated:
             raise ValueError(f"task {self.name!r}: label {repeated[0]!r} occurs more than once")
         if self.mirror and sorted(self.mirror) != list(range(len(self.labels))):
@@ -171,6 +173,25 @@ ALIGNMENT = Task("alignment", "transform", THETA_NAMES)
 It is never stored: the input pipeline computes it from the geometry of both crops. Coordinates are
 normalised: -1 and +1 are a crop's borders.
 """
+
+IDENTITY = "identity"
+"""The name of the task whose classes are people. It is never stored: records number people."""
+
+
+def identity_task(people: Sequence[str]) -> Task:
+    """The task of telling who somebody is.
+
+    Args:
+        people: the classes, as `RecordSet.images_of_people` names people.
+    """
+    return Task(IDENTITY, "multiclass", tuple(people))
+
+
+def list_labels(labels: Sequence[str], most: int = 50) -> str:
+    """The labels as text; of more than `most`, the first five and how many there are."""
+    if len(labels) <= most:
+        return ", ".join(labels)
+    return f"{', '.join(labels[:5])}, ... {len(labels):,} in all"
 
 
 def normalise_label(name: str) -> str:

@@ -1,5 +1,6 @@
 """A recipe together with its records: what a run learns, from what, for how long."""
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 
@@ -10,9 +11,10 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.input.augment import Augment
 from data_pipelines.input.batches import Source
+from data_pipelines.input.people import check_people_fit
 from data_pipelines.input.view import View
 from data_pipelines.records.record_set import RecordSet
-from data_pipelines.tasks import ALIGNMENT, Task, join_labels
+from data_pipelines.tasks import ALIGNMENT, IDENTITY, Task, identity_task, join_labels
 from faceattr_tf.configs.base import Phase, Recipe, TaskConfig
 from faceattr_tf.precision import PRECISIONS, resolve
 
@@ -65,7 +67,7 @@ class Experiment:
                 f"data.weights has {len(data.weights)} values for {len(record_sets)} record sets"
             )
         recipe = _parted(recipe, record_sets)
-        examples = sum(records.count("train", *recipe.validation_rule) for records in record_sets)
+        examples = sum(training_examples(recipe, records) for records in record_sets)
         steps_per_epoch = max(1, round(examples / data.batch_size))
         ends, end = [], 0
         for phase in recipe.phases:
@@ -83,6 +85,7 @@ class Experiment:
         crop = _resolve(data.crop, record_sets)
         experiment = cls(recipe, record_sets, tasks, configs, crop, tuple(ends), steps_per_epoch)
         experiment._check_alignment()
+        experiment._check_people()
         for phase in recipe.phases:
             experiment._check(phase)
         return experiment
@@ -97,6 +100,17 @@ class Experiment:
                 f"{self.record_sets[0].path}: no training image has landmarks, which the task "
                 "'alignment' is taught by; build the records with --detections"
             )
+
+    def _check_people(self) -> None:
+        data = self.recipe.data
+        for name in ("batch_size", "micro_batch"):
+            check_people_fit(data.images_per_person, getattr(data, name), name)
+        for records in self.record_sets if data.images_per_person else ():
+            if not training_examples(self.recipe, records):
+                raise UserError(
+                    f"{records.path}: nobody is known in its training images; expected "
+                    f"images_per_person 0 and not {data.images_per_person}"
+                )
 
     def _check(self, phase: Phase) -> None:
         self.augment(phase).check()
@@ -157,12 +171,26 @@ class Experiment:
         """One source of examples per record set."""
         data = self.recipe.data
         weights = data.weights or [
-            records.count("train", *self.recipe.validation_rule) for records in self.record_sets
+            training_examples(self.recipe, records) for records in self.record_sets
         ]
+        own = (data.cache, data.images_per_person)
         return [
-            Source(records, split, *self.recipe.validation_rule, weight, data.cache)
+            Source(records, split, *self.recipe.validation_rule, weight, *own)
             for records, weight in zip(self.record_sets, weights, strict=True)
         ]
+
+    def describe_people(self) -> str:
+        """Whom batches of `data.images_per_person` show, and what they repeat and leave out."""
+        images = self.recipe.data.images_per_person
+        counts = list(training_people(self.recipe, self.record_sets).values())
+        few = sum(count < images for count in counts)
+        rule = self.recipe.validation_rule
+        unknown = sum(one.count("train", *rule) for one in self.record_sets) - sum(counts)
+        return (
+            f"{images} images of a person together: {sum(counts):,} images of {len(counts):,} "
+            f"people, {few:,} of whom have fewer, which repeat; {unknown:,} images of nobody known "
+            "are left out"
+        )
 
     def phase_at(self, step: int) -> int:
         """Index of the phase that the step belongs to."""
@@ -189,6 +217,10 @@ class Experiment:
         counts = {}
         for task in self.tasks:
             if task.kind not in ("multilabel", "multiclass"):
+                continue
+            if task.name == IDENTITY:
+                people = training_people(self.recipe, self.record_sets)
+                counts[task.name] = np.array([people[name] for name in task.labels])
                 continue
             width = (len(task.labels), 2) if task.kind == "multilabel" else (len(task.labels),)
             total = np.zeros(width, np.int64)
@@ -290,8 +322,31 @@ def _resolve(crop: Crop, record_sets: Sequence[RecordSet]) -> Crop:
     return dataclasses.replace(crop, window=round(window, 3))
 
 
+def training_examples(recipe: Recipe, records: RecordSet) -> int:
+    """How many images of a record set are trained on: all, or where they stand by person, those
+    of known people.
+    """
+    if recipe.data.images_per_person:
+        return sum(records.images_of_people("train", *recipe.validation_rule).values())
+    return records.count("train", *recipe.validation_rule)
+
+
+def training_people(recipe: Recipe, record_sets: Sequence[RecordSet]) -> dict[str, int]:
+    """How many images of every known person there are to train on, set after set.
+
+    Returns:
+        Name of the person, see `RecordSet.images_of_people` -> images.
+    """
+    people: collections.Counter[str] = collections.Counter()
+    for records in record_sets:
+        people.update(records.images_of_people("train", *recipe.validation_rule))
+    return dict(people)
+
+
 def select_tasks(recipe: Recipe, record_sets: Sequence[RecordSet]) -> tuple[Task, ...]:
     """The tasks that the recipe names, as the record sets know them, and that of a transformer.
+
+    The classes of `identity` are the people of the training images.
 
     Raises:
         UserError: no record set has the task, or the task has no such label.
@@ -302,6 +357,15 @@ def select_tasks(recipe: Recipe, record_sets: Sequence[RecordSet]) -> tuple[Task
     tasks = [] if configs else list(record_sets[0].tasks)
     for config in configs:
         known = [task for records in record_sets for task in records.tasks]
+        if config.name == IDENTITY:
+            people = training_people(recipe, record_sets)
+            if len(people) < 2:
+                raise UserError(
+                    f"task {IDENTITY!r}: {len(people)} people are known in the training images of "
+                    + ", ".join(records.path for records in record_sets)
+                    + "; expected at least 2"
+                )
+            known = [identity_task(tuple(people))]
         task = next((task for task in known if task.name == config.name), None)
         if task is None:
             names = ", ".join(sorted({task.name for task in known}))
@@ -310,6 +374,11 @@ def select_tasks(recipe: Recipe, record_sets: Sequence[RecordSet]) -> tuple[Task
             tasks.append(task.select(config.labels) if config.labels else task)
         except ValueError as error:
             raise UserError(str(error)) from None
+    if not tasks:
+        raise UserError(
+            f"{record_sets[0].path}: these records hold no task; expected a recipe that lists some, "
+            f"such as {IDENTITY!r} where people are known"
+        )
     if recipe.model.transformer:
         tasks.append(ALIGNMENT)
     return tuple(tasks)

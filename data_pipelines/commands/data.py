@@ -111,7 +111,7 @@ def _add_build(commands):
         metavar="NAME=VALUE",
         help="an option of the data set's reader, may be repeated; celeba: images=aligned|wild, "
         "split=official|identity, rows=complete|subset, no=-1|0; manifest: tasks=NAME:KIND:COLUMN,...;... (kinds multilabel, "
-        "multiclass, regression), manifest, path, images, identity, split, shares, seed, box, corners, "
+        "multiclass, regression), manifest, path, images, identity, numbers, split, shares, seed, box, corners, "
         "landmarks, "
         "minus_one=no|unknown, title, licence",
     )

@@ -25,6 +25,12 @@ from data_pipelines.input.augment import (
     soften,
 )
 from data_pipelines.input.labels import join_ragged, label_places, mirror_labels
+from data_pipelines.input.people import (
+    class_people,
+    identity_labels,
+    people_apart,
+    stream_of_people,
+)
 from data_pipelines.input.stream import (
     Source,
     explain_failure,
@@ -33,7 +39,7 @@ from data_pipelines.input.stream import (
     stored_stream,
 )
 from data_pipelines.input.view import View
-from data_pipelines.tasks import Task
+from data_pipelines.tasks import IDENTITY, Task
 
 __all__ = [
     "Source",
@@ -45,7 +51,6 @@ __all__ = [
 ]
 
 _STORED = 2**40  # more examples than any split holds
-_PEOPLE = 2**40  # more people than any record set knows
 
 
 def training_batches(
@@ -62,7 +67,8 @@ def training_batches(
     """An endless stream of training batches, the same for the same arguments.
 
     Every epoch of a source holds each of its examples once, in an order of its own; batches run
-    across the ends of epochs.
+    across the ends of epochs. Where sources ask for several images of a person, the order is that
+    of `samplers.OfPeople`, and what stands in a batch is read where it lies.
 
     Args:
         sources: where examples come from, mixed by their weights.
@@ -92,10 +98,13 @@ def training_batches(
         raise UserError(f"batch_size {batch_size} cannot be divided evenly among {workers} workers")
     parse = _parser(sources, tasks)
     slice_size = batch_size // workers
-    stream = mixed_stream(sources, seed, start_step * batch_size)
-    stream = stream.batch(slice_size, drop_remainder=True).enumerate(start_step * workers)
-    if workers > 1:
-        stream = stream.shard(workers, index)
+    if sources[0].images_per_person:
+        stream = stream_of_people(sources, seed, batch_size, start_step, worker)
+    else:
+        stream = mixed_stream(sources, seed, start_step * batch_size)
+        stream = stream.batch(slice_size, drop_remainder=True).enumerate(start_step * workers)
+        if workers > 1:
+            stream = stream.shard(workers, index)
 
     move, recolour = _changes(augment, view.crop, compiled)
 
@@ -244,7 +253,8 @@ def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
 
     # Transforms follow from the crops; no record holds them.
     tasks = [task for task in tasks if task.kind != "transform"]
-    joins = label_places(sources, tasks)
+    joins, apart = label_places(sources, tasks), people_apart(sources)
+    people = {task.name: class_people(sources, task) for task in tasks if task.name == IDENTITY}
     spec = {
         "image": tf.io.FixedLenFeature([], tf.string),
         "filename": tf.io.FixedLenFeature([], tf.string),
@@ -253,23 +263,22 @@ def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
         "identity": tf.io.FixedLenFeature([], tf.int64),
     }
     for task in tasks:
-        if task.kind != "landmarks":
+        if task.kind != "landmarks" and task.name not in people:
             dtype = tf.float32 if task.label_dtype == "float32" else tf.int64
             spec[f"tasks/{task.name}"] = tf.io.RaggedFeature(dtype)
 
     def parse(serialised, source):
         fields = tf.io.parse_example(serialised, spec)
         fields["source"] = tf.cast(source, tf.int32)
-        # Every record set has numbers of its own.
-        apart = tf.cast(source, tf.int64) * _PEOPLE
-        fields["identity"] = tf.where(
-            fields["identity"] < 0, fields["identity"], fields["identity"] + apart
-        )
+        number = fields["identity"]
+        fields["identity"] = tf.where(number < 0, number, number + tf.gather(apart, source))
         for task in tasks:
             key, places = f"tasks/{task.name}", tf.gather(joins[task.name], source)
             if task.kind == "landmarks":
                 # Points that only a detector found place the crop, but nobody labelled them.
                 fields[key] = tf.where(places[..., None] < 0, np.nan, fields["landmarks"])
+            elif task.name in people:
+                fields[key] = identity_labels(people[task.name], fields["identity"])
             else:
                 fields[key] = join_ragged(task, fields[key], places)
         return fields

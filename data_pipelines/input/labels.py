@@ -6,13 +6,13 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.input.stream import Source
-from data_pipelines.tasks import UNKNOWN, Task, join_labels
+from data_pipelines.tasks import IDENTITY, UNKNOWN, Task, join_labels
 
 
 def label_places(sources: Sequence[Source], tasks: Sequence[Task]) -> dict[str, np.ndarray]:
     """Per task and source, where the stored labels stand: `[sources, labels]`, -1 for unknown.
 
-    Of a multiclass task, `[sources, 1]`: 0 where it is stored.
+    Of a multiclass task, `[sources, 1]`: 0 where it is stored, or people may be of its classes.
 
     Raises:
         UserError: a source has a task of that name with other classes, or none of the tasks.
@@ -21,6 +21,9 @@ def label_places(sources: Sequence[Source], tasks: Sequence[Task]) -> dict[str, 
     for task in tasks:
         rows = []
         for source in sources:
+            if task.name == IDENTITY:
+                rows.append([0 if source.records.knows(task) else -1])
+                continue
             stored = {known.name: known for known in source.records.tasks}.get(task.name)
             try:
                 row = join_labels(stored, task) if stored else [-1] * len(task.labels)

@@ -36,6 +36,8 @@ class Source:
         weight: share of this source in the training stream, relative to the other sources.
         cache: keep the encoded records of the training stream in memory, where reading them again
             is slow.
+        images_per_person: how many images of a person stand together in the training stream, the
+            same for all of its sources, see `samplers.OfPeople`; 0: images stand in any order.
     """
 
     records: RecordSet
@@ -45,6 +47,7 @@ class Source:
     by_person: bool = False
     weight: float = 1.0
     cache: bool = False
+    images_per_person: int = 0
 
     def select(self) -> tuple[str, np.ndarray | None]:
         """The stored split and which of its examples belong to the source, None for all."""

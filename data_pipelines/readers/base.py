@@ -87,6 +87,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     ABOUT = About("")
     OPTIONS: Mapping[str, tuple] = {}
     """Option -> allowed values, the first being the default; an empty tuple allows any text."""
+    NUMBERING = ""
+    """Whose numbers those of people are, where other record sets number people alike."""
     LATER_OPTIONS: frozenset[str] = frozenset()
     """Options that count in the fingerprint only when they are used: records from before them."""
 

@@ -68,6 +68,7 @@ class Celeba(FaceBuilder):
         "no": ("-1", "0"),
     }
     LATER_OPTIONS = frozenset({"rows", "no"})
+    NUMBERING = "celeba"
 
     def _locate(self):
         kind = self.options["images"]

@@ -42,13 +42,15 @@ class Manifest(FaceBuilder):
 
     Options (all text):
         tasks: what the columns are, see `declarations.parse_tasks`; for folders per class the
-            default is `class:multiclass`.
+            default is `class:multiclass`; not needed where people are known.
         manifest: name of the table in the source folder.
         path: column of the images (default: `path`). Two faces of one image are two rows with a box
             each.
         images: sub-folder that the paths are relative to.
-        identity: column of the person (default: `identity` if there is one); whole numbers are
-            kept, other texts are numbered in sorted order, empty is unknown.
+        identity: column of the person (default: `identity` if there is one); whole numbers of up
+            to 12 digits are kept, other texts are numbered in sorted order, empty is unknown.
+        numbers: whose numbers those of people are, where other records number the same people alike
+            (`celeba`: those of `identity_CelebA`); people of any others are different people.
         split: column of the split (default: `split` if there is one); without it all is `train`.
         shares: instead of a split column, seeded shares such as
             `train:0.8,validation:0.1,test:0.1`; of people where there is a column of identities, so
@@ -72,12 +74,14 @@ class Manifest(FaceBuilder):
         "minus_one": ("refuse", "no", "unknown"),
         "path": (),
         "corners": (),
+        "numbers": (),
     }
-    LATER_OPTIONS = frozenset({"path", "corners"})
+    LATER_OPTIONS = frozenset({"path", "corners", "numbers"})
 
     def _locate(self):
         given = {name: self.options[name] for name in ("title", "licence") if self.options[name]}
         self.ABOUT = dataclasses.replace(self.ABOUT, **given)
+        self.NUMBERING = self.options["numbers"]
         if self.source.is_file():
             table, root = self.source, self.source.parent
         else:
@@ -190,6 +194,8 @@ class Manifest(FaceBuilder):
     @functools.cached_property
     def _declarations(self):
         declared = self.options["tasks"] or ("" if self.tables else "class:multiclass")
+        if not declared and self._column("identity") is not None:
+            return []
         return parse_tasks(declared, list(self._rows.columns))
 
     def _info(self):
@@ -293,16 +299,21 @@ class Manifest(FaceBuilder):
         return np.stack([self._rows.numbers_of(name) for name in names], axis=1)
 
     def _identities(self) -> np.ndarray:
-        texts = self._column("identity")
+        texts, numbers = self._column("identity"), self.options["numbers"]
         if texts is None:
+            if numbers:
+                raise UserError(f"option numbers: {numbers!r} numbers people, and there are none")
             return np.full(len(self._rows), -1)
         texts = [text.strip() for text in texts]
         known = sorted({text for text in texts if not unknown(text)})
-        if all(re.fullmatch(r"\d{1,18}", text, re.ASCII) for text in known):
-            numbers = {text: int(text) for text in known}
-        else:
-            numbers = {text: number for number, text in enumerate(known)}
-        return np.array([numbers.get(text, -1) for text in texts])
+        other = [text for text in known if not re.fullmatch(r"\d{1,12}", text, re.ASCII)]
+        if other and numbers:
+            raise UserError(
+                f"{self._rows.where(texts.index(other[0]))}: person {other[0]!r} is no whole number "
+                f"of up to 12 digits, as those of {numbers!r} are (option numbers)"
+            )
+        number_of = {text: number if other else int(text) for number, text in enumerate(known)}
+        return np.array([number_of.get(text, -1) for text in texts])
 
     def _splits(self, identities: np.ndarray) -> np.ndarray:
         """Name of the split of every row."""

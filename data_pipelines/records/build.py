@@ -200,6 +200,7 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
         "description": dataclasses.asdict(builder.ABOUT)
         | {"title": _title(builder, sum(splits.values()))}
         | {"options": builder.options, "detections": builder.joined}
+        | {"numbering": builder.NUMBERING}
         | {"turned_upright": changed.pop(TURNED, 0), "reencoded": changed}
         | {"passed_over": dict(builder.images.left_out), "fingerprint": fingerprint},
     }

@@ -36,8 +36,8 @@ class RecordSet:
             ones left out), `[count, ...]` per class of a multiclass task.
         left_out: what was counted and not stored; `bad images` holds name -> fault.
         description: title, homepage, licence, citation, obtain, options, fingerprint, how many
-            images were turned upright or stored in another format, and which files beside the
-            images were passed over.
+            images were turned upright or stored in another format, which files beside the images
+            were passed over, and whose numbers the people have, see `numbering`.
         statistics: split -> regression task -> `[mean, standard deviation]` per value, over the
             examples that know it.
         people: known people per split; empty where nobody is known, None in older records.
@@ -208,6 +208,41 @@ class RecordSet:
                 f"{self.path}: {IDENTITIES} is missing or not theirs; build the records again"
             ) from None
         return np.array(found)
+
+    @property
+    def numbering(self) -> str:
+        """Whose numbers the people have: record sets of one numbering number people alike.
+
+        Those of CelebA are the official ones, those of other records their own unless the builder
+        was told.
+        """
+        usual = "celeba" if self.name == "celeba" else ""  # of records from before it was stored
+        own = self.description.get("fingerprint", "")[:12] or self.path
+        return self.description.get("numbering", usual) or own
+
+    def images_of_people(self, split: str, *part) -> dict[str, int]:
+        """How many images of every known person a part has, in the order of their numbers.
+
+        Args:
+            split: as for `select`.
+            *part: further arguments of `select`.
+
+        Returns:
+            `NUMBERING/NUMBER`, by which a person is known among those of all records -> images.
+        """
+        stored, mask = self.select(split, *part)
+        if self.people == {}:
+            return {}
+        found = self.identities(stored)
+        found = found if mask is None else found[mask]
+        numbers, counts = np.unique(found[found >= 0], return_counts=True)
+        pairs = zip(numbers.tolist(), counts.tolist(), strict=True)
+        return {f"{self.numbering}/{number}": count for number, count in pairs}
+
+    def knows(self, task: Task) -> bool:
+        """Whether people of `tasks.identity_task` may be among those of these records."""
+        begin = f"{self.numbering}/"
+        return self.people != {} and any(label.startswith(begin) for label in task.labels)
 
     def summary(self) -> str:
         """Counts per split and the share of each label, as text."""

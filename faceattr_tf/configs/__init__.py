@@ -51,6 +51,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "off_the_shelf": lnets_anet.off_the_shelf,
     "resnet_small_celeba": resnet_small.celeba,
     "resnet_small_celeba_best": resnet_small.celeba_best,
+    "resnet_small_identity": resnet_small.identity,
     "resnet_small_mtfl": resnet_small.mtfl,
     "resnet_small_mtfl_best": resnet_small.mtfl_best,
     "resnet_small_mtfl_fine": resnet_small.mtfl_fine,

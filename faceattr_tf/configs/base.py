@@ -68,7 +68,12 @@ class Data:
         micro_batch: examples per forward and backward pass of a replica, where its share of the
             batch does not fit into memory: gradients are summed over the passes, statistics of
             batch normalisation are those of each pass. 0 means the whole share at once.
-        cache: keep the encoded examples in memory after the first epoch.
+        images_per_person: how many images of a person stand together in a training batch, and in
+            its micro-batches (`data_pipelines.input.samplers.OfPeople`): every image is shown
+            equally often, those of people who have fewer repeat, those of nobody known are left
+            out. 0 means images in any order, whoever they show.
+        cache: keep the encoded examples in memory after the first epoch; not where images stand by
+            person, which are read where they lie.
         bottlenecks: what a frozen network gives, computed once.
     """
 
@@ -82,6 +87,7 @@ class Data:
     augment: Augment = dataclasses.field(default_factory=Augment)
     batch_size: int = 64
     micro_batch: int = 0
+    images_per_person: int = 0
     cache: bool = True
     bottlenecks: Bottlenecks = dataclasses.field(default_factory=Bottlenecks)
 

@@ -186,3 +186,22 @@ def celeba_best() -> Recipe:
         precision="auto",
         best_metric="attributes/average_precision",
     )
+
+
+def identity() -> Recipe:
+    """People as classes, four images of each together: how LNets+ANet pretrains (section 4).
+
+    Softmax over the people of the training images and the similarity loss. Validation takes other
+    images of the same people; records lend them, and have no validation split of their own. The
+    run on attributes that follows begins with `--config.warm_start=WORKDIR`.
+
+    `faceattr-train --config=resnet_small_identity --records=PEOPLE --workdir=WORKDIR`
+    """
+    recipe = celeba()
+    recipe.data.validation_share = 0.15
+    recipe.data.validation_by_person = False
+    recipe.data.images_per_person = 4
+    recipe.tasks = (TaskConfig("identity"),)
+    recipe.losses = (("similarity", 0.001),)
+    recipe.best_metric = "identity/accuracy"
+    return recipe

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from data_pipelines.errors import UserError
 from data_pipelines.records.record_set import RecordSet
-from data_pipelines.tasks import ALIGNMENT, Task, join_labels
+from data_pipelines.tasks import ALIGNMENT, IDENTITY, Task, join_labels, list_labels
 from faceattr_tf.evaluation.inference import predict_outputs
 from faceattr_tf.evaluation.results import TaskResult, measure
 
@@ -34,6 +34,8 @@ def share_tasks(tasks: Sequence[Task], records: RecordSet) -> tuple[list[Task], 
             places = join_labels(stored[task.name], task) if task.name in stored else []
         except ValueError:
             places = []
+        if task.name == IDENTITY and records.knows(task):
+            places = range(len(task.labels))
         common = [label for label, place in zip(task.labels, places, strict=False) if place >= 0]
         if common:
             shared.append(task if len(common) == len(task.labels) else task.select(common))
@@ -63,11 +65,8 @@ def validation_part(workdir, records: RecordSet) -> tuple[float, int, bool]:
 
 
 def _describe(tasks: Sequence[Task]) -> str:
-    parts = []
-    for task in tasks:
-        more = "" if len(task.labels) <= 5 else f", ... {len(task.labels)} in all"
-        parts.append(f"{task.name} ({task.kind}: {', '.join(task.labels[:5])}{more})")
-    return "; ".join(parts)
+    parts = [f"{task.name} ({task.kind}: {list_labels(task.labels, 5)})" for task in tasks]
+    return "; ".join(parts) or "none"
 
 
 @dataclasses.dataclass(frozen=True)

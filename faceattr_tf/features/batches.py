@@ -11,12 +11,10 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.input.batches import unsharded
-from data_pipelines.input.stream import MIXED, mixing_pattern
+from data_pipelines.input.people import check_people_fit
+from data_pipelines.input.samplers import COPY, OfPeople, Shuffled, random
 from data_pipelines.tasks import Task
 from faceattr_tf.features.cache import LABELS
-
-# What random numbers are for: each use has a stream of its own.
-_BLOCK, _EPOCH, _COPY = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,19 +141,22 @@ def feature_batches(
     *,
     batch_size: int,
     seed: int,
+    images_per_person: int = 0,
     start_step: int = 0,
     worker: tuple[int, int] = (0, 1),
 ):
     """An endless stream of training batches, the same for the same arguments.
 
-    Every epoch of a source holds each of its examples once, in an order of its own. An example
-    passes through all its copies in as many epochs, beginning with any of them.
+    Every epoch of a source holds each of its examples once, in an order of its own; or several
+    images of a person stand together, see `samplers.OfPeople`. An example passes through all its
+    copies when it is shown as many times, beginning with any of them.
 
     Args:
         parts: what `extract` gave, one for each source.
         weights: sampling weights of the sources, see `data_pipelines.input.stream`.
         batch_size: examples per step, over all workers.
         seed: seed of order and copies.
+        images_per_person: how many images of a person stand together; 0 for any order.
         start_step: the step to begin at.
         worker: index of this worker and number of workers; each gets its slice of every batch.
 
@@ -164,18 +165,19 @@ def feature_batches(
         float32 `[B, F]` as `image`.
 
     Raises:
-        UserError: the batch cannot be divided among the workers, a source holds no examples, or the
-            weights make no sense.
+        UserError: the batch cannot be divided among the workers or people, a source holds no
+            examples or knows nobody, or the weights make no sense.
     """
     import tensorflow as tf
 
     index, workers = worker
     if batch_size < 1 or batch_size % workers:
         raise UserError(f"batch_size {batch_size} cannot be divided evenly among {workers} workers")
+    check_people_fit(images_per_person, batch_size)
     if not all(map(len, parts)):
         raise UserError("a source of bottlenecks holds no examples to train on")
     size = batch_size // workers
-    stream = _Stream(parts, weights, seed)
+    stream = _Stream(parts, weights, images_per_person, seed)
 
     def batches():
         for step in itertools.count(start_step):
@@ -216,51 +218,28 @@ class EvaluationBatches:
 class _Stream:
     """Which examples stand at which place of the endless training stream."""
 
-    def __init__(self, parts: Sequence[Features], weights: Sequence[float], seed: int):
-        self.parts, self.seed = parts, seed
-        self.pattern = mixing_pattern(weights)
-        self.shares = np.bincount(self.pattern, minlength=len(parts))
+    def __init__(self, parts: Sequence[Features], weights: Sequence[float], images: int, seed: int):
+        self.parts = parts
+        if images:
+            self.sampler = OfPeople([part.identities for part in parts], weights, images, seed)
+        else:
+            self.sampler = Shuffled(list(map(len, parts)), weights, seed)
         self.first_copies = [
-            self._random(_COPY, source).integers(part.copies, size=len(part))
+            random(seed, COPY, source).integers(part.copies, size=len(part))
             for source, part in enumerate(parts)
         ]
-        self.sources_of = functools.lru_cache(maxsize=8)(self._sources_of)
-        self.order = functools.lru_cache(maxsize=2 * len(parts))(self._order)
-
-    def _random(self, *purpose: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, *purpose))
-
-    def _sources_of(self, block: int) -> np.ndarray:
-        """The sources of `MIXED` successive places, each with its exact share."""
-        return self._random(_BLOCK, block).permutation(self.pattern)
-
-    def _order(self, source: int, epoch: int) -> np.ndarray:
-        return self._random(_EPOCH, source, epoch).permutation(len(self.parts[source]))
 
     def examples(self, begin: int, count: int) -> dict:
         """The batch at the places `begin` to `begin + count`."""
-        first, last = begin // MIXED, (begin + count - 1) // MIXED
-        sources = np.concatenate([self.sources_of(block) for block in range(first, last + 1)])
-        skipped = begin - first * MIXED
-        passed = first * self.shares + np.bincount(sources[:skipped], minlength=len(self.parts))
-        sources = sources[skipped : skipped + count]
+        sources, rows, shown = self.sampler.at(begin, count)
         batches, places = [], []
         for source in np.unique(sources):
-            where = np.flatnonzero(sources == source)
-            rows, copies = self._rows(source, passed[source] + np.arange(len(where)))
+            part, where = self.parts[source], np.flatnonzero(sources == source)
+            copies = (self.first_copies[source][rows[where]] + shown[where]) % part.copies
             of_source = {"source": np.full(len(where), source, np.int32)}
-            batches.append(self.parts[source].batch(rows, copies) | of_source)
+            batches.append(part.batch(rows[where], copies) | of_source)
             places.append(where)
         if len(batches) == 1:
             return batches[0]
         order = np.argsort(np.concatenate(places))
         return keras.tree.map_structure(lambda *one: np.concatenate(one)[order], *batches)
-
-    def _rows(self, source: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and copies of successive examples of a source, by their numbers in its stream."""
-        part = self.parts[source]
-        epochs, places = np.divmod(numbers, len(part))
-        rows = np.concatenate(
-            [self.order(source, epoch)[places[epochs == epoch]] for epoch in np.unique(epochs)]
-        )
-        return rows, (self.first_copies[source][rows] + epochs) % part.copies

@@ -19,8 +19,10 @@ from data_pipelines.input.augment import Augment, RandomCopy
 from data_pipelines.input.batches import evaluation_batches as image_batches
 from data_pipelines.input.batches import named_failures
 from data_pipelines.input.labels import label_places
+from data_pipelines.input.people import class_people, identity_labels, people_apart
 from data_pipelines.input.stream import Source
 from data_pipelines.progress import progress_bar
+from data_pipelines.tasks import IDENTITY
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import Features
 from faceattr_tf.features.cache import BLOCK, LABELS, Cache, weights_digest
@@ -126,7 +128,7 @@ def extract(
         chosen.append((own, mask))
     create = create or functools.partial(feature_function, experiment)
     _complete(experiment, list(parts.values()), create, progress)
-    return {
+    found = {
         layer: [
             Features.of(
                 experiment.tasks,
@@ -139,6 +141,27 @@ def extract(
         ]
         for layer, ends in named.items()
     }
+    return {layer: _with_people(parts, sources, experiment) for layer, parts in found.items()}
+
+
+def _with_people(
+    parts: Sequence[Features], sources: Sequence[Source], experiment: Experiment
+) -> list[Features]:
+    """The features with people of different numberings told apart, and the classes of people."""
+    known = {
+        task.name: class_people(sources, task) for task in experiment.tasks if task.name == IDENTITY
+    }
+    found = []
+    for part, apart in zip(parts, people_apart(sources), strict=True):
+        numbers = np.where(part.identities < 0, part.identities, part.identities + apart)
+        labels = {
+            name: np.repeat(identity_labels(people, numbers).numpy()[:, None], part.copies, axis=1)
+            for name, people in known.items()
+        }
+        found.append(
+            dataclasses.replace(part, identities=numbers, labels={**part.labels, **labels})
+        )
+    return found
 
 
 def _check(experiment: Experiment) -> None:

@@ -8,6 +8,7 @@ import tensorflow as tf
 from data_pipelines.errors import UserError
 from data_pipelines.input.augment import Augment
 from data_pipelines.input.batches import training_batches
+from data_pipelines.input.people import check_people_fit
 from data_pipelines.input.view import View
 from faceattr_tf.configs.base import Phase
 from faceattr_tf.experiment import Experiment
@@ -68,6 +69,11 @@ def training_stream(
     if phase.classifier_input == "aligned":
         view = View(view.aligned, view.aligned)
 
+    images, replicas = recipe.data.images_per_person, strategy.num_replicas_in_sync
+    if images:
+        check_people_fit(images, recipe.data.batch_size // replicas, "a replica's share")
+        print(experiment.describe_people())
+
     def create(worker: int, workers: int):
         if features:
             return feature_batches(
@@ -75,6 +81,7 @@ def training_stream(
                 [source.weight for source in experiment.sources("train")],
                 batch_size=recipe.data.batch_size,
                 seed=recipe.seed,
+                images_per_person=images,
                 start_step=start_step,
                 worker=(worker, workers),
             )

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.input.augment import Augment
+from data_pipelines.tasks import list_labels
 from faceattr_tf.configs.base import LINEAR_SVM, Recipe
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.training.batches import training_stream
@@ -39,7 +40,7 @@ def dry_run(recipe: Recipe) -> dict:
         count = records.count("train", *recipe.validation_rule)
         print(f"  data   {records.name}: {count:,} training examples, weight {source.weight:g}")
     for task in experiment.tasks:
-        print(f"  task   {task.name} ({task.kind}): {', '.join(task.labels)}")
+        print(f"  task   {task.name} ({task.kind}): {list_labels(task.labels)}")
     for phase, end in zip(recipe.phases, experiment.phase_ends, strict=True):
         print(f"  phase  {phase.name}: to step {end:,}, {phase.optimizer}, {phase.learning_rate:g}")
 

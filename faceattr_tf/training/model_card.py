@@ -1,5 +1,6 @@
 """The model card of a run: what it was trained on, how well it does, where it ends."""
 
+from data_pipelines.tasks import list_labels
 from faceattr_tf.configs.base import Recipe
 
 _LIMITS = """\
@@ -32,7 +33,7 @@ def model_card(recipe: Recipe, metadata: dict, parameters: int) -> str:
     crop = ", ".join(f"{key} {value}" for key, value in metadata["crop"].items())
     lines += ["", f"Input: RGB in 0…255, cropped by: {crop}.", "", "Predicts:", ""]
     for task in metadata["tasks"]:
-        lines.append(f"- `{task['name']}` ({task['kind']}): {', '.join(task['labels'])}")
+        lines.append(f"- `{task['name']}` ({task['kind']}): {list_labels(task['labels'])}")
     lines += ["", "## Data", "", "| records | splits | licence |", "|---|---|---|"]
     for records in metadata["records"]:
         splits = ", ".join(f"{name} {count:,}" for name, count in records["splits"].items())

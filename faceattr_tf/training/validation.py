@@ -7,7 +7,7 @@ import numpy as np
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.input.batches import encoded_batches, evaluation_batches, named_failures
-from data_pipelines.tasks import Task
+from data_pipelines.tasks import IDENTITY, Task
 from faceattr_tf.evaluation.inference import predict_outputs
 from faceattr_tf.evaluation.metrics import choosing, evaluate_task
 from faceattr_tf.experiment import Experiment
@@ -31,6 +31,8 @@ def check_validation(experiment: Experiment) -> None:
     for task, config in zip(experiment.tasks, experiment.task_configs, strict=True):
         given = labels[task.name]
         if config.weight and not np.asarray(known(task, given)).any():
+            if task.name == IDENTITY:
+                raise UserError(_nobody_known(experiment, len(given)))
             raise UserError(
                 f"task {task.name!r}: every label of the {len(given):,} validation examples is "
                 "unknown, so that no model could be chosen; expected records whose validation part "
@@ -42,6 +44,20 @@ def check_validation(experiment: Experiment) -> None:
             f"best_metric {experiment.recipe.best_metric!r} is not measured on validation; "
             f"there are: {', '.join(measured)}"
         )
+
+
+def _nobody_known(experiment: Experiment, count: int) -> str:
+    data = experiment.recipe.data
+    lent = any(records.lends(data.validation_share) for records in experiment.record_sets)
+    return (
+        f"task {IDENTITY!r}: none of the {count:,} validation examples shows anybody who is trained; "
+        + (
+            "--config.data.validation_by_person=False takes images of the same people"
+            if lent and data.validation_by_person
+            else "expected records without a validation split of their own, which lend "
+            "--config.data.validation_share of their images"
+        )
+    )
 
 
 def _measurable(task: Task, labels: np.ndarray) -> list[str]:
