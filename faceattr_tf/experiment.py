@@ -300,7 +300,8 @@ def _absolute(recipe: Recipe, record_sets: Sequence[RecordSet]) -> Recipe:
 def _parted(recipe: Recipe, record_sets: Sequence[RecordSet]) -> Recipe:
     """The recipe, parting validation by person only where a set that lends it knows people."""
     data = recipe.data
-    lending = [one for one in record_sets if one.lends(data.validation_share)]
+    share = (data.validation_share, data.validation_of_training)
+    lending = [one for one in record_sets if one.lends(*share)]
     by_person = data.validation_by_person and any(one.people for one in lending)
     for records in lending if data.validation_by_person else ():
         if records.people is None:

@@ -144,7 +144,7 @@ def test_classes_are_the_people_of_training_and_counted_there(shop):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({}, "none of the .* validation examples shows anybody .*by_person=False takes images"),
+        ({}, "none of the .* validation examples shows anybody .*validation_by_person=False"),
         ({"images_per_person": 3, "validation_by_person": False}, "batch_size 8 can be divided"),
         ({"images_per_person": 1}, "images_per_person 1: expected 0, or at least 2"),
         ({"images_per_person": 4, "micro_batch": 2}, "by which micro_batch 2 can be divided"),
@@ -155,6 +155,23 @@ def test_what_cannot_be_is_one_line(shop, change, message):
 
     with pytest.raises(UserError, match=message):
         check_validation(Experiment.of(recipe(shop, **change)))
+
+
+def test_the_validation_split_of_records_shows_others_so_that_training_lends_its_own(tmp_path):
+    table = "path,identity,split\n" + "".join(
+        f"{index}.png,{index // 8},{'train' if index < 24 else 'val'}\n" for index in range(32)
+    )
+    records = build("manifest", manifest(tmp_path / "data", table, 32), tmp_path / "records")
+    from faceattr_tf.training.validation import check_validation
+
+    with pytest.raises(UserError, match="none of the 8 validation examples .*of_training=True"):
+        check_validation(Experiment.of(recipe(records, validation_by_person=False)))
+    rule = {"validation_by_person": False, "validation_of_training": True}
+    experiment = Experiment.of(recipe(records, **rule))
+    check_validation(experiment)
+    (train,), (held,) = experiment.sources("train"), experiment.sources("validation")
+    assert (train.count, held.count) == (18, 6) and held.select()[0] == "train"
+    np.testing.assert_array_equal(train.select()[1], ~held.select()[1])
 
 
 def test_records_without_people_have_no_identities(mtfl_records, shop):

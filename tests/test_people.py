@@ -91,7 +91,7 @@ def test_a_run_that_was_begun_by_images_goes_on_by_images(records, tmp_path, cap
 
     workdir = Workdir(tmp_path / "w")
     claim(workdir, Experiment.of(as_begun(recipe(records), workdir)))
-    assert validation_part(workdir, records) == (0.2, 0, True)
+    assert validation_part(workdir, records) == (0.2, 0, True, False)
     config = json.loads((workdir.path / "config.json").read_text())
     del config["data"]["validation_by_person"]
     workdir.write_json("config.json", config)
@@ -100,7 +100,7 @@ def test_a_run_that_was_begun_by_images_goes_on_by_images(records, tmp_path, cap
     assert "goes on with a validation share of the images" in capsys.readouterr().out
     (source,) = experiment.sources("validation")
     np.testing.assert_array_equal(source.select()[1], records.select("validation", 0.2, 0)[1])
-    assert validation_part(workdir, records) == (0.2, 0, False)
+    assert validation_part(workdir, records) == (0.2, 0, False, False)
 
 
 def test_records_of_before_part_images_and_say_so(records, tmp_path, capsys):

@@ -33,6 +33,7 @@ class Source:
         validation_share: see `RecordSet.select`.
         seed: the seed of the choice of the validation share.
         by_person: see `RecordSet.select`.
+        of_training: see `RecordSet.select`.
         weight: share of this source in the training stream, relative to the other sources.
         cache: keep the encoded records of the training stream in memory, where reading them again
             is slow.
@@ -45,13 +46,15 @@ class Source:
     validation_share: float = 0.0
     seed: int = 0
     by_person: bool = False
+    of_training: bool = False
     weight: float = 1.0
     cache: bool = False
     images_per_person: int = 0
 
     def select(self) -> tuple[str, np.ndarray | None]:
         """The stored split and which of its examples belong to the source, None for all."""
-        return self.records.select(self.split, self.validation_share, self.seed, self.by_person)
+        rule = (self.validation_share, self.seed, self.by_person, self.of_training)
+        return self.records.select(self.split, *rule)
 
     @property
     def count(self) -> int:

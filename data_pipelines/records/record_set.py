@@ -112,11 +112,13 @@ class RecordSet:
         validation_share: float = 0.0,
         seed: int = 0,
         by_person: bool = False,
+        of_training: bool = False,
     ) -> tuple[str, np.ndarray | None]:
         """Where the examples of a split are stored.
 
         A set without a stored validation split lends one: a seeded share of its training examples,
-        which then are no longer in "train". A set that has its own ignores the share.
+        which then are no longer in "train". A set that has its own ignores the share unless told
+        otherwise.
 
         Args:
             split: name of a stored split, or "validation".
@@ -124,6 +126,8 @@ class RecordSet:
             seed: the seed of the choice.
             by_person: choose people with all of their images, where the set knows them, so that
                 nobody is in training and validation.
+            of_training: lend a share although there is a stored validation split, which is then
+                not used.
 
         Returns:
             The stored split and a boolean mask over its examples in stored order, None for all.
@@ -133,7 +137,7 @@ class RecordSet:
         """
         if not 0 <= validation_share < 1:
             raise UserError(f"validation_share={validation_share} is not in [0, 1)")
-        if self.lends(validation_share) and split in ("train", "validation"):
+        if self.lends(validation_share, of_training) and split in ("train", "validation"):
             if by_person and self.people:
                 chosen = choose_people(self.identities("train"), validation_share, seed)
                 return "train", chosen == (split == "validation")
@@ -148,9 +152,10 @@ class RecordSet:
             raise UserError(f"{self.path}: no split {split!r}; there are: {known}{hint}")
         return split, None
 
-    def lends(self, validation_share: float) -> bool:
-        """Whether a share of the training examples becomes the validation split."""
-        return validation_share > 0 and "train" in self.splits and "validation" not in self.splits
+    def lends(self, validation_share: float, of_training: bool = False) -> bool:
+        """Whether a share of the training examples becomes the validation split, see `select`."""
+        own = "validation" in self.splits and not of_training
+        return validation_share > 0 and "train" in self.splits and not own
 
     def count(self, split: str, *part, **named) -> int:
         """Number of examples that `select` chooses, whose further arguments it takes."""

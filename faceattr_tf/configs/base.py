@@ -57,6 +57,9 @@ class Data:
             records have no validation split of their own.
         validation_by_person: take that share of the people, with all of their images, where the
             records know them, so that nobody is in both; else of the images.
+        validation_of_training: take the share of the training split although the records have a
+            validation split, which is then not used: the task `identity` needs images of the same
+            people, and theirs shows others.
         crop: what the network sees of an image; stored with the model. A `window` of 0 becomes the
             mean size of the faces' boxes in the training images (FaceSTN, III.B).
         aligned: the crop that a transformer learns to produce where the task `alignment` is
@@ -81,6 +84,7 @@ class Data:
     weights: tuple[float, ...] = ()
     validation_share: float = 0.0
     validation_by_person: bool = True
+    validation_of_training: bool = False
     crop: Crop = dataclasses.field(default_factory=Crop)
     aligned: Crop = dataclasses.field(default_factory=Crop)
     displacement: Augment = dataclasses.field(default_factory=Augment)
@@ -260,9 +264,11 @@ class Recipe:
     best_metric: str = "loss"
 
     @property
-    def validation_rule(self) -> tuple[float, int, bool]:
-        """Share, seed, and whether by person: how `RecordSet.select` parts validation."""
-        return self.data.validation_share, self.seed, self.data.validation_by_person
+    def validation_rule(self) -> tuple[float, int, bool, bool]:
+        """Share, seed, by person, of training: how `RecordSet.select` parts validation."""
+        data = self.data
+        by_person, of_training = data.validation_by_person, data.validation_of_training
+        return data.validation_share, self.seed, by_person, of_training
 
     def to_dict(self) -> dict:
         """A JSON-ready copy, the inverse of `from_dict`."""

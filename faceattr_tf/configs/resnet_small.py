@@ -191,15 +191,16 @@ def celeba_best() -> Recipe:
 def identity() -> Recipe:
     """People as classes, four images of each together: how LNets+ANet pretrains (section 4).
 
-    Softmax over the people of the training images and the similarity loss. Validation takes other
-    images of the same people; records lend them, and have no validation split of their own. The
-    run on attributes that follows begins with `--config.warm_start=WORKDIR`.
+    Softmax over the people of the training images and the similarity loss; validation takes other
+    images of the same people. A run on attributes begins with its model by
+    `--config.warm_start=WORKDIR`.
 
     `faceattr-train --config=resnet_small_identity --records=PEOPLE --workdir=WORKDIR`
     """
     recipe = celeba()
     recipe.data.validation_share = 0.15
     recipe.data.validation_by_person = False
+    recipe.data.validation_of_training = True
     recipe.data.images_per_person = 4
     recipe.tasks = (TaskConfig("identity"),)
     recipe.losses = (("similarity", 0.001),)

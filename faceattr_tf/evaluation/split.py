@@ -55,13 +55,13 @@ def share_tasks(tasks: Sequence[Task], records: RecordSet) -> tuple[list[Task], 
     return shared, {"model_only": model_only, "data_only": data_only}
 
 
-def validation_part(workdir, records: RecordSet) -> tuple[float, int, bool]:
+def validation_part(workdir, records: RecordSet) -> tuple[float, int, bool, bool]:
     """The rule by which training parted these records; other records are not parted."""
     fingerprint = records.description.get("fingerprint")
     for entry in workdir.metadata().get("records", []):
         if fingerprint is not None and entry.get("fingerprint") == fingerprint:
             return workdir.recipe().validation_rule
-    return 0.0, 0, False
+    return 0.0, 0, False, False
 
 
 def _describe(tasks: Sequence[Task]) -> str:

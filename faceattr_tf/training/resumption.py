@@ -34,7 +34,8 @@ def as_begun(recipe: Recipe, workdir: Workdir) -> Recipe:
         recipe = dataclasses.replace(recipe, precision=begun.precision)
     if recipe.data.validation_by_person and not begun.data.validation_by_person:
         records = map(RecordSet.load, recipe.data.records)
-        if any(one.people and one.lends(begun.data.validation_share) for one in records):
+        share = (begun.data.validation_share, begun.data.validation_of_training)
+        if any(one.people and one.lends(*share) for one in records):
             print(f"{workdir.path}: goes on with a validation share of the images, as it was begun")
         data = dataclasses.replace(recipe.data, validation_by_person=False)
         recipe = dataclasses.replace(recipe, data=data)

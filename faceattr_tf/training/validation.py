@@ -32,7 +32,7 @@ def check_validation(experiment: Experiment) -> None:
         given = labels[task.name]
         if config.weight and not np.asarray(known(task, given)).any():
             if task.name == IDENTITY:
-                raise UserError(_nobody_known(experiment, len(given)))
+                raise UserError(_nobody_known(len(given)))
             raise UserError(
                 f"task {task.name!r}: every label of the {len(given):,} validation examples is "
                 "unknown, so that no model could be chosen; expected records whose validation part "
@@ -46,17 +46,15 @@ def check_validation(experiment: Experiment) -> None:
         )
 
 
-def _nobody_known(experiment: Experiment, count: int) -> str:
-    data = experiment.recipe.data
-    lent = any(records.lends(data.validation_share) for records in experiment.record_sets)
+def _nobody_known(count: int) -> str:
+    """What to say where none of so many validation examples shows anybody of the classes."""
+    expected = (
+        "--config.data.validation_by_person=False, --config.data.validation_of_training=True where "
+        "records have a validation split of their own, and a --config.data.validation_share"
+    )
     return (
         f"task {IDENTITY!r}: none of the {count:,} validation examples shows anybody who is trained; "
-        + (
-            "--config.data.validation_by_person=False takes images of the same people"
-            if lent and data.validation_by_person
-            else "expected records without a validation split of their own, which lend "
-            "--config.data.validation_share of their images"
-        )
+        f"to take other images of the same people: {expected}"
     )
 
 
