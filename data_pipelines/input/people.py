@@ -85,6 +85,9 @@ def stream_of_people(
 ):
     """Slices of batches in which several images of a person stand together, read where they lie.
 
+    What reads ahead needs the interpreter: a program that ends while it holds an iterator of this
+    dataset in a global variable waits for ever.
+
     Args:
         sources: where examples come from; their `images_per_person` is the same.
         seed: the seed of the order.
