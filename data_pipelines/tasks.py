@@ -175,7 +175,7 @@ normalised: -1 and +1 are a crop's borders.
 """
 
 IDENTITY = "identity"
-"""The name of the task whose classes are people. It is never stored: records number people."""
+"""The task whose classes are people: records that store no task of this name number people."""
 
 
 def identity_task(people: Sequence[str]) -> Task:

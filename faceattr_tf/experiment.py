@@ -11,7 +11,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.input.augment import Augment
 from data_pipelines.input.batches import Source
-from data_pipelines.input.people import check_people_fit
+from data_pipelines.input.people import check_people_fit, has_people
 from data_pipelines.input.view import View
 from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import ALIGNMENT, IDENTITY, Task, identity_task, join_labels
@@ -218,7 +218,7 @@ class Experiment:
         for task in self.tasks:
             if task.kind not in ("multilabel", "multiclass"):
                 continue
-            if task.name == IDENTITY:
+            if has_people(task, self.record_sets):
                 people = training_people(self.recipe, self.record_sets)
                 counts[task.name] = np.array([people[name] for name in task.labels])
                 continue
@@ -358,7 +358,7 @@ def select_tasks(recipe: Recipe, record_sets: Sequence[RecordSet]) -> tuple[Task
     tasks = [] if configs else list(record_sets[0].tasks)
     for config in configs:
         known = [task for records in record_sets for task in records.tasks]
-        if config.name == IDENTITY:
+        if config.name == IDENTITY and IDENTITY not in [task.name for task in known]:
             people = training_people(recipe, record_sets)
             if len(people) < 2:
                 raise UserError(

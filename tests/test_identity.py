@@ -184,9 +184,16 @@ def test_records_without_people_have_no_identities(mtfl_records, shop):
         Experiment.of(dataclasses.replace(recipe(shop), tasks=()))
 
 
-def test_columns_of_people_are_no_task_and_texts_have_nobodys_numbers(tmp_path):
-    with pytest.raises(UserError, match="needs no task .* option identity names the column"):
-        make(tmp_path / "a", OTHERS, tasks="identity:multiclass")
+def test_a_task_that_records_store_under_this_name_is_theirs(tmp_path):
+    records = make(tmp_path / "a", OTHERS, tasks="identity:multiclass")
+    experiment = Experiment.of(recipe(records, validation_share=0.0))
+    assert experiment.tasks == records.tasks and experiment.tasks[0].labels == ("7", "8")
+    assert experiment.label_counts()["identity"].tolist() == [4, 4]
+    (batch,) = take(evaluation_batches(Source(records), experiment.tasks, VIEW, batch_size=8), 1)
+    assert (batch["labels"]["identity"] + 7).tolist() == batch["identity"].tolist()
+
+
+def test_texts_have_nobodys_numbers(tmp_path):
     with pytest.raises(UserError, match="row 2: person 'ann' is no whole number .*'celeba'"):
         make(tmp_path / "b", {"ann": 2, 3: 2}, numbers="celeba")
     with pytest.raises(UserError, match="'celeba' numbers people, and there are none"):

@@ -27,6 +27,7 @@ from data_pipelines.input.augment import (
 from data_pipelines.input.labels import join_ragged, label_places, mirror_labels
 from data_pipelines.input.people import (
     class_people,
+    has_people,
     identity_labels,
     people_apart,
     stream_of_people,
@@ -39,7 +40,7 @@ from data_pipelines.input.stream import (
     stored_stream,
 )
 from data_pipelines.input.view import View
-from data_pipelines.tasks import IDENTITY, Task
+from data_pipelines.tasks import Task
 
 __all__ = [
     "Source",
@@ -254,7 +255,10 @@ def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
     # Transforms follow from the crops; no record holds them.
     tasks = [task for task in tasks if task.kind != "transform"]
     joins, apart = label_places(sources, tasks), people_apart(sources)
-    people = {task.name: class_people(sources, task) for task in tasks if task.name == IDENTITY}
+    record_sets = [source.records for source in sources]
+    people = {
+        task.name: class_people(sources, task) for task in tasks if has_people(task, record_sets)
+    }
     spec = {
         "image": tf.io.FixedLenFeature([], tf.string),
         "filename": tf.io.FixedLenFeature([], tf.string),

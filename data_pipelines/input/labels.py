@@ -21,10 +21,10 @@ def label_places(sources: Sequence[Source], tasks: Sequence[Task]) -> dict[str, 
     for task in tasks:
         rows = []
         for source in sources:
-            if task.name == IDENTITY:
+            stored = {known.name: known for known in source.records.tasks}.get(task.name)
+            if task.name == IDENTITY and not stored:
                 rows.append([0 if source.records.knows(task) else -1])
                 continue
-            stored = {known.name: known for known in source.records.tasks}.get(task.name)
             try:
                 row = join_labels(stored, task) if stored else [-1] * len(task.labels)
             except ValueError as error:

@@ -12,10 +12,17 @@ from data_pipelines.errors import UserError
 from data_pipelines.formats.tfrecord import RecordFiles
 from data_pipelines.input.samplers import OfPeople
 from data_pipelines.input.stream import Source
-from data_pipelines.tasks import UNKNOWN, Task
+from data_pipelines.records.record_set import RecordSet
+from data_pipelines.tasks import IDENTITY, UNKNOWN, Task
 
 _PEOPLE = 2**40
 """More people than any record set numbers."""
+
+
+def has_people(task: Task, record_sets: Sequence[RecordSet]) -> bool:
+    """Whether the classes of a task are people whom records number, and not stored as its labels."""
+    stored = (known.name for records in record_sets for known in records.tasks)
+    return task.name == IDENTITY and IDENTITY not in stored
 
 
 def people_apart(sources: Sequence[Source]) -> np.ndarray:

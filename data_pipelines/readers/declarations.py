@@ -7,7 +7,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.formats.user_table import UserTable, unknown
-from data_pipelines.tasks import CELEBA, IDENTITY, POSE, UNKNOWN, Task, celeba_name
+from data_pipelines.tasks import CELEBA, POSE, UNKNOWN, Task, celeba_name
 
 SYNTAX = "NAME:KIND:COLUMN,...;... with KIND multilabel, multiclass or regression"
 _YES_NO = {
@@ -72,11 +72,6 @@ def _parse_task(part, available):
     name, kind, *rest = fields
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name == "landmarks":
         raise UserError(f"tasks: {name!r} in {part!r} is no name for a task (letters, digits, _)")
-    if name == IDENTITY:
-        raise UserError(
-            f"tasks: {part!r}: who somebody is needs no task of the records; the option identity "
-            "names the column of people"
-        )
     if kind not in ("multilabel", "multiclass", "regression"):
         raise UserError(f"tasks: {kind!r} in {part!r} is no kind of task; expected {SYNTAX}")
     if len(rest) > (2 if kind == "multiclass" else 1) or "" in rest:

@@ -19,10 +19,9 @@ from data_pipelines.input.augment import Augment, RandomCopy
 from data_pipelines.input.batches import evaluation_batches as image_batches
 from data_pipelines.input.batches import named_failures
 from data_pipelines.input.labels import label_places
-from data_pipelines.input.people import class_people, identity_labels, people_apart
+from data_pipelines.input.people import class_people, has_people, identity_labels, people_apart
 from data_pipelines.input.stream import Source
 from data_pipelines.progress import progress_bar
-from data_pipelines.tasks import IDENTITY
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import Features
 from faceattr_tf.features.cache import BLOCK, LABELS, Cache, weights_digest
@@ -149,7 +148,9 @@ def _with_people(
 ) -> list[Features]:
     """The features with people of different numberings told apart, and the classes of people."""
     known = {
-        task.name: class_people(sources, task) for task in experiment.tasks if task.name == IDENTITY
+        task.name: class_people(sources, task)
+        for task in experiment.tasks
+        if has_people(task, experiment.record_sets)
     }
     found = []
     for part, apart in zip(parts, people_apart(sources), strict=True):

@@ -7,6 +7,7 @@ import numpy as np
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.input.batches import encoded_batches, evaluation_batches, named_failures
+from data_pipelines.input.people import has_people
 from data_pipelines.tasks import IDENTITY, Task
 from faceattr_tf.evaluation.inference import predict_outputs
 from faceattr_tf.evaluation.metrics import choosing, evaluate_task
@@ -31,7 +32,7 @@ def check_validation(experiment: Experiment) -> None:
     for task, config in zip(experiment.tasks, experiment.task_configs, strict=True):
         given = labels[task.name]
         if config.weight and not np.asarray(known(task, given)).any():
-            if task.name == IDENTITY:
+            if has_people(task, experiment.record_sets):
                 raise UserError(_nobody_known(len(given)))
             raise UserError(
                 f"task {task.name!r}: every label of the {len(given):,} validation examples is "
