@@ -19,6 +19,9 @@ from faceattr_tf.configs import (
 from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
+    "anet": lnets_anet.anet,
+    "anet_identity": lnets_anet.anet_identity,
+    "anet_svm": lnets_anet.anet_svm,
     "cascade_cnn_mtfl": cascade_cnn.mtfl,
     "cascade_cnn_mtfl_best": cascade_cnn.mtfl_best,
     "demo": demo.demo,
