@@ -13,7 +13,7 @@ DISTORTIONS = Augment(
     flip=True, shift=0.05, rotate=7.0, scale=0.1, brightness=0.1, contrast=0.15, cutout=0.3
 )
 
-ANET = Model("anet", width=2.0, dropout=0.3, options=(("batch_normalization", True),))
+ANET = Model("anet", dropout=0.3, options=(("batch_normalization", True),))
 
 SVM = Phase(name="svm", steps=1, optimizer=LINEAR_SVM)
 """One linear support vector machine per attribute, fitted to the features of a trained network."""
@@ -74,7 +74,7 @@ def anet_identity() -> Recipe:
         phases=(
             Phase(
                 name="identity",
-                epochs=60.0,
+                epochs=30.0,
                 learning_rate=2e-3,
                 schedule="cosine",
                 warmup=0.05,
