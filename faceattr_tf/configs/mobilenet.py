@@ -14,6 +14,10 @@ def celeba() -> Recipe:
 
     `faceattr-train --config=mobilenet_celeba --records=CELEBA --config.model.weights=FILE
     --workdir=WORKDIR`
+
+    From a network trained on VGGFace2, on 11,600 images of CelebA at half size: on the 1,003 test
+    images of a 7,882-image part, with `--flip`, mean accuracy 89.7 %, mean balanced accuracy 74.0 %
+    at 0.5 and 83.7 % at the thresholds of validation; the majority guess has 80.3 and 50.
     """
     return Recipe(
         data=Data(
@@ -56,6 +60,10 @@ def lfwa() -> Recipe:
 
     `faceattr-train --config=mobilenet_lfwa --records=LFWA --config.warm_start=WORKDIR_OF_CELEBA
     --workdir=WORKDIR`
+
+    From that run, on 5,725 test images, with `--flip`: mean accuracy 85.3 %, mean balanced accuracy
+    78.4 % at 0.5 and 81.9 % at the thresholds of validation; the majority guess has 71.2 and 50,
+    LNets+ANet published 84, FaceSTN 86. The official indices of LFWA were not at hand (README).
     """
     recipe = celeba()
     recipe.model.weights = ""
