@@ -196,6 +196,9 @@ def identity() -> Recipe:
     `--config.warm_start=WORKDIR`.
 
     `faceattr-train --config=resnet_small_identity --records=PEOPLE --workdir=WORKDIR`
+
+    No figures yet, and the weight of the similarity loss is not tuned: at 0.001, with a quarter of
+    the width at 48x40, it drew all features together within 200 steps, and nobody was learned.
     """
     recipe = celeba()
     recipe.data.validation_share = 0.15
@@ -203,6 +206,6 @@ def identity() -> Recipe:
     recipe.data.validation_of_training = True
     recipe.data.images_per_person = 4
     recipe.tasks = (TaskConfig("identity"),)
-    recipe.losses = (("similarity", 0.001),)
+    recipe.losses = (("similarity", 0.00003),)
     recipe.best_metric = "identity/accuracy"
     return recipe
