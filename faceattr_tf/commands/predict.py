@@ -2,6 +2,11 @@
 
 One row per face: as JSON lines or CSV, on standard output or, with --output, in
 DIR/results.jsonl or DIR/results.csv with annotated pictures in DIR/annotated.
+
+With --explain, DIR/explained holds a folder for every image, named as the image, and in it a
+LABEL.jpg (with several faces N-LABEL.jpg) for every label: what the network saw, and over it where
+its answer comes from, by occlusion (what the answer loses when a place is hidden) and by gradients
+(Grad-CAM). A yes shows what speaks for it, a no what speaks against; neither is a proof of cause.
 """
 
 import argparse
@@ -18,6 +23,7 @@ EXAMPLES = """\
 examples:
   faceattr-predict --workdir=work/celeba photo.jpg
   faceattr-predict --workdir=work/celeba --detect --output=results holiday/
+  faceattr-predict --workdir=work/celeba --output=results --explain=Smiling,Eyeglasses photo.jpg
   faceattr-predict --workdir=work/celeba --output=results --format=csv --noannotate 'shots/*.png'
 """
 
@@ -56,6 +62,12 @@ def parser() -> argparse.ArgumentParser:
     annotated = {"dest": "annotate", "default": None}
     add("--annotate", action="store_true", **annotated, help="annotated pictures (with --output)")
     add("--noannotate", action="store_false", **annotated, help="no annotated pictures")
+    add(
+        "--explain",
+        default="",
+        metavar="LABEL[,LABEL...]",
+        help="attributes or classes of which heat maps are drawn (with --output)",
+    )
     add("--noprogress", dest="progress", action="store_false", help="show no progress bar")
     return result
 
@@ -79,6 +91,7 @@ def main(arguments: list[str]) -> None:
         detect=flags.detect,
         batch_size=flags.batch_size,
         annotate=flags.annotate,
+        explain=[label for label in flags.explain.split(",") if label],
         max_pixels=flags.max_pixels,
         maximum_side=flags.maximum_side,
         progress=flags.progress,

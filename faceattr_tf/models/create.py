@@ -9,11 +9,14 @@ from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import Task
 from faceattr_tf.configs.base import Model as ModelConfig
 from faceattr_tf.experiment import Experiment
-from faceattr_tf.models import build_model, head_dropout
+from faceattr_tf.models import build_model, head_dropout, stage_names
 from faceattr_tf.models.heads import HEAD_PREFIX
 from faceattr_tf.models.keras_applications import BACKBONES
 from faceattr_tf.models.pretrained import load_imagenet, load_weights
-from faceattr_tf.models.stages import build_top
+from faceattr_tf.models.stages import build_top, pool_features, stages_named
+
+PLACES = 6
+"""Places along a side that a map has to have to be worth a look."""
 
 
 def create_model(experiment: Experiment, precision: str, *, training: bool = False) -> keras.Model:
@@ -138,3 +141,65 @@ def whole_model(top: keras.Model, experiment: Experiment) -> keras.Model:
         if layer.weights:
             model.get_layer(layer.name).set_weights(layer.get_weights())
     return model
+
+
+def seen_stages(model: keras.Model, config: ModelConfig) -> dict:
+    """The stages of a network that its heads see -> their outputs, first to last.
+
+    Args:
+        model: the network, built or loaded.
+        config: names network and options.
+    """
+    names = stage_names(config.name, model.input_shape[1:], **model_options(config))
+    present = {layer.name: layer.output for layer in model.layers if layer.name in names}
+    return {name: present[name] for name in names if name in present}
+
+
+def map_stage(model: keras.Model, config: ModelConfig, layer: str = "") -> str:
+    """The stage whose maps say where an answer comes from.
+
+    Args:
+        model: the network, built or loaded.
+        config: names network and options.
+        layer: a stage that gives maps and that the heads see; empty for the last whose maps have at
+            least `PLACES` on either side, or else the most: the last of all may have 3 by 3 places,
+            which say nothing about parts of a face.
+
+    Raises:
+        UserError: it gives no maps, or no stage does.
+    """
+    outputs = seen_stages(model, config).items()
+    known = {name: min(out.shape[1:3]) for name, out in outputs if len(out.shape) == 4}
+    if not known:
+        raise UserError(f"{config.name}: none of its stages gives maps")
+    if layer and layer not in known:
+        raise UserError(f"layer {layer!r} gives no maps in this {config.name}: {', '.join(known)}")
+    return layer or max(reversed(known), key=lambda name: min(known[name], PLACES))
+
+
+def feature_layer(model: keras.Model, config: ModelConfig, layer: str = "") -> str:
+    """The stage whose features are meant: the one that is named, or what the heads stand on.
+
+    Args:
+        model: the network, built or loaded.
+        config: names network and options.
+        layer: stages that the heads see, several joined by `+`; empty for those they stand on.
+
+    Raises:
+        UserError: the heads see no stage of this name.
+    """
+    known = list(seen_stages(model, config))
+    if not known:
+        raise UserError(f"{config.name}: the model has none of its stages")
+    return "+".join(stages_named(layer or config.layer, known, f"this {config.name}"))
+
+
+def feature_network(model: keras.Model, layer: str) -> keras.Model:
+    """What a network gives at a stage: images -> `{"features": [B, F]}`, of maps their means.
+
+    Args:
+        model: the network, built or loaded; the variables stay shared.
+        layer: what `feature_layer` gave.
+    """
+    parts = [pool_features(model.get_layer(name).output) for name in layer.split("+")]
+    return keras.Model(model.input, {"features": keras.ops.concatenate(parts, axis=-1)})

@@ -53,6 +53,7 @@ def predict(
     format: str = "jsonl",
     detect: bool = False,
     annotate: bool | None = None,
+    explain: Sequence[str] = (),
     progress: bool = True,
     **options,
 ) -> Summary:
@@ -62,28 +63,39 @@ def predict(
         workdir: folder of a training run.
         paths: image files, folders (searched recursively) and glob patterns.
         output: folder for `results.jsonl` or `results.csv`, which appears when it is complete, and
-            for `annotated/`, which replaces that of an earlier run; None writes the rows to standard output.
+            for `annotated/` and `explained/`, which replace those of an earlier run; None writes
+            the rows to standard output.
         format: one of `FORMATS`.
         detect: find the faces first and judge each of them; otherwise one face per image.
         annotate: whether to write annotated pictures; None: whenever there is an output folder.
+        explain: attributes and classes of which heat maps are drawn, see `Explainer`.
         progress: show a bar, on a terminal.
         options: `batch_size`, `max_pixels` and `maximum_side`, see `Analyzer`; images are read as
             many at a time as faces are judged.
 
     Raises:
-        UserError: no image at all, a path or the workdir is missing, or `annotate` without
-            `output`. Images that cannot be read are no error but part of the summary.
+        UserError: no image at all, a path or the workdir is missing, `annotate` or `explain`
+            without `output`, or what is to be explained is no label of the model. Images that
+            cannot be read are no error but part of the summary.
     """
     if format not in FORMATS:
         raise UserError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
     output = None if output is None else local(output)
     if annotate and output is None:
         raise UserError("annotated pictures need a folder: give --output=DIR")
+    if explain and output is None:
+        raise UserError("pictures that explain need a folder: give --output=DIR")
     passed_over: collections.Counter[str] = collections.Counter()
     files = list_images(paths, leave_out=output, passed_over=passed_over)
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)
     analyzer = Analyzer.from_workdir(workdir, **options)
+    explainer = None
+    if explain:
+        from faceattr_tf.prediction.explain import Explainer
+        from faceattr_tf.workdir import Workdir
+
+        explainer = Explainer(analyzer, Workdir.open(workdir), explain)
     if analyzer.needs_face and not detect:
         print(
             f"warning: the model was trained on faces cropped by {analyzer.crop.kind}; without "
@@ -94,7 +106,8 @@ def predict(
     names = list(files)
     with (
         _writer(output, format) as write,
-        _annotations(output) as annotated,
+        _pictures(output, "annotated") as annotated,
+        _pictures(output, "explained") as explained,
         progress_bar(len(names), "image", show=progress) as bar,
     ):
         for start in range(0, len(names), analyzer.batch_size):
@@ -103,6 +116,9 @@ def predict(
                 write(faces)
                 if annotated is not None and annotate is not False:
                     _annotate(name, faces, annotated / files[name])
+                for number, face in enumerate(faces if explainer else (), 1):
+                    prefix = f"{number}-" if len(faces) > 1 else ""
+                    explainer.write(face, explained / files[name], prefix)
             bar.update(len(batch))
     return summary
 
@@ -209,13 +225,13 @@ def _writer(output: str | Path | None, format: str):
 
 
 @contextlib.contextmanager
-def _annotations(output: str | Path | None) -> Iterator[Path | None]:
-    """A folder for annotated pictures, which at the end takes the place of an earlier run's."""
+def _pictures(output: str | Path | None, kind: str) -> Iterator[Path | None]:
+    """A folder for pictures of a kind, which at the end takes the place of an earlier run's."""
     if output is None:
         yield None
         return
-    with tempfile.TemporaryDirectory(dir=output, prefix=".annotated-") as folder:
-        drawn, earlier = Path(folder, "drawn"), Path(output, "annotated")
+    with tempfile.TemporaryDirectory(dir=output, prefix=f".{kind}-") as folder:
+        drawn, earlier = Path(folder, "drawn"), Path(output, kind)
         drawn.mkdir()
         yield drawn
         if earlier.exists():
