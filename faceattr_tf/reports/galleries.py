@@ -70,7 +70,7 @@ def collect_examples(
         int(index) for chosen in choices.values() for _, found, _ in chosen for index in found
     }
     pictures = _pictures(batches, wanted)
-    thumbnails = {index: _thumbnail(picture) for index, picture in pictures.items()}
+    thumbnails = {index: thumbnail(picture) for index, picture in pictures.items()}
     galleries = {}
     for result in results:
         galleries[result.task.name] = [
@@ -187,7 +187,8 @@ def _pictures(batches, wanted: set[int]) -> dict[int, np.ndarray]:
     return pictures
 
 
-def _thumbnail(pixels: np.ndarray) -> tuple[bytes, tuple[int, int]]:
+def thumbnail(pixels: np.ndarray) -> tuple[bytes, tuple[int, int]]:
+    """An uint8 RGB picture `[H, W, 3]` as JPEG, no larger than `SIDE`; and its width and height."""
     height, width = pixels.shape[:2]
     scale = min(1.0, SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -263,4 +264,4 @@ def _points(result: TaskResult, index: int):
 def _aligned(result: TaskResult, index: int, picture: np.ndarray) -> bytes:
     if result.task.kind != "transform":
         return b""
-    return _thumbnail(sample(picture, result.outputs[index], picture.shape[:2]))[0]
+    return thumbnail(sample(picture, result.outputs[index], picture.shape[:2]))[0]
