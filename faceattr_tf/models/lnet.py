@@ -63,7 +63,7 @@ def build(
         dropout: share of the output of fc6 that training drops; `build_model` drops as much of
             fc7's.
         batch_normalization: normalise what every convolution gives, behind its rectified linear units
-            (the paper: no). With few images and random weights nothing is learned without.
+            (the paper: no). See `configs/lnets_anet.py` for what was seen without.
         pooling: what fc6 sees of the map: `flat`, all of it; `average` or `max` over its places.
 
     Returns:
