@@ -50,6 +50,11 @@ LAYERS = {
     "views": Case(
         layers.StrongestViews, ((3, 2, 2, 4, 5),), {"offsets": ((0, 0), (1, -1)), "strength": "max"}
     ),
+    "colour_histograms": Case(layers.ColourHistograms, (MAPS,), {"bins": (2, 3, 4), "reach": 0.4}),
+    "crop_region": Case(layers.CropRegion, (MAPS,), {"box": (0.1, -0.2, 0.7, 0.9), "size": (4, 3)}),
+    "oriented_gradients": Case(
+        layers.OrientedGradientHistograms, (MAPS,), {"cell": 2, "orientations": 5, "clip": 0.3}
+    ),
     "positional_pooling": Case(layers.PositionalPooling, (MAPS,), {}),
     "transformer": Case(layers.SpatialTransformer, (MAPS, (6,)), {"size": (4, 9)}),
     "similarity": Case(
