@@ -175,7 +175,14 @@ def with_precision(model, workdir, precision: str):
     from faceattr_tf.models.create import create_network
 
     shape = workdir.metadata()["input_shape"]
-    other = create_network(workdir.recipe().model, workdir.tasks, shape, f"mixed_{precision}")
+    view = workdir.view
+    other = create_network(
+        workdir.recipe().model,
+        workdir.tasks,
+        shape,
+        f"mixed_{precision}",
+        crop=view.aligned or view.crop,
+    )
     if [w.shape for w in other.weights] != [w.shape for w in model.weights]:
         raise UserError(
             f"precision {precision}: {workdir.path} holds a network that its recipe does not build "

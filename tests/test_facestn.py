@@ -103,12 +103,12 @@ def test_landmarks_are_given_in_the_crop_that_came_in():
 
 
 def test_any_network_takes_a_transformer():
-    from faceattr_tf.models import BACKBONES, MODELS
+    from faceattr_tf.models import BACKBONES, MODELS, options_of
 
     images = np.zeros((2, 64, 64, 3), "float32")
     tasks = (MTFL_ATTRIBUTES, ALIGNMENT)
     for name in sorted(set(MODELS) - set(BACKBONES)) + ["mobilenet_v3_small"]:
-        width = {} if name in BACKBONES else {"width": 0.25}
+        width = {"width": 0.25} if "width" in options_of(MODELS[name]) else {}
         model = build_model(name, tasks, (64, 64, 3), transformer="lonet", **width)
         assert model(images)["alignment"].shape == (2, 2, 3)
 

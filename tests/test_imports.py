@@ -109,6 +109,7 @@ from keras import ops
 from data_pipelines import tasks
 import faceattr_tf
 from faceattr_tf.losses import LOSSES
+from faceattr_tf.models import MODELS, options_of
 from faceattr_tf.models.keras_applications import BACKBONES
 
 kinds = (
@@ -116,8 +117,9 @@ kinds = (
     tasks.Task("age", "regression", ("years",)),
 )
 # test_keras_applications.py has its own test of the pretrained networks, which are slow to build on JAX.
-for name in set(faceattr_tf.MODELS) - set(BACKBONES):
-    model = faceattr_tf.build_model(name, kinds, (64, 64, 3), width=0.25, transformer="lonet")
+for name in set(MODELS) - set(BACKBONES):
+    width = {"width": 0.25} if "width" in options_of(MODELS[name]) else {}
+    model = faceattr_tf.build_model(name, kinds, (64, 64, 3), transformer="lonet", **width)
     outputs = model.predict_on_batch(np.zeros((2, 64, 64, 3), "float32"))
     for task in kinds:
         labels = np.stack([task.unknown(), np.ones(task.label_shape, task.label_dtype)])

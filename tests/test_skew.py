@@ -22,7 +22,7 @@ from export import saved_model
 from faceattr_tf.configs.base import Model, Recipe
 from faceattr_tf.evaluation.inference import predict_outputs
 from faceattr_tf.evaluation.metrics import probabilities
-from faceattr_tf.models import BACKBONES, MODELS, build_model
+from faceattr_tf.models import MODELS, build_model, options_of
 from faceattr_tf.models.heads import HEAD_PREFIX
 from faceattr_tf.workdir import Workdir
 
@@ -113,8 +113,8 @@ def workdir_of(name, path, images):
     workdir = Workdir(path)
     keras.utils.set_random_seed(1)
     shape = (CROP.height, CROP.width, 3)
-    config = Model(name, width=1.0 if name in BACKBONES else 0.5)
-    options = {} if name in BACKBONES else {"width": 0.5}
+    options = {"width": 0.5} if "width" in options_of(MODELS[name]) else {}
+    config = Model(name, **options)
     model = build_model(name, TASKS, shape, **options)
     settle(model, images)
     metadata = {"tasks": [task.to_dict() for task in TASKS], "crop": CROP.to_dict(),

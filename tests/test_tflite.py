@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE
 from faceattr_tf.layers import LocallySharedConv2D, PositionalPooling
-from faceattr_tf.models import BACKBONES, MODELS, build_model
+from faceattr_tf.models import BACKBONES, MODELS, build_model, options_of
 from faceattr_tf.models.pretrained import load_weights
 
 TASKS = (MTFL_ATTRIBUTES, POSE, LANDMARKS)
@@ -27,7 +27,7 @@ def networks():
     yield pytest.param("resnet_small", {"pooling": "depthwise", "width": 0.25}, id="depthwise")
     yield pytest.param("resnet_small", {"transformer": "lonet", "width": 0.25}, id="lonet")
     for name in MODELS:
-        options = {} if name in BACKBONES else {"width": 0.25}
+        options = {"width": 0.25} if "width" in options_of(MODELS[name]) else {}
         often = name not in BACKBONES or name == "mobilenet_v3_small"
         yield pytest.param(name, options, id=name, marks=[] if often else pytest.mark.thorough)
 

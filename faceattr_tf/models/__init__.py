@@ -2,11 +2,13 @@
 
 import functools
 import inspect
+import types
 from collections.abc import Callable, Sequence
 
 import keras
 from keras import ops
 
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import ALIGNMENT, Task
@@ -14,9 +16,11 @@ from faceattr_tf.layers.spatial_transformer import SpatialTransformer, transform
 from faceattr_tf.models import (
     anet,
     cascade_cnn,
+    facetracer,
     keras_applications,
     lnet,
     lonet,
+    panda,
     resnet_small,
     tcdcn,
     vgg_face,
@@ -29,7 +33,9 @@ from faceattr_tf.models.stages import drop_and_grow, join_features, stages_named
 MODELS = {
     "anet": anet.build,
     "cascade_cnn": cascade_cnn.build,
+    "facetracer": facetracer.build,
     "lnet": lnet.build,
+    "panda": panda.build,
     "resnet_small": resnet_small.build,
     "tcdcn": tcdcn.build,
     "vgg_face": vgg_face.build,
@@ -52,6 +58,7 @@ def build_model(
     tasks: Sequence[Task],
     input_shape: Sequence[int],
     *,
+    crop: Crop | None = None,
     layer: str = "",
     dropout: float | None = None,
     auxiliary: bool = False,
@@ -68,6 +75,8 @@ def build_model(
         name: a key of `MODELS`.
         tasks: what the network predicts.
         input_shape: `(height, width, 3)`.
+        crop: how the images were cropped, or what a transformer samples: for networks that look for
+            the parts of a face at their places; None: as `Crop(kind="align")`.
         layer: stage on which the heads stand, or several joined by `+`; nothing behind them is
             built. Empty: the last.
         dropout: share of the features that training drops before the heads. None: none, but with
@@ -83,8 +92,8 @@ def build_model(
         dict from task name to logits `[B, n]` (multilabel, multiclass), values `[B, n]`
         (regression), normalised coordinates `[B, n, 2]` in the input (landmarks) or the affine
         transform `[B, 2, 3]` of the transformer (`ALIGNMENT`), all float32. An auxiliary classifier
-        adds its own under `auxiliary_name`. Its attribute `stages` names the stages, from the
-        pixels to the heads.
+        adds its own under `auxiliary_name`. Its attribute `stages` maps the names of the stages,
+        from the pixels to the heads, to what they give.
 
     Raises:
         UserError: the name or an option does not exist, the input is too small for the network, or
@@ -95,6 +104,8 @@ def build_model(
     dropout = head_dropout(name, dropout)
     if "dropout" in options_of(build):  # a network that drops inside as well
         options["dropout"] = dropout
+    if "crop" in options_of(build):
+        options["crop"] = crop
     image, pixels = image_input(input_shape)
     theta, predicted = None, [task for task in tasks if task.kind != ALIGNMENT.kind]
     if transformer:
@@ -110,7 +121,8 @@ def build_model(
     if transformer:
         outputs = {**_to_input(outputs, predicted, theta), ALIGNMENT.name: theta}
     model = keras.Model(image, outputs, name=name)
-    model.stages = names
+    # Keras would look for variables in a plain dict.
+    model.stages = types.MappingProxyType({name: stages[name] for name in names})
     return model
 
 

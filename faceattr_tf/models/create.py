@@ -9,7 +9,8 @@ from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import Task
 from faceattr_tf.configs.base import Model as ModelConfig
 from faceattr_tf.experiment import Experiment
-from faceattr_tf.models import build_model, head_dropout, stage_names
+from faceattr_tf.models import MODELS, build_model, head_dropout, options_of, stage_names
+from faceattr_tf.models.face_parts import EYES_ELSEWHERE
 from faceattr_tf.models.heads import HEAD_PREFIX
 from faceattr_tf.models.keras_applications import BACKBONES
 from faceattr_tf.models.pretrained import load_imagenet, load_weights
@@ -26,13 +27,19 @@ def create_model(experiment: Experiment, precision: str, *, training: bool = Fal
         experiment: gives recipe, tasks and crop.
         precision: name of a Keras dtype policy.
         training: build the auxiliary classifier too, where the recipe has one.
+
+    Raises:
+        UserError: see `create_network`; or the network looks for the parts of a face at the places
+            where a crop puts them by landmarks, and no training image has any.
     """
     recipe = experiment.recipe
+    _check_landmarks(experiment)
     model = create_network(
         recipe.model,
         experiment.tasks,
         experiment.input_shape,
         precision,
+        crop=experiment.view.aligned or experiment.crop,
         auxiliary=training and bool(recipe.model.auxiliary_weight),
     )
     for task in experiment.tasks:
@@ -40,6 +47,32 @@ def create_model(experiment: Experiment, precision: str, *, training: bool = Fal
             # A head that begins at the mean has no long way to go.
             model.get_layer(HEAD_PREFIX + task.name).bias.assign(experiment.statistics(task)[:, 0])
     return model
+
+
+def _check_landmarks(experiment: Experiment) -> None:
+    """Says how many faces a network of face parts is shown that no landmarks have placed."""
+    config, crop = experiment.recipe.model, experiment.crop
+    own = options_of(MODELS[config.name]) if config.name in MODELS else {}
+    if (
+        "crop" not in own
+        or crop.kind not in ("align", "affine")
+        or dict(config.options).get("eyes")
+    ):
+        return
+    known = [records.boxes.get("train", {}).get("landmarks") for records in experiment.record_sets]
+    for records, count in zip(experiment.record_sets, known, strict=True):
+        images = records.splits.get("train", 0)
+        if count is not None and count < images:
+            print(
+                f"{records.path}: {images - count:,} of {images:,} training images have no "
+                f"landmarks, so that {config.name} looks for the parts of their faces at wrong places"
+            )
+    if not any(count is None or count for count in known):
+        raise UserError(
+            f"{experiment.record_sets[0].path}: no training image has landmarks, by which the crop "
+            f"{crop.kind!r} places the parts of a face for {config.name!r}; build the records with "
+            f"--detections, or crop by 'none' and {EYES_ELSEWHERE}"
+        )
 
 
 def create_top(experiment: Experiment, features: int) -> keras.Model:
@@ -110,10 +143,11 @@ def load_pretrained(model: keras.Model, config: ModelConfig) -> None:
     Raises:
         UserError: they cannot be had or do not fit.
     """
+    network = dict(config.options).get("trunk") or config.name
     if config.weights != "imagenet":
-        load_weights(model, config.weights, strict=config.name in BACKBONES)
-    elif config.name in BACKBONES:
-        load_imagenet(model, config.name)
+        load_weights(model, config.weights, strict=network in BACKBONES)
+    elif network in BACKBONES:
+        load_imagenet(model, network)
     else:
         raise UserError(
             f"weights 'imagenet': Keras distributes none for {config.name!r}, only for: "

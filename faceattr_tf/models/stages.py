@@ -73,7 +73,7 @@ def features_at(model: keras.Model, stage: str):
     """
     if stage == AUXILIARY_INPUT:
         return layers.Flatten()(auxiliary_pool(model.get_layer(AUXILIARY_STAGE).output))
-    return pool_features(model.get_layer(stage).output)
+    return pool_features(model.stages[stage])
 
 
 def fully_convolutional(model: keras.Model, stage: str) -> keras.Model:
@@ -96,7 +96,7 @@ def head_input(model: keras.Model):
     present = {layer.name for layer in model.layers}
     if "stages" not in vars(model):
         return model.input
-    return model.get_layer(BOTTLENECK if BOTTLENECK in present else model.stages[-1]).output
+    return model.get_layer(BOTTLENECK if BOTTLENECK in present else list(model.stages)[-1]).output
 
 
 def new_layers_of(model: keras.Model) -> keras.Model:
@@ -134,8 +134,8 @@ def stages_of(model: keras.Model) -> dict[str, int]:
         number of stages of the model.
     """
     indices = {}
-    for index, end in enumerate(model.stages):
-        for layer in keras.Model(model.input, model.get_layer(end).output).layers:
+    for index, end in enumerate(model.stages.values()):
+        for layer in keras.Model(model.input, end).layers:
             if not layer.name.startswith(NEW_LAYERS):
                 indices.setdefault(layer.name, index)
     return {
