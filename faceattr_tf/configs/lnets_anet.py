@@ -18,6 +18,15 @@ ANET = Model("anet", dropout=0.3, options=(("batch_normalization", True),))
 SVM = Phase(name="svm", steps=1, optimizer=LINEAR_SVM)
 """One linear support vector machine per attribute, fitted to the features of a trained network."""
 
+ALIGNED = Crop(kind="align", height=128, width=128, margin=0.15, vertical=0.1)
+"""A face with hair and neck, placed by its landmarks."""
+
+CELEBA = Crop(height=196, width=160)
+"""An aligned image of CelebA, 178x218, whole."""
+
+CELEBA_EYES = (0.393, 0.607, 0.512)
+"""Where the eyes lie in such an image, as shares of its width and height."""
+
 
 def off_the_shelf() -> Recipe:
     """Section 2, "Off-the-shelf" (Razavian et al. 2014): SVMs on the features of a ready network.
@@ -247,3 +256,67 @@ def _lnet() -> Model:
     """
     options = (("features", 1024), ("pooling", "max"), ("batch_normalization", True))
     return Model("lnet", width=0.25, dropout=0.1, options=options)
+
+
+def facetracer_lfwa() -> Recipe:
+    """FaceTracer on LFWA: HOG and colour histograms of regions that landmarks place, SVMs.
+
+    `faceattr-train --config=facetracer_lfwa --records=LFWA --workdir=WORKDIR`
+
+    The records want landmarks, as `faceattr-data detect` finds them. Without, the deep-funneled
+    frames of LFW, whose eyes lie at about the same place, do nearly as well:
+    `--config.data.crop.kind=none --config.model.options="(('eyes', (0.418, 0.586, 0.450)),)"`, and
+    `(0.372, 0.635, 0.422)` for their central 160x160 pixels.
+    """
+    return Recipe(
+        data=Data(
+            crop=dataclasses.replace(ALIGNED),
+            batch_size=100,
+            validation_share=0.1,
+            bottlenecks=Bottlenecks(use=True),
+        ),
+        tasks=(TaskConfig("attributes"),),
+        model=Model("facetracer"),
+        phases=(SVM,),
+        best_metric="attributes/balanced_accuracy",
+    )
+
+
+def facetracer_celeba() -> Recipe:
+    """The same on the aligned images of CelebA, whose frame puts the eyes at known places.
+
+    `faceattr-train --config=facetracer_celeba --records=CELEBA --workdir=WORKDIR`
+    """
+    return _on_celeba(facetracer_lfwa())
+
+
+def panda_lfwa() -> Recipe:
+    """PANDA-l on LFWA: features of one pretrained network on parts that landmarks place.
+
+    `faceattr-train --config=panda_lfwa --records=LFWA --workdir=WORKDIR`
+
+    The parts are cropped as for `facetracer_lfwa`. The weights are those of ImageNet; of a network
+    that was trained on faces: `--config.model.weights=FILE`, and, where its pixels had another
+    range, `--config.model.options="(('trunk', 'mobilenet'), ('size', 96), ('pixel_values', 'bgr'))"`.
+    """
+    recipe = facetracer_lfwa()
+    recipe.data.crop.height = recipe.data.crop.width = 160
+    recipe.model = Model(
+        "panda", weights="imagenet", options=(("trunk", "mobilenet"), ("size", 96))
+    )
+    return recipe
+
+
+def panda_celeba() -> Recipe:
+    """The same on the aligned images of CelebA.
+
+    `faceattr-train --config=panda_celeba --records=CELEBA --workdir=WORKDIR`
+    """
+    return _on_celeba(panda_lfwa())
+
+
+def _on_celeba(recipe: Recipe) -> Recipe:
+    recipe.data.crop = dataclasses.replace(CELEBA)
+    recipe.data.validation_share = 0.0
+    recipe.model.options += (("eyes", CELEBA_EYES),)
+    return recipe
