@@ -181,9 +181,10 @@ def _network(model, layers: Sequence[str]):
     import keras
     import tensorflow as tf
 
-    from faceattr_tf.models.stages import features_at
+    from faceattr_tf.models.stages import pool_features
 
-    outputs = {layer: features_at(model, layer) for layer in layers}
+    # A model that was loaded knows its layers, not its stages.
+    outputs = {layer: pool_features(model.get_layer(layer).output) for layer in layers}
     network = functools.partial(keras.Model(model.input, outputs), training=False)
     return tf.function(network, autograph=False)
 
