@@ -5,7 +5,7 @@ than ImageNet's, `--config.model.options="(('pixel_values', 'bgr'),)"` says so.
 """
 
 from data_pipelines.crop.geometry import Crop
-from data_pipelines.input.augment import Augment
+from faceattr_tf.configs import resnet_small
 from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
 
 
@@ -22,16 +22,7 @@ def celeba() -> Recipe:
     return Recipe(
         data=Data(
             crop=Crop(kind="none", height=112, width=112),
-            augment=Augment(
-                flip=True,
-                shift=0.05,
-                rotate=7.0,
-                scale=0.1,
-                brightness=0.1,
-                contrast=0.15,
-                saturation=0.15,
-                cutout=0.3,
-            ),
+            augment=resnet_small.celeba_best().data.augment,
             batch_size=64,
             validation_share=0.1,
         ),
