@@ -75,9 +75,7 @@ def fit_heads(
     deviation[deviation < 1e-6 * max(1.0, float(deviation.max()))] = np.inf  # always the same
     features = (features - mean) / deviation
     held = (held - mean) / deviation
-    columns = [
-        (task, index) for task in tasks for index in range(len(_signs(task, labels[task.name])))
-    ]
+    columns = [(task, index) for task in tasks for index in range(len(task.labels))]
     fitted = {task.name: [] for task in tasks}
     with (
         progress_bar(len(columns), "SVM", show=progress) as bar,
@@ -87,9 +85,9 @@ def fit_heads(
         machines = parallel(
             joblib.delayed(_fit)(
                 features,
-                _signs(task, labels[task.name])[index],
+                signs(task, labels[task.name], index),
                 held,
-                _signs(task, held_labels[task.name])[index],
+                signs(task, held_labels[task.name], index),
                 phase.costs,
             )
             for task, index in columns
@@ -121,12 +119,11 @@ def _joined(parts: Sequence[Features], every_copy: bool) -> tuple[np.ndarray, di
     }
 
 
-def _signs(task: Task, labels: np.ndarray) -> list[np.ndarray]:
-    """Per label, or class, what every example says of it: 1 yes, 0 no, -1 unknown."""
+def signs(task: Task, labels: np.ndarray, index: int) -> np.ndarray:
+    """What every example says of one label, or class: `[N]`, 1 yes, 0 no, -1 unknown."""
     if task.kind == "multilabel":
-        return list(labels.T)
-    classes = np.arange(len(task.labels))
-    return list(np.where(labels[None] < 0, -1, labels[None] == classes[:, None]))
+        return labels[:, index]
+    return np.where(labels < 0, -1, labels == index)
 
 
 def _fit(features, labels, held, held_labels, costs) -> tuple:

@@ -160,11 +160,10 @@ class Subject:
         return np.concatenate(images), np.concatenate(labels)
 
     def _known(self, batch: dict) -> np.ndarray:
+        from faceattr_tf.features.linear import signs
+
         found = []
         for task in self.tasks:
             labels = np.asarray(batch["labels"][task.name])
-            if task.kind == "multiclass":
-                classes = np.arange(len(task.labels))
-                labels = np.where(labels[:, None] < 0, -1, labels[:, None] == classes)
-            found.append(labels)
-        return np.concatenate(found, axis=1)
+            found += [signs(task, labels, index) for index in range(len(task.labels))]
+        return np.stack(found, axis=1)
