@@ -41,7 +41,8 @@ def off_the_shelf() -> Recipe:
 
     A MobileNet trained on VGGFace2, on 5,725 test images of LFWA, with `--flip`: mean accuracy
     84.2 %, mean balanced accuracy 77.1 % at 0.5 and 80.5 % at the thresholds of validation; at
-    112x112 pixels 81.7, 72.6 and 77.1; the majority guess has 71.2 and 50. PANDA-l published 81,
+    112x112 pixels (`--config.data.crop.height=112 --config.data.crop.width=112`) 81.7, 72.6 and
+    77.1; its weights want `--config.model.options="(('pixel_values', 'bgr'),)"`. The majority guess has 71.2 and 50. PANDA-l published 81,
     LNets+ANet 84.
     """
     return Recipe(

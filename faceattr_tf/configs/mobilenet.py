@@ -12,7 +12,7 @@ from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
 def celeba() -> Recipe:
     """CelebA's pictures as they are; what `mobilenet_lfwa` continues from.
 
-    `faceattr-train --config=mobilenet_celeba --records=CELEBA --config.model.weights=FILE
+    `faceattr-train --config=mobilenet_celeba --records=CELEBA,MORE --config.model.weights=FILE
     --workdir=WORKDIR`
 
     From a network trained on VGGFace2, on 11,600 images of CelebA at half size: on the 1,003 test
