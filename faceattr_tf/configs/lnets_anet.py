@@ -32,8 +32,8 @@ def off_the_shelf() -> Recipe:
     """Section 2, "Off-the-shelf" (Razavian et al. 2014): SVMs on the features of a ready network.
 
     Any stage of any network: `--config.model.name=NETWORK --config.model.weights=FILE
-    --config.model.layer=STAGE`, several stages joined by `+`. The mirrored image of every training
-    image is a further example. Pixels are those of the whole picture, which suits LFWA's centred
+    --config.model.layer=STAGE`, several stages joined by `+`. A copy of every training image,
+    half of them mirrored, is a further example. Pixels are those of the whole picture, which suits LFWA's centred
     faces; `--config.data.crop.kind=align` where landmarks are known.
 
     `faceattr-train --config=off_the_shelf --records=LFWA --config.model.weights=FILE
@@ -42,8 +42,8 @@ def off_the_shelf() -> Recipe:
     A MobileNet trained on VGGFace2, on 5,725 test images of LFWA, with `--flip`: mean accuracy
     84.2 %, mean balanced accuracy 77.1 % at 0.5 and 80.5 % at the thresholds of validation; at
     112x112 pixels (`--config.data.crop.height=112 --config.data.crop.width=112`) 81.7, 72.6 and
-    77.1; its weights want `--config.model.options="(('pixel_values', 'bgr'),)"`. The majority guess has 71.2 and 50. PANDA-l published 81,
-    LNets+ANet 84.
+    77.1; its weights want `--config.model.options="(('pixel_values', 'bgr'),)"`. The majority guess
+    has 71.2 and 50. PANDA-l published 81, LNets+ANet 84.
     """
     return Recipe(
         data=Data(
