@@ -35,6 +35,7 @@ WITHOUT_TENSORFLOW = (
     "data_pipelines/errors.py",
     "data_pipelines/tasks.py",
     "data_pipelines/detection/density_peaks.py",
+    "data_pipelines/detection/response_windows.py",
     "faceattr_tf/layers/",
     "faceattr_tf/losses/",
     "faceattr_tf/evaluation/metrics.py",

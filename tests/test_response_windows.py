@@ -1,0 +1,60 @@
+"""Windows of response maps, in NumPy and in a TensorFlow graph."""
+
+import numpy as np
+import pytest
+
+from data_pipelines.detection.density_peaks import density_peaks, windows
+from data_pipelines.detection.response_windows import WindowSettings, find_windows
+from data_pipelines.errors import UserError
+
+
+def spots(*heights, level=0.0):
+    """A row of plateaus of 3x4 cells with free cells between them, on an even ground."""
+    response = np.full((7, 8 * len(heights)), level)
+    for index, height in enumerate(heights):
+        response[2:5, 8 * index + 2 : 8 * index + 6] += height
+    return response
+
+
+def test_a_plateau_above_an_even_ground_is_its_own_region():
+    for level in (0.0, 7.0):
+        found, heights = find_windows(spots(3.0, level=level), WindowSettings(scale=1.0))
+        np.testing.assert_allclose(found, [[2, 2, 5, 6]])
+        np.testing.assert_allclose(heights, [3.0])
+    doubled, _ = find_windows(spots(3.0), WindowSettings(scale=2.0))
+    np.testing.assert_allclose(doubled, [[0.5, 0, 6.5, 8]])
+
+
+def test_several_peaks_are_several_windows_unless_too_low_or_too_close():
+    response = spots(2.0, 3.0, 1.0)
+    found, heights = find_windows(response, WindowSettings(count=9, scale=1.0))
+    np.testing.assert_allclose(heights, [3, 2, 1])
+    np.testing.assert_allclose(found, [[2, 10, 5, 14], [2, 2, 5, 6], [2, 18, 5, 22]])
+    for settings, expected in (
+        (WindowSettings(count=2), [3, 2]),
+        (WindowSettings(count=9, threshold=0.4), [3, 2]),
+        (WindowSettings(count=9, separation=9.0), [3]),
+    ):
+        np.testing.assert_allclose(find_windows(response, settings)[1], expected)
+
+
+def test_what_is_below_the_threshold_changes_nothing_for_the_strongest_peak():
+    response = np.random.default_rng(2).random((13, 17))
+    above = np.maximum(response - np.median(response), 0)
+    expected = windows(above, density_peaks(above, count=1), 0.5, 2.5)
+    np.testing.assert_array_equal(find_windows(response, WindowSettings())[0], expected)
+
+
+@pytest.mark.parametrize("response", [np.zeros((4, 5)), np.full((4, 5), 3.0), np.ones((1, 1))])
+def test_an_even_map_has_no_window(response):
+    found, heights = find_windows(response, WindowSettings(count=3))
+    assert found.shape == (0, 4) and heights.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("count", 0), ("threshold", 1.0), ("separation", -1.0), ("fraction", 0), ("scale", 0)],
+)
+def test_settings_that_make_no_sense_are_named(field, value):
+    with pytest.raises(UserError, match=f"{field} {value}: expected"):
+        find_windows(np.ones((3, 3)), WindowSettings(**{field: value}))
