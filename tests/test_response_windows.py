@@ -1,11 +1,16 @@
 """Windows of response maps, in NumPy and in a TensorFlow graph."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from data_pipelines.detection.density_peaks import density_peaks, windows
 from data_pipelines.detection.response_windows import WindowSettings, find_windows
 from data_pipelines.errors import UserError
+
+REGION = WindowSettings(scale=1.0, aspect=3 / 4)
+"""The window of a spot is the spot."""
 
 
 def spots(*heights, level=0.0):
@@ -18,16 +23,25 @@ def spots(*heights, level=0.0):
 
 def test_a_plateau_above_an_even_ground_is_its_own_region():
     for level in (0.0, 7.0):
-        found, heights = find_windows(spots(3.0, level=level), WindowSettings(scale=1.0))
+        found, heights = find_windows(spots(3.0, level=level), REGION)
         np.testing.assert_allclose(found, [[2, 2, 5, 6]])
         np.testing.assert_allclose(heights, [3.0])
-    doubled, _ = find_windows(spots(3.0), WindowSettings(scale=2.0))
-    np.testing.assert_allclose(doubled, [[0.5, 0, 6.5, 8]])
+
+
+@pytest.mark.parametrize(("scale", "aspect"), [(1.0, 3 / 4), (2.0, 3 / 4), (1.5, 1.0), (1.0, 3.0)])
+def test_a_window_has_the_place_of_its_region_a_multiple_of_its_size_and_a_form_of_its_own(
+    scale, aspect
+):
+    (window,), _ = find_windows(spots(3.0), WindowSettings(scale=scale, aspect=aspect))
+    height, width = window[2:] - window[:2]
+    np.testing.assert_allclose((window[:2] + window[2:]) / 2, [3.5, 4])
+    np.testing.assert_allclose(height * width, scale**2 * 12)
+    np.testing.assert_allclose(height / width, aspect)
 
 
 def test_several_peaks_are_several_windows_unless_too_low_or_too_close():
     response = spots(2.0, 3.0, 1.0)
-    found, heights = find_windows(response, WindowSettings(count=9, scale=1.0))
+    found, heights = find_windows(response, dataclasses.replace(REGION, count=9))
     np.testing.assert_allclose(heights, [3, 2, 1])
     np.testing.assert_allclose(found, [[2, 10, 5, 14], [2, 2, 5, 6], [2, 18, 5, 22]])
     for settings, expected in (
@@ -41,8 +55,10 @@ def test_several_peaks_are_several_windows_unless_too_low_or_too_close():
 def test_what_is_below_the_threshold_changes_nothing_for_the_strongest_peak():
     response = np.random.default_rng(2).random((13, 17))
     above = np.maximum(response - np.median(response), 0)
-    expected = windows(above, density_peaks(above, count=1), 0.5, 2.5)
-    np.testing.assert_array_equal(find_windows(response, WindowSettings())[0], expected)
+    y0, x0, y1, x1 = windows(above, density_peaks(above, count=1), 0.4)[0]
+    found = find_windows(response, dataclasses.replace(REGION, fraction=0.4))[0]
+    np.testing.assert_allclose(found[:, :2] + found[:, 2:], [[y0 + y1, x0 + x1]])
+    np.testing.assert_allclose(np.prod(found[:, 2:] - found[:, :2]), (y1 - y0) * (x1 - x0))
 
 
 @pytest.mark.parametrize("response", [np.zeros((4, 5)), np.full((4, 5), 3.0), np.ones((1, 1))])
@@ -53,7 +69,14 @@ def test_an_even_map_has_no_window(response):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("count", 0), ("threshold", 1.0), ("separation", -1.0), ("fraction", 0), ("scale", 0)],
+    [
+        ("count", 0),
+        ("threshold", 1.0),
+        ("separation", -1.0),
+        ("fraction", 0),
+        ("scale", 0),
+        ("aspect", 0),
+    ],
 )
 def test_settings_that_make_no_sense_are_named(field, value):
     with pytest.raises(UserError, match=f"{field} {value}: expected"):

@@ -158,7 +158,7 @@ def _nearest_higher(y, x, shape) -> tuple[np.ndarray, np.ndarray]:
     return higher, squared
 
 
-def windows(response, peaks: DensityPeaks, fraction: float = 0.5, scale: float = 1.0) -> np.ndarray:
+def windows(response, peaks: DensityPeaks, fraction: float = 0.5) -> np.ndarray:
     """A window around each peak, as large as the region of high response.
 
     The region of a peak holds the positions of its cluster that are connected with it (by sides or
@@ -172,8 +172,6 @@ def windows(response, peaks: DensityPeaks, fraction: float = 0.5, scale: float =
         response: `[H, W]`, the map that the peaks were found in.
         peaks: what `density_peaks` found.
         fraction: above 0, up to 1: at 0.5 a region is measured at half its height.
-        scale: factor on the sides. How much of an object responds is a matter of the network, to be
-            measured with it.
 
     Returns:
         float `[P, 4]`: y0, x0, y1, x1 in cells, in the order of the peaks. They may reach beyond
@@ -189,8 +187,6 @@ def windows(response, peaks: DensityPeaks, fraction: float = 0.5, scale: float =
         )
     if not 0 < fraction <= 1:
         raise UserError(f"fraction {fraction}: expected above 0, at most 1")
-    if not (0 < scale < math.inf):
-        raise UserError(f"scale {scale}: expected above 0")
     found = np.zeros((len(peaks.rho), 4))
     for index, part in enumerate(ndimage.find_objects(peaks.cluster + 1)):
         start = np.array([part[0].start, part[1].start])
@@ -201,7 +197,7 @@ def windows(response, peaks: DensityPeaks, fraction: float = 0.5, scale: float =
         cells = np.argwhere(own) + 0.5
         centre = np.average(cells, axis=0, weights=weights)
         variance = np.average((cells - centre) ** 2, axis=0, weights=weights)
-        half = scale * np.sqrt(12.0 * variance + 1.0) / 2.0
+        half = np.sqrt(12.0 * variance + 1.0) / 2.0
         found[index] = np.concatenate([start + centre - half, start + centre + half])
     return found
 
