@@ -195,15 +195,15 @@ def list_labels(labels: Sequence[str], most: int = 50) -> str:
 
 
 def normalise_label(name: str) -> str:
-    """A label name without case, spaces, hyphens and underscores, for matching across files."""
-    return "".join(character for character in name.lower() if character not in " _-")
+    """The letters and digits of a label name without case, for matching across files."""
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 _CELEBA_BY_NORMALISED = {normalise_label(name): name for name in CELEBA_ATTRIBUTES}
 
 
 def celeba_name(name: str) -> str | None:
-    """CelebA's spelling of an attribute (LFWA writes `5 o Clock Shadow`), or None if it has none."""
+    """CelebA's spelling of an attribute (LFW's files write `5 o' Clock Shadow`), or None if it has none."""
     return _CELEBA_BY_NORMALISED.get(normalise_label(name))
 
 

@@ -21,7 +21,7 @@ class Lfwa(FaceBuilder):
     """`lfw/PERSON/PERSON_0001.jpg`, `lfw_att_40.mat` or `lfw_att_73.mat`, `indices_train_test.mat`.
 
     Attribute names are read from the files. Those that CelebA has too, whatever their case, blanks
-    and underscores, are the task `attributes` under CelebA's names and in its order; the further
+    and punctuation, are the task `attributes` under CelebA's names and in its order; the further
     ones are the task `lfwa_attributes`, blanks written as underscores. Where both attribute files
     are there, the shared attributes come from `lfw_att_40.mat`.
 
