@@ -253,28 +253,30 @@ class RecordSet:
         """Counts per split and the share of each label, as text."""
         splits = list(self.splits)
         lines = [f"{self.name}: {self.description['title']}"]
-        lines += [f"{'':24}" + "".join(f"{split:>16}" for split in splits)]
-        lines += [f"{'examples':24}" + "".join(f"{self.splits[split]:>16,}" for split in splits)]
+        width = max(24, *(len(label) + 4 for task in self.tasks for label in task.labels))
+
+        def row(name, cells):
+            lines.append(f"{name:{width}}" + "".join(f"{cell:>16}" for cell in cells))
+
+        row("", splits)
+        row("examples", (f"{self.splits[split]:,}" for split in splits))
         if self.people:
-            lines.append(f"{'people':24}" + "".join(f"{self.people[s]:>16,}" for s in splits))
+            row("people", (f"{self.people[split]:,}" for split in splits))
         lines += [
             f"the same people: {count:,} in {pair}" for pair, count in self.shared_people.items()
         ]
         if any(box["count"] for box in self.boxes.values()):
             boxes = [self.boxes[split] for split in splits]
-            sizes = [f"{box['mean_width']:.1f} x {box['mean_height']:.1f}" for box in boxes]
-            lines.append(f"{'mean box in pixels':24}" + "".join(f"{size:>16}" for size in sizes))
-            cut = [_share_of(box["cut"], box["count"]) for box in boxes]
-            lines.append(f"{'boxes cut by the border':24}" + "".join(f"{cell:>16}" for cell in cut))
+            sizes = (f"{box['mean_width']:.1f} x {box['mean_height']:.1f}" for box in boxes)
+            row("mean box in pixels", sizes)
+            row("boxes cut by the border", (_share_of(box["cut"], box["count"]) for box in boxes))
         for task in self.tasks:
             if task.name not in self.label_counts[splits[0]]:
                 continue
             lines.append(f"{task.name} ({task.kind})")
             for index, label in enumerate(task.labels):
-                cells = (
-                    _share(task, self.label_counts[split][task.name], index) for split in splits
-                )
-                lines.append(f"  {label:22}" + "".join(f"{cell:>16}" for cell in cells))
+                counts = (self.label_counts[split][task.name] for split in splits)
+                row(f"  {label}", (_share(task, count, index) for count in counts))
         for what, value in self.left_out.items():
             if count := value if isinstance(value, int) else len(value):
                 lines.append(f"left out: {count:,} {what}")
