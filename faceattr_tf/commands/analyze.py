@@ -11,7 +11,9 @@ Writes analysis.html (one file) and analysis.json (every number) to WORKDIR/anal
   training_size
             linear SVMs fitted to shares of the training images, by person where people are known
   unseen    linear SVMs for attributes of the records that the network was not trained on, at the
-            threshold that says yes as often as the training labels do
+            threshold that says yes as often as the training labels do; where no training image
+            knows them, as LFWA+'s further ones (--split=test), on half of the split's people for
+            the other half
 
 The last three need records with a training part, and keep the features of all its images beside
 the records, as training on bottlenecks does. A figure that a model or records do not allow is left

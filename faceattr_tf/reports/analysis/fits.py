@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.records.people import choose_people
 from data_pipelines.tasks import Task
 from faceattr_tf.configs.base import Bottlenecks, TaskConfig
 from faceattr_tf.configs.lnets_anet import SVM
@@ -22,8 +23,8 @@ from faceattr_tf.workdir import MODEL
 MAJORITY = "majority guess"
 
 
-def attributes_of(subject: Subject) -> Task:
-    """The records' task of attributes.
+def attribute_tasks(subject: Subject) -> list[Task]:
+    """The records' tasks of attributes.
 
     Raises:
         UserError: they have none.
@@ -31,14 +32,16 @@ def attributes_of(subject: Subject) -> Task:
     tasks = [task for task in subject.records.tasks if task.kind == "multilabel"]
     if not tasks:
         raise UserError(f"{subject.records.path}: no attributes are labelled in these records")
-    return tasks[0]
+    return tasks
 
 
 class Fits:
     """Features of a run's network for the records of a subject, and machines on them.
 
     The features are those of the workdir's model, kept on disk under a key of its file. Parts of
-    the records are those of the run: what it lends to validation is no longer in training.
+    the records are those of the run: what it lends to validation is no longer in training. Where
+    the training images know nothing of the task (those of LFWA+, LNets+ANet, section 4), all three
+    parts are people of the subject's split: half of them are measured, a tenth are validation.
 
     Args:
         subject: what is analysed.
@@ -46,8 +49,8 @@ class Fits:
         layers: what `Subject.layer` gave.
 
     Raises:
-        UserError: the network has a transformer, or the records have nothing to train on or to
-            validate with.
+        UserError: the network has a transformer, the records have nothing to train on or to
+            validate with, or the subject's split knows nothing of the task.
     """
 
     def __init__(self, subject: Subject, task: Task, layers: Sequence[str]):
@@ -55,12 +58,20 @@ class Fits:
         from faceattr_tf.experiment import Experiment
         from faceattr_tf.features.extract import extract
 
+        part = validation_part(subject.workdir, subject.records)
+        counts = subject.records.label_counts
+        knowing = [split for split, of in counts.items() if np.any(of[task.name])]
+        if (stored := subject.records.select(subject.split, *part)[0]) not in knowing:
+            raise UserError(
+                f"task {task.name!r}: no label of {stored} images is known; known in: "
+                + (", ".join(knowing) or "no split")
+            )
         recipe = subject.workdir.recipe()
         data = dataclasses.replace(
             recipe.data,
             records=(subject.records.path,),
             weights=(),
-            validation_of_training=validation_part(subject.workdir, subject.records)[3],
+            validation_of_training=part[3],
             images_per_person=0,
             crop=subject.workdir.crop,
             bottlenecks=Bottlenecks(True, 0, recipe.data.bottlenecks.folder),
@@ -80,7 +91,9 @@ class Fits:
             )
         )
         self.subject, self.task, self.parts = subject, task, {}
-        for split in dict.fromkeys(("train", "validation", subject.split)):
+        self.shared_out = "train" not in knowing
+        splits = () if self.shared_out else ("train", "validation")
+        for split in dict.fromkeys((*splits, subject.split)):
             self.parts[split] = extract(
                 experiment,
                 split,
@@ -88,6 +101,22 @@ class Fits:
                 progress=subject.settings.progress,
                 create=functools.partial(_network, subject.model),
             )
+        self.held = self._share_out() if self.shared_out else self.parts["validation"]
+
+    def _share_out(self) -> dict[str, list]:
+        """Leaves half of the people in the part that is measured; gives those of validation."""
+        split, seed = self.subject.split, self.subject.settings.seed
+        whole = self.parts[split]
+        people = next(iter(whole.values()))[0].identities
+        measured = choose_people(people, 0.5, seed)
+        others = np.flatnonzero(~measured)
+        held = choose_people(people[others], 0.2, seed)
+
+        def take(rows):
+            return {layer: [_only(part, rows)] for layer, (part,) in whole.items()}
+
+        self.parts = {"train": take(others[~held]), split: take(np.flatnonzero(measured))}
+        return take(others[held])
 
     def outputs(self, layer: str, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """What machines say that were fitted to some training examples.
@@ -102,7 +131,7 @@ class Fits:
         from faceattr_tf.features.linear import fit_heads
         from faceattr_tf.models.stages import build_top
 
-        (training,), held = self.parts["train"][layer], self.parts["validation"][layer]
+        (training,), held = self.parts["train"][layer], self.held[layer]
         chosen = training if rows is None else _only(training, rows)
         top = build_top(training.features.width, (self.task,))
         with contextlib.redirect_stdout(io.StringIO()):  # costs are chosen often here
@@ -140,7 +169,13 @@ class Fits:
         text = (
             f"SVM costs of {', '.join(f'{cost:g}' for cost in SVM.costs)} are chosen on validation"
         )
-        if self.subject.split == "validation":
+        if self.shared_out:
+            (held,) = next(iter(self.held.values()))
+            text += (
+                f", {len(held):,} images: all three parts are of {self.subject.split}, as no "
+                "training image knows these attributes, and no known person is in two of them"
+            )
+        elif self.subject.split == "validation":
             text += ", which is also what is measured: a little optimistic"
         return text
 

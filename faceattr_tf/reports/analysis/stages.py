@@ -4,7 +4,7 @@ from faceattr_tf.evaluation.results import TaskResult
 from faceattr_tf.reports.analysis.fits import (
     MAJORITY,
     Fits,
-    attributes_of,
+    attribute_tasks,
     mean_with_interval,
     with_span,
 )
@@ -56,7 +56,7 @@ def stages(subject: Subject) -> Finding:
     settings = subject.settings
     last = list(seen_stages(subject.model, subject.workdir.recipe().model))[-SHOWN:]
     layers = [subject.layer(layer) for layer in settings.stages or last]
-    task = attributes_of(subject)
+    task = attribute_tasks(subject)[0]
     fits = Fits(subject, task, layers)
     results = {layer: fits.result(layer) for layer in layers}
     groups = dict(zip(GROUPS, _parted(task.labels), strict=True))

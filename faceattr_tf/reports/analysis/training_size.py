@@ -7,7 +7,7 @@ from data_pipelines.records.people import choose_people
 from faceattr_tf.reports.analysis.fits import (
     MAJORITY,
     Fits,
-    attributes_of,
+    attribute_tasks,
     mean_with_interval,
     with_span,
 )
@@ -30,7 +30,7 @@ def training_size(subject: Subject) -> Finding:
     Raises:
         UserError: a share is out of range, or see `Fits`.
     """
-    settings, task = subject.settings, attributes_of(subject)
+    settings, task = subject.settings, attribute_tasks(subject)[0]
     for share in settings.shares:
         if not 0 < share <= 1:
             raise UserError(f"share {share:g}: expected above 0 and up to 1")

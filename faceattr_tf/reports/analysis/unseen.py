@@ -4,8 +4,14 @@ import numpy as np
 from scipy import special
 
 from data_pipelines.errors import UserError
+from data_pipelines.tasks import Task
 from faceattr_tf.evaluation.results import measure
-from faceattr_tf.reports.analysis.fits import Fits, attributes_of, mean_with_interval, with_span
+from faceattr_tf.reports.analysis.fits import (
+    Fits,
+    attribute_tasks,
+    mean_with_interval,
+    with_span,
+)
 from faceattr_tf.reports.analysis.subject import Finding, Subject
 from faceattr_tf.reports.page import Plot, Section
 from faceattr_tf.reports.plots import BLUE, ORANGE, svg
@@ -13,29 +19,69 @@ from faceattr_tf.reports.tables import Table, percent
 
 _ABOUT = (
     "LNets+ANet, figure 12: attributes that no head of this network was trained on, of which "
-    "linear SVMs are fitted to the features of {layer} on {training:,} training images and measured "
-    "on {count:,} of {split}. Yes is said above the threshold at which as large a share of the "
-    "training images gets a yes as is labelled yes. {note}. Whether an earlier stage of training, "
-    "as pretraining, has seen the attributes is not known here"
+    "linear SVMs are fitted to the features of {layer}. Yes is said above the threshold at which as "
+    "large a share of the training images gets a yes as is labelled yes. Whether an earlier stage "
+    "of training, as pretraining, has seen the attributes is not known here"
 )
+_NOTE = (
+    "In per cent, with 95 % intervals over the measured images; a guess is balanced at 50. Fitted "
+    "to {training:,} images, measured on {count:,} of {split}. {note}."
+)
+_HEADER = ("Balanced accuracy", "Accuracy", "Majority guess")
 
 
 def unseen(subject: Subject) -> Finding:
-    """Balanced accuracy of attributes that only the records have.
+    """Balanced accuracy of attributes that only the records have, each task of them by itself.
 
     Raises:
         UserError: the model has all of the records' attributes, or see `Fits`.
     """
-    settings, task = subject.settings, attributes_of(subject)
     learnt = {label for own in subject.workdir.tasks for label in own.labels}
-    labels = [label for label in task.labels if label not in learnt]
-    if not labels:
+    tasks = [
+        task.select(labels)
+        for task in attribute_tasks(subject)
+        if (labels := [label for label in task.labels if label not in learnt])
+    ]
+    if not tasks:
         raise UserError(
             "the model was trained on every attribute of these records; expected a run of which "
             "the recipe's tasks leave labels out"
         )
-    task = task.select(labels)
-    layer = subject.layer(settings.layer)
+    layer = subject.layer(subject.settings.layer)
+    numbers, left_out = {}, {}
+    for task in tasks:
+        try:
+            numbers[task.name] = _measured(subject, task, layer)
+        except UserError as error:
+            left_out[str(error)] = task
+    if not numbers:
+        raise UserError("; ".join(left_out))
+    tables, plots = [], []
+    for name, found in numbers.items():
+        rows = [
+            (
+                label,
+                with_span(own["balanced_accuracy"]),
+                percent(own["accuracy"][0]),
+                percent(own["majority_accuracy"]),
+            )
+            for label, own in {**found["labels"], "Mean": found["mean"]}.items()
+        ]
+        note = _NOTE.format(
+            training=found["training_images"],
+            count=found["images"],
+            split=subject.split,
+            note=found["note"],
+        )
+        tables.append(Table((name.capitalize(), *_HEADER), tuple(rows), note=note))
+        plots.append(Plot(f"Balanced accuracy of unseen {name}", _drawn(found["labels"])))
+    about = ". Left out: ".join([_ABOUT.format(layer=layer), *left_out])
+    return Finding(Section("Unseen attributes", about, tables, plots, ()), numbers)
+
+
+def _measured(subject: Subject, task: Task, layer: str) -> dict:
+    """The figures of machines for one task of unseen attributes."""
+    settings = subject.settings
     fits = Fits(subject, task, [layer])
     outputs = fits.outputs(layer)
     cuts = matched_thresholds(fits.labels("train"), outputs["train"])
@@ -47,41 +93,19 @@ def unseen(subject: Subject) -> Finding:
         thresholds=thresholds,
         majority=fits.majority,
     )
-    each = {
-        label: mean_with_interval(result, [label], settings.bootstrap, thresholds, settings.seed)
-        for label in labels
-    }
-    mean = mean_with_interval(result, labels, settings.bootstrap, thresholds, settings.seed)
-    rows = tuple(
-        (
-            name,
-            with_span(own["balanced_accuracy"]),
-            percent(own["accuracy"][0]),
-            percent(own["majority_accuracy"]),
-        )
-        for name, own in {**each, "Mean": mean}.items()
-    )
-    header = ("Attribute", "Balanced accuracy", "Accuracy", "Majority guess")
-    note = "In per cent, with 95 % intervals over the measured images; a guess is balanced at 50."
-    numbers = {
+
+    def mean(labels):
+        return mean_with_interval(result, labels, settings.bootstrap, thresholds, settings.seed)
+
+    return {
         "layer": layer,
         "training_images": len(fits.labels("train")),
         "images": len(fits.labels(subject.split)),
-        "labels": each,
-        "thresholds": dict(zip(labels, thresholds, strict=True)),
-        "mean": mean,
+        "note": fits.note,
+        "labels": {label: mean([label]) for label in task.labels},
+        "thresholds": dict(zip(task.labels, thresholds, strict=True)),
+        "mean": mean(task.labels),
     }
-    about = _ABOUT.format(
-        layer=layer,
-        training=numbers["training_images"],
-        count=numbers["images"],
-        split=subject.split,
-        note=fits.note,
-    )
-    plot = Plot("Balanced accuracy of unseen attributes", _drawn(each))
-    return Finding(
-        Section("Unseen attributes", about, (Table(header, rows, note=note),), (plot,), ()), numbers
-    )
 
 
 def matched_thresholds(labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:
