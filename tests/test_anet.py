@@ -35,7 +35,7 @@ def test_channels_and_cells_are_those_of_deepid2():
         "conv3": (7 * 6, 3, 3, 40, 60),  # cells of 2x2 neurons on a map of 14x12
         "conv4": (7 * 6, 2, 2, 60, 80),  # cells of one neuron on a map of 7x6
     }
-    assert model.get_layer("fc").kernel.shape == (7 * 6 * 80, 160)
+    assert model.get_layer("dense").kernel.shape == (7 * 6 * 80, 160)
 
 
 @pytest.mark.parametrize("views", [1, 5, 9])

@@ -52,7 +52,9 @@ def build(
         window: height and width of the pictures of training, where `pixels` are larger; empty for
             the whole picture.
         views: 1, 5 or 9 places around the strongest one, 4 pixels apart.
-        batch_normalization: normalise every convolution's output (the paper: no).
+        batch_normalization: normalise what every layer gives, ahead of its rectified linear units
+            (the paper: no). Without, the features of people as classes shrank towards nothing
+            within 150 steps (see `faceattr_tf.configs.lnets_anet.anet_identity`).
 
     Returns:
         Stage -> output: `pool1`, `pool2`, `pool3`, `relu4` and the features `fc`, `[B, F]`; where
@@ -76,10 +78,10 @@ def build(
         )
     interweaved = views > 1 or window != size
 
-    def normalised(x, name):
+    def rectified(x, number, name=""):
         if batch_normalization:
-            x = BatchNormalization(name=f"norm{name}")(x)
-        return layers.ReLU(name=f"relu{name}")(x)
+            x = BatchNormalization(name=f"norm{number}")(x)
+        return layers.ReLU(name=name or f"relu{number}")(x)
 
     x, stages = pixels, {}
     for number, (filters, side) in enumerate(_SHARED, start=1):
@@ -90,7 +92,7 @@ def build(
             kernel_initializer="he_normal",
             name=f"conv{number}",
         )(x)
-        x = normalised(x, number)
+        x = rectified(x, number)
         stages[f"pool{number}"] = x = layers.MaxPooling2D(2, name=f"pool{number}")(x)
 
     (third, fourth) = (
@@ -110,20 +112,22 @@ def build(
         x = ops.reshape(x, (-1, *x.shape[3:]))  # every place as a picture of its own
     else:
         x = third(x)
-    x = normalised(x, 3)
+    x = rectified(x, 3)
     x = layers.MaxPooling2D(2, name="pool3")(x)
     if not interweaved:
         stages["pool3"] = x
-    x = normalised(fourth(x), 4)
-    dense = layers.Dense(
-        max(1, round(width * features)), "relu", kernel_initializer="he_normal", name="fc"
-    )
+    x = rectified(fourth(x), 4)
     if not interweaved:
         stages["relu4"] = x
-        return stages | {"fc": dense(layers.Flatten(name="flatten")(x))}
-    x = ops.reshape(x, (-1, *places, *x.shape[1:]))
-    x = StrongestViews(VIEWS[views], name="strongest")(x)
-    x = ops.reshape(x, (-1, *x.shape[2:]))
-    x = dense(layers.Flatten(name="flatten")(x))
-    x = ops.reshape(x, (-1, views * x.shape[-1]))
+    else:
+        x = ops.reshape(x, (-1, *places, *x.shape[1:]))
+        x = StrongestViews(VIEWS[views], name="strongest")(x)
+        x = ops.reshape(x, (-1, *x.shape[2:]))
+    x = layers.Flatten(name="flatten")(x)
+    units = max(1, round(width * features))
+    x = layers.Dense(units, kernel_initializer="he_normal", name="dense")(x)
+    x = rectified(x, 5, name="fc")
+    if not interweaved:
+        return stages | {"fc": x}
+    x = ops.reshape(x, (-1, views * units))
     return stages | {"views": layers.Identity(name="views")(x)}
