@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import joblib
 import keras
 import numpy as np
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
-from sklearn.svm import LinearSVC
 
 from data_pipelines.errors import UserError
 from data_pipelines.progress import progress_bar
@@ -19,7 +17,11 @@ from data_pipelines.tasks import Task
 from faceattr_tf.configs.base import LINEAR_SVM, Phase
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import Features
+from faceattr_tf.features.machines import fit_machine
 from faceattr_tf.models.heads import HEAD_PREFIX
+
+_WORTH_PROCESSES = 1_000_000
+"""Numbers in all features from which on machines are fitted by several processes."""
 
 
 def check_linear_svm(experiment: Experiment, phase: Phase) -> None:
@@ -57,8 +59,8 @@ def fit_heads(
 
     Every label, and every class against the others, has a machine of its own. Its cost is the one
     of `phase.costs` with the best sum of accuracy and balanced accuracy on validation, at the
-    machine's own threshold; of equal ones the smaller. Features are standardised by the
-    training examples, which the weights of the head undo. Labels of one sign alone, which no
+    machine's own threshold; of equal ones the smaller (`fit_machine`). Features are standardised by
+    the training examples, which the weights of the head undo. Labels of one sign alone, which no
     machine can be fitted to, get a constant answer.
 
     Args:
@@ -79,11 +81,13 @@ def fit_heads(
     fitted = {task.name: [] for task in tasks}
     with (
         progress_bar(len(columns), "SVM", show=progress) as bar,
-        # The solver leaves Python's lock, so that threads do and nothing is copied.
-        joblib.Parallel(n_jobs=-1, prefer="threads", return_as="generator") as parallel,
+        # In processes, since the solver's random numbers are shared by the threads of one.
+        joblib.Parallel(
+            n_jobs=-1 if features.size > _WORTH_PROCESSES else 1, return_as="generator"
+        ) as parallel,
     ):
         machines = parallel(
-            joblib.delayed(_fit)(
+            joblib.delayed(fit_machine)(
                 features,
                 signs(task, labels[task.name], index),
                 held,
@@ -124,27 +128,3 @@ def signs(task: Task, labels: np.ndarray, index: int) -> np.ndarray:
     if task.kind == "multilabel":
         return labels[:, index]
     return np.where(labels < 0, -1, labels == index)
-
-
-def _fit(features, labels, held, held_labels, costs) -> tuple:
-    """Weights float64 `[F]`, bias and cost of the machine that is best on validation."""
-    known, held_known = labels >= 0, held_labels >= 0
-    present = np.unique(labels[known])
-    if len(present) < 2:
-        sign = 2.0 * present[0] - 1.0 if len(present) else 0.0
-        return np.zeros(features.shape[1]), sign, None
-    comparable = len(np.unique(held_labels[held_known])) == 2
-    best, best_score = None, -np.inf
-    for cost in sorted(costs if comparable else [np.median(costs)]):
-        # The dual's solver draws random numbers that all threads share.
-        # The penalty is on the intercept too, which of a rare label would come out too small.
-        machine = LinearSVC(C=cost, dual=False, intercept_scaling=10.0)
-        machine.fit(features[known], labels[known])
-        score = 0.0
-        if comparable:
-            truth, said = held_labels[held_known], machine.predict(held[held_known])
-            score = accuracy_score(truth, said) + balanced_accuracy_score(truth, said)
-        if score > best_score:
-            best = machine.coef_[0].astype(float), float(machine.intercept_[0]), cost
-            best_score = score
-    return best
