@@ -69,7 +69,10 @@ def anet_identity() -> Recipe:
 
     Validation is a share of the images of the same people. The paper has 8,000 people with 20
     images each and says neither rates nor steps nor the weight of the similarity loss. Chosen here:
-    AdamW, batch normalisation, distances of normalised features, four images of a person together.
+    AdamW, batch normalisation, distances of normalised features, two images of a person together.
+    With four of 32 people together, of 4,882 who have three images each, the softmax learned nothing
+    in 75 steps, in which with two it began to; at ten times the weight nothing but the similarity
+    was learned in 200.
 
     `faceattr-train --config=anet_identity --records=PEOPLE,CELEBA --workdir=WORKDIR`
     """
@@ -81,11 +84,11 @@ def anet_identity() -> Recipe:
             validation_share=0.1,
             validation_by_person=False,
             validation_of_training=True,
-            images_per_person=4,
+            images_per_person=2,
         ),
         tasks=(TaskConfig("identity"),),
         model=dataclasses.replace(ANET),
-        losses=(("similarity", 0.1, ("normalise", True)),),
+        losses=(("similarity", 0.01, ("normalise", True)),),
         phases=(
             Phase(
                 name="identity",
