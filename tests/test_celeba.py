@@ -173,6 +173,11 @@ def test_the_identity_protocol_splits_by_person(tree, tmp_path):
     assert {name: example["split"] for name, example in examples(records).items()} == expected
     left_out = len(names) - len(expected)
     assert records.left_out["images of identities beyond the protocol"] == left_out > 0
+    machines = build("celeba", tree, tmp_path / "machines", split="identity_svm")
+    renamed = {"validation": "train", "test": "test"}
+    assert {name: example["split"] for name, example in examples(machines).items()} == {
+        name: renamed[split] for name, split in expected.items() if split != "train"
+    }
 
 
 def test_optional_files_may_be_absent(tree, tmp_path):

@@ -14,12 +14,16 @@ from data_pipelines.formats.numeric_table import NumericTable, csv_fields, parse
 from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder
 
 SPLITS = ("train", "validation", "test")
-IDENTITY_RANGES = {"train": (1, 8000), "validation": (8001, 9000), "test": (9001, 10000)}
-"""First and last identity per split of `split=identity`.
+IDENTITY_RANGES = {
+    "identity": {"train": (1, 8000), "validation": (8001, 9000), "test": (9001, 10000)},
+    "identity_svm": {"train": (8001, 9000), "test": (9001, 10000)},
+}
+"""First and last identity per split of `split=identity` and `split=identity_svm`.
 
 LNets+ANet (section 5) trains its networks on the images of the first eight thousand identities,
-its support vector machines on those of another thousand, and tests on the remaining thousand. The
-data set has 10,177 identities: the images of the last 177 are counted and left out.
+its support vector machines on those of another thousand, and tests on the remaining thousand: the
+networks learn from records of the first kind, the machines from records of the second. The data set
+has 10,177 identities: the images of the others are counted and left out.
 """
 
 _FEW = 5  # so many missing images are named one by one
@@ -49,7 +53,7 @@ class Celeba(FaceBuilder):
     out and counted; with `no=0` the attributes say 0 for no.
 
     `split=official` is `list_eval_partition` (162,770 / 19,867 / 19,962 images); `split=identity`
-    is the protocol of LNets+ANet, see `IDENTITY_RANGES`.
+    and `split=identity_svm` are the protocol of LNets+ANet, see `IDENTITY_RANGES`.
     """
 
     ABOUT = About(
@@ -63,7 +67,7 @@ class Celeba(FaceBuilder):
     )
     OPTIONS: Mapping[str, tuple] = {
         "images": ("aligned", "wild"),
-        "split": ("official", "identity"),
+        "split": ("official", *IDENTITY_RANGES),
         "rows": ("complete", "subset"),
         "no": ("-1", "0"),
     }
@@ -212,10 +216,10 @@ class Celeba(FaceBuilder):
 
     def _parts(self, names: list[str], identities: np.ndarray) -> np.ndarray:
         """Index of each image's split in `SPLITS`, -1 for what the protocol leaves out."""
-        if self.options["split"] == "identity":
+        if ranges := IDENTITY_RANGES.get(self.options["split"]):
             parts = np.full(len(names), -1)
-            for part, split in enumerate(SPLITS):
-                first, last = IDENTITY_RANGES[split]
+            for split, (first, last) in ranges.items():
+                part = SPLITS.index(split)
                 parts[(identities >= first) & (identities <= last)] = part
             self.left_out["images of identities beyond the protocol"] = int((parts < 0).sum())
             return self._present(parts, names)

@@ -136,6 +136,10 @@ def anet_svm() -> Recipe:
 
     `faceattr-train --config=anet_svm --records=LFWA --workdir=WORKDIR
     --config.model.weights=WORKDIR_OF_ANET/model.keras`
+
+    The paper's own partition of CelebA parts people into those of the networks, of the machines and
+    of the test: records built with `--option split=identity` for the networks, and with `--option
+    split=identity_svm` for this.
     """
     recipe = off_the_shelf()
     recipe.data.crop = dataclasses.replace(FACE)
