@@ -214,7 +214,7 @@ def evaluate_task(
         multiclass: accuracy, majority_accuracy, balanced_accuracy (over classes that occur),
         mean_error (of the class index, where classes have an order), confusion (rows: true) and
         `classes` (name -> count, precision, recall, f1); of many classes top5_accuracy instead of
-        the last two;
+        the last three;
         regression: `labels` (name -> count, mae, rmse, r2) and `mean`;
         landmarks: what `landmark_metrics.evaluate` gives;
         transform: what `transform_metrics.evaluate` gives.
@@ -322,7 +322,6 @@ def _evaluate_multiclass(task, labels, outputs, majority):
         "accuracy": _ratio(right.sum(), count),
         "majority_accuracy": None if usual is None else _ratio((truth == usual).sum(), count),
         "balanced_accuracy": _mean(map(_ratio, right, true)),
-        "mean_error": _ratio(np.abs(truth - predicted).sum(), count),
     }
     if has_many_classes(task):
         return result | {"top5_accuracy": _ratio(_among_first(truth, outputs, 5).sum(), count)}
@@ -336,7 +335,11 @@ def _evaluate_multiclass(task, labels, outputs, majority):
         }
         for index, name in enumerate(task.labels)
     }
-    return result | {"confusion": confusion.reshape(classes, classes).tolist(), "classes": rows}
+    return result | {
+        "mean_error": _ratio(np.abs(truth - predicted).sum(), count),
+        "confusion": confusion.reshape(classes, classes).tolist(),
+        "classes": rows,
+    }
 
 
 def _among_first(truth, outputs, most):
