@@ -1,9 +1,21 @@
-"""How every command of this project ends: status 0, or one line that says what was wrong."""
+"""How every command of this project begins and ends: its help, and status 0 or one line of error."""
 
+import argparse
 import sys
 from collections.abc import Callable
 
 from data_pipelines.commands.native_log import without_chatter
+
+
+def command_parser(name: str, description: str, examples: str = "") -> argparse.ArgumentParser:
+    """A parser of flags that are written in full; its help shows both texts as they stand."""
+    return argparse.ArgumentParser(
+        name,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def run_command(name: str, main: Callable[[], object]) -> int:

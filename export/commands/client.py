@@ -9,7 +9,7 @@ import json
 import os
 import sys
 
-from data_pipelines.commands.running import run_command
+from data_pipelines.commands.running import command_parser, run_command
 from data_pipelines.errors import UserError
 
 EXAMPLES = """\
@@ -21,13 +21,7 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    result = argparse.ArgumentParser(
-        "faceattr-client",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    result = command_parser("faceattr-client", __doc__, EXAMPLES)
     add = result.add_argument
     add("paths", nargs="+", metavar="PATH", help="image, folder (searched recursively) or pattern")
     add("--server", required=True, metavar="HOST:PORT", help="8500 is gRPC, 8501 REST by default")

@@ -7,7 +7,7 @@ this machine alone, and Kubernetes manifests.
 import argparse
 import sys
 
-from data_pipelines.commands.running import run_command
+from data_pipelines.commands.running import command_parser, run_command
 from data_pipelines.errors import UserError
 from export.deployment import IMAGE, write_deployment
 
@@ -25,13 +25,7 @@ neither label nor version are answered by the highest version that is loaded.
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    result = argparse.ArgumentParser(
-        "faceattr-deploy",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    result = command_parser("faceattr-deploy", __doc__, EXAMPLES)
     add = result.add_argument
     add("--models", required=True, metavar="DIR", help="folder that faceattr-export wrote to")
     add("--output", required=True, metavar="DIR", help="folder to make")

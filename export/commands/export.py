@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from data_pipelines.commands.running import run_command
+from data_pipelines.commands.running import command_parser, run_command
 from data_pipelines.errors import UserError
 from data_pipelines.keras_settings import prepare_keras
 
@@ -24,13 +24,7 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    result = argparse.ArgumentParser(
-        "faceattr-export",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    result = command_parser("faceattr-export", __doc__, EXAMPLES)
     add = result.add_argument
     add("--workdir", required=True, metavar="DIR", help="folder of a training run")
     add("--output", required=True, metavar="DIR", help="folder that holds exported models")

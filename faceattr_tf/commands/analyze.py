@@ -24,7 +24,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from data_pipelines.commands.running import run_command
+from data_pipelines.commands.running import command_parser, run_command
 from data_pipelines.keras_settings import prepare_keras
 
 EXAMPLES = """\
@@ -36,13 +36,7 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    result = argparse.ArgumentParser(
-        "faceattr-analyze",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    result = command_parser("faceattr-analyze", __doc__, EXAMPLES)
     add = result.add_argument
     add("--workdir", required=True, metavar="DIR", help="folder of a training run")
     add("--records", required=True, metavar="DIR", help="records that `faceattr-data build` made")

@@ -14,7 +14,7 @@ in every run; where a condition has two or more runs, they also hold what anothe
 import argparse
 import sys
 
-from data_pipelines.commands.running import run_command
+from data_pipelines.commands.running import command_parser, run_command
 from data_pipelines.errors import UserError
 from data_pipelines.keras_settings import prepare_keras
 from faceattr_tf.reports.published import TEST_EXAMPLES
@@ -32,13 +32,7 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    result = argparse.ArgumentParser(
-        "faceattr-compare",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    result = command_parser("faceattr-compare", __doc__, EXAMPLES)
     add = result.add_argument
     add(
         "conditions",

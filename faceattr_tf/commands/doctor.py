@@ -5,20 +5,15 @@ follows from them; Keras' backend and data format and where they were set; free 
 extras that are missing and how to install them.
 """
 
-import argparse
 import os
 import sys
 
-from data_pipelines.commands.running import run_command
+from data_pipelines.commands.running import command_parser, run_command
 
 
 def main(arguments: list[str]) -> None:
     """Prints the page."""
-    argparse.ArgumentParser(
-        "faceattr-doctor",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args(arguments)
+    command_parser("faceattr-doctor", __doc__).parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what it would say stands on the page
     from faceattr_tf.doctor import report
 

@@ -8,7 +8,7 @@ on, the report warns.
 import argparse
 import sys
 
-from data_pipelines.commands.running import run_command
+from data_pipelines.commands.running import command_parser, run_command
 from data_pipelines.keras_settings import prepare_keras
 
 EXAMPLES = """\
@@ -20,13 +20,7 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    result = argparse.ArgumentParser(
-        "faceattr-evaluate",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    result = command_parser("faceattr-evaluate", __doc__, EXAMPLES)
     add = result.add_argument
     add("--workdir", required=True, metavar="DIR", help="folder of a training run")
     add(

@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 
-from data_pipelines.commands.running import run_command
+from data_pipelines.commands.running import command_parser, run_command
 from data_pipelines.detection.mtcnn import MAXIMUM_SIDE
 from data_pipelines.errors import UserError
 from data_pipelines.formats.encoded import MAX_PIXELS
@@ -30,13 +30,7 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    result = argparse.ArgumentParser(
-        "faceattr-predict",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    result = command_parser("faceattr-predict", __doc__, EXAMPLES)
     add = result.add_argument
     add("paths", nargs="+", metavar="PATH", help="image, folder (searched recursively) or pattern")
     add("--workdir", required=True, metavar="DIR", help="folder of a training run")
