@@ -10,6 +10,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.formats.tfrecord import RecordFiles
+from data_pipelines.input.ending import close_iterators_at_exit
 from data_pipelines.input.samplers import OfPeople
 from data_pipelines.input.stream import Source
 from data_pipelines.records.record_set import RecordSet
@@ -92,9 +93,6 @@ def stream_of_people(
 ):
     """Slices of batches in which several images of a person stand together, read where they lie.
 
-    What reads ahead needs the interpreter: a program that ends while it holds an iterator of this
-    dataset in a global variable waits for ever.
-
     Args:
         sources: where examples come from; their `images_per_person` is the same.
         seed: the seed of the order.
@@ -139,5 +137,6 @@ def stream_of_people(
         examples, own = tf.numpy_function(read, [number], (tf.string, tf.int64))
         return number, (tf.ensure_shape(examples, [size]), tf.ensure_shape(own, [size]))
 
+    close_iterators_at_exit()
     numbers = tf.data.Dataset.range(start_step * workers + index, tf.int64.max, workers)
     return numbers.map(tf.autograph.experimental.do_not_convert(examples_at))

@@ -11,6 +11,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.input.batches import unsharded
+from data_pipelines.input.ending import close_iterators_at_exit
 from data_pipelines.input.people import check_people_fit
 from data_pipelines.input.samplers import COPY, OfPeople, Shuffled, random
 from data_pipelines.tasks import Task
@@ -188,6 +189,7 @@ def feature_batches(
         return tf.TensorSpec((size, *values.shape[1:]), dtype)
 
     signature = keras.tree.map_structure(specification, stream.examples(0, size))
+    close_iterators_at_exit()
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return unsharded(dataset.prefetch(tf.data.AUTOTUNE))
 
