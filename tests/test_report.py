@@ -72,6 +72,7 @@ def _contents(**changes):
                   "parameters": 12345, "best": {"step": 20}, "crop": {"kind": "none"},
                   "trained_on": [{"name": "mtfl", "path": "/records", "fingerprint": "a"}]},
         "flip": False,
+        "ten_crop": 0.0,
         "bootstrap": 20,
         "tasks": {result.task.name: result.numbers for result in RESULTS},
         "not_shared": {"model_only": {"hair": ["long & wavy"]}, "data_only": {}},

@@ -162,6 +162,25 @@ def adjustment(augment: Augment, numbers: dict, height: int, width: int):
     return tf.reshape(tf.stack(rows, axis=1), [-1, 2, 3]), flipped
 
 
+def ten_crop_patches(share: float, height: int, width: int):
+    """The five patches of `Augment.ten_crop`, not mirrored.
+
+    Args:
+        share: side of a patch as a share of the crop's.
+        height: height of the crop, and of a patch, in pixels.
+        width: its width.
+
+    Returns:
+        float32 `[5, 2, 3]`, from a patch's pixels to those of the crop.
+    """
+    import tensorflow as tf
+
+    count = len(_PATCHES)
+    numbers = dict.fromkeys(_DRAWS, tf.fill([count], 0.5))  # the middle of every change is none
+    numbers["patch"] = (tf.range(count, dtype=tf.float32) + 0.5) / count
+    return adjustment(Augment(ten_crop=share), numbers, height, width)[0]
+
+
 def mirror(count, width: int):
     """The transform `[count, 2, 3]` that mirrors a crop of this width."""
     import tensorflow as tf

@@ -23,6 +23,7 @@ from data_pipelines.input.augment import (
     mirror,
     random_numbers,
     soften,
+    ten_crop_patches,
 )
 from data_pipelines.input.labels import join_ragged, label_places, mirror_labels
 from data_pipelines.input.people import (
@@ -128,6 +129,7 @@ def evaluation_batches(
     flip: bool = False,
     copy: RandomCopy | None = None,
     start: int = 0,
+    ten_crop: float = 0.0,
 ):
     """The examples of a source once, in stored order, the last batch as long as it is.
 
@@ -141,6 +143,9 @@ def evaluation_batches(
         copy: change every example at random; what changes follows from the copy and the place of
             the example in the stored split alone. Not together with `flip`.
         start: examples to leave out at the beginning, before anything is decoded.
+        ten_crop: show the five patches of `Augment.ten_crop` with such a share, not mirrored, in
+            place of the crop: `image` is `[B, 5, H, W, 3]`; `transform` and places in `labels` are
+            those of the first patch, the centre. Not together with `flip` and `copy`.
 
     Returns:
         `tf.data.Dataset` of the same dicts as `training_batches`.
@@ -166,6 +171,13 @@ def evaluation_batches(
     def prepare(number, batch):
         fields = parse(*batch)
         count = tf.shape(fields["image"])[0]
+        if ten_crop:
+            patches = ten_crop_patches(ten_crop, view.crop.height, view.crop.width)
+            shown = [
+                assemble(fields, tf.repeat(patch[None], count, axis=0), None)
+                for patch in tf.unstack(patches)
+            ]
+            return shown[0] | {"image": tf.stack([patch["image"] for patch in shown], axis=1)}
         if flip:
             return assemble(fields, mirror(count, view.crop.width), tf.fill([count], True))
         first = start + number * batch_size

@@ -31,7 +31,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--split", default="test", metavar="NAME", help="part of the records (default: test)")
     add("--output", metavar="DIR", help="folder for the reports (default: WORKDIR/evaluation)")
-    add("--flip", action="store_true", help="average with the outputs for the mirrored image")
+    views = result.add_mutually_exclusive_group()
+    views.add_argument(
+        "--flip", action="store_true", help="average with the outputs for the mirrored image"
+    )
+    views.add_argument(
+        "--ten_crop",
+        action="store_true",
+        help="average over centre and corners, mirrored and not, of the size in training",
+    )
     add(
         "--bootstrap",
         type=int,
@@ -55,6 +63,7 @@ def main() -> None:
         flags.split,
         output=flags.output,
         flip=flags.flip,
+        ten_crop=flags.ten_crop,
         bootstrap=flags.bootstrap,
         batch_size=flags.batch_size,
     )

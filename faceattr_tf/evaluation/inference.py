@@ -29,7 +29,8 @@ def predict_outputs(
 
     Args:
         model: a `keras.Model`, or what `forward_function` made of one.
-        batches: the elements of `data_pipelines.input.batches.evaluation_batches`.
+        batches: the elements of `data_pipelines.input.batches.evaluation_batches`; where they show
+            several patches of an image, the outputs are averaged over these.
         flip: average the outputs with those of the mirrored image. Needs `tasks`.
         tasks: the model's tasks, whose `mirror` says how labels swap in a mirrored image.
 
@@ -48,14 +49,19 @@ def predict_outputs(
     forward = forward_function(model) if isinstance(model, keras.Model) else model
     outputs, labels, transforms, filenames = [], [], [], []
     for batch in batches:
-        images = batch["image"]
-        result = _to_numpy(forward(images))
-        if flip:
-            mirrored = _to_numpy(forward(images[:, :, ::-1]))
-            for task in tasks:
-                pair = result[task.name], mirrored[task.name]
-                result[task.name] = average_mirrored(task, *pair)
-        outputs.append(result)
+        shown = batch["image"]
+        # Of several patches: [B, P, H, W, 3].
+        patches = [shown[:, i] for i in range(shown.shape[1])] if len(shown.shape) == 5 else [shown]
+        results = []
+        for images in patches:
+            result = _to_numpy(forward(images))
+            if flip:
+                mirrored = _to_numpy(forward(images[:, :, ::-1]))
+                for task in tasks:
+                    pair = result[task.name], mirrored[task.name]
+                    result[task.name] = average_mirrored(task, *pair)
+            results.append(result)
+        outputs.append({name: np.mean([one[name] for one in results], axis=0) for name in result})
         labels.append({name: np.asarray(label) for name, label in batch["labels"].items()})
         transforms.append(np.asarray(batch["transform"], np.float32))
         filenames += map(os.fsdecode, np.asarray(batch["filename"]))

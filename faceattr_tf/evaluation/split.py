@@ -87,8 +87,35 @@ class SplitBatches:
         return named_failures(self.dataset, [self.source])
 
 
+def ten_crop_share(workdir) -> float:
+    """Side of the patches that a run was trained on at its end, as a share of the crop's.
+
+    Raises:
+        UserError: it was not trained on patches, or answers with places in what it sees.
+    """
+    recipe = workdir.recipe()
+    share = recipe.data.augment.ten_crop
+    for phase in recipe.phases[-1:]:
+        share = dict(phase.augment).get("ten_crop", share)
+    if not share:
+        raise UserError(
+            f"{workdir.path}: the run was not trained on ten crops (data.augment.ten_crop is 0)"
+        )
+    for task in workdir.tasks:
+        if task.kind in ("landmarks", "transform"):
+            raise UserError(
+                f"task {task.name!r}: ten crops cannot be averaged, as its answers are places in "
+                "each of them"
+            )
+    return share
+
+
 def split_batches(
-    workdir, records: RecordSet, split: str = "test", batch_size: int = 128
+    workdir,
+    records: RecordSet,
+    split: str = "test",
+    batch_size: int = 128,
+    ten_crop: float = 0.0,
 ) -> SplitBatches:
     """A split as a run's model sees it, with the labels of the tasks that both share.
 
@@ -97,6 +124,8 @@ def split_batches(
         records: the record set.
         split: which part of it; what training held back for validation is found again.
         batch_size: images per batch.
+        ten_crop: side of the patches that stand in place of the crop, as a share of its own; 0
+            for the crop.
 
     Returns:
         The elements of `data_pipelines.input.batches.evaluation_batches`.
@@ -110,6 +139,7 @@ def split_batches(
         tasks,
         workdir.view,
         batch_size=batch_size,
+        ten_crop=ten_crop,
     )
     return SplitBatches(dataset, source)
 

@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.records.record_set import RecordSet
-from faceattr_tf.evaluation.split import measure_split, share_tasks, split_batches, validation_part
+from faceattr_tf.evaluation.split import (
+    measure_split,
+    share_tasks,
+    split_batches,
+    ten_crop_share,
+    validation_part,
+)
 
 
 def evaluate(
@@ -21,6 +27,7 @@ def evaluate(
     *,
     output: str | os.PathLike | None = None,
     flip: bool = False,
+    ten_crop: bool = False,
     bootstrap: int = 1000,
     batch_size: int = 128,
 ) -> dict[str, dict]:
@@ -32,15 +39,18 @@ def evaluate(
         split: which part of the records.
         output: folder for the reports; default `<workdir>/evaluation`.
         flip: average every output with that of the mirrored image.
+        ten_crop: average it over ten crops instead: centre and corners, mirrored and not, as large
+            as the run was trained on by `Augment.ten_crop`.
         bootstrap: resamples for the 95 % intervals; 0 leaves them out.
         batch_size: images per forward pass.
 
     Returns:
-        Name of the report's folder (`<records>-<split>[-flip]`) -> everything that is in its
-        `report.json`; the key `folder` says where it lies.
+        Name of the report's folder (`<records>-<split>[-flip|-ten_crop]`) -> everything that is in
+        its `report.json`; the key `folder` says where it lies.
 
     Raises:
-        UserError: the workdir or records are missing, share no task, or the split is unknown.
+        UserError: the workdir or records are missing, share no task, the split is unknown, or the
+            run was not trained on ten crops.
     """
     from faceattr_tf.workdir import Workdir
 
@@ -60,21 +70,24 @@ def evaluate(
         share_tasks(workdir.tasks, record_set)
         if not record_set.count(split, *validation_part(workdir, record_set)):
             raise UserError(f"{record_set.path}: split {split!r} holds no examples")
+    share = ten_crop_share(workdir) if ten_crop else 0.0
     model = workdir.load_model()
     reports = {}
     for record_set in record_sets:
-        stem = f"{record_set.name}-{split}" + ("-flip" if flip else "")
+        stem = f"{record_set.name}-{split}" + ("-ten_crop" if share else "-flip" if flip else "")
         name, number = stem, 1
         while name in reports:
             number += 1
             name = f"{stem}-{number}"
         reports[name] = _evaluate_records(
-            workdir, model, record_set, split, folder / name, flip, bootstrap, batch_size
+            workdir, model, record_set, split, folder / name, flip, share, bootstrap, batch_size
         )
     return reports
 
 
-def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, batch_size):
+def _evaluate_records(
+    workdir, model, records, split, folder, flip, ten_crop, bootstrap, batch_size
+):
     from faceattr_tf.evaluation.bootstrap import intervals
     from faceattr_tf.evaluation.leakage import training_overlap
     from faceattr_tf.reports import page
@@ -85,7 +98,8 @@ def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, b
     recipe, metadata = workdir.recipe(), workdir.metadata()
 
     batches = split_batches(workdir, records, split, batch_size)
-    results, filenames = measure_split(workdir, model, records, batches, flip)
+    shown = split_batches(workdir, records, split, batch_size, ten_crop) if ten_crop else batches
+    results, filenames = measure_split(workdir, model, records, shown, flip or bool(ten_crop))
     if bootstrap:
         for result in results:
             result.numbers["intervals"] = intervals(result, bootstrap)
@@ -113,6 +127,7 @@ def _evaluate_records(workdir, model, records, split, folder, flip, bootstrap, b
             "trained_on": metadata.get("records", []),
         },
         "flip": flip,
+        "ten_crop": ten_crop,
         "bootstrap": bootstrap,
         "tasks": {result.task.name: result.numbers for result in results},
         "not_shared": share_tasks(workdir.tasks, records)[1],

@@ -228,12 +228,19 @@ def facts(contents: dict) -> dict[str, str]:
         "Workdir": model["workdir"],
         "Trained on": ", ".join(entry["name"] for entry in model["trained_on"]) or "unknown",
         "Crop": crop,
-        "Flip averaging": "on" if contents["flip"] else "off",
+        "Averaged over": _views(contents),
         "Intervals": f"95 %, {contents['bootstrap']:,} bootstrap resamples of the test images; "
         "another training run would add to them"
         if contents["bootstrap"]
         else "none",
     }
+
+
+def _views(contents: dict) -> str:
+    """What every answer is the mean of."""
+    if contents["ten_crop"]:
+        return f"ten crops of {contents['ten_crop']:.1%} of the sides"
+    return "the image and its mirror image" if contents["flip"] else "the image alone"
 
 
 def headlines(contents: dict) -> list[tuple[str, str, str]]:
