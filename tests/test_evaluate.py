@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from tiny_workdir import TASKS, build_model, make_workdir
+from untrained_run import make_run
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
@@ -252,8 +253,16 @@ def test_a_report_lists_what_is_not_shared_and_checks_the_training_images(evalua
     assert stored["tasks"]["attributes"]["metrics"] == contents["tasks"]["attributes"]["metrics"]
 
 
+@pytest.fixture
+def without_plots(monkeypatch):
+    """Reports without plots, which take longest."""
+    from faceattr_tf.reports import page
+
+    monkeypatch.setattr(page, "task_plots", lambda result: [])
+
+
 def test_training_images_are_recognised_and_flip_and_output_are_honoured(
-    evaluated, mtfl_records, tmp_path
+    evaluated, mtfl_records, tmp_path, without_plots
 ):
     workdir, _ = evaluated
     reports = evaluate(
@@ -266,7 +275,54 @@ def test_training_images_are_recognised_and_flip_and_output_are_honoured(
     assert "carry the name of an image that the model was trained on" in page
 
 
-def test_several_records_get_a_report_each_even_under_one_name(evaluated, celeba_records, tmp_path):
+def test_ten_crops_are_ten_answers_averaged(evaluated, mtfl_records, tmp_path, monkeypatch):
+    from data_pipelines.crop.pixels import decode_and_crop
+    from data_pipelines.input.batches import Source, encoded_batches
+    from faceattr_tf.reports import galleries, page
+
+    with pytest.raises(UserError, match="run: the run was not trained on ten crops"):
+        evaluate(evaluated[0].path, mtfl_records.path, ten_crop=True)
+    found = {}
+    monkeypatch.setattr(
+        galleries,
+        "collect_examples",
+        lambda results, *_: found.update({result.task.name: result.outputs for result in results}),
+    )
+    monkeypatch.setattr(page, "write_report", lambda *_: None)
+    tasks = (MTFL_ATTRIBUTES, POSE)
+    run = make_run(tmp_path / "run", tasks=tasks, records=mtfl_records)
+    recipe = run.recipe()
+    recipe.data.augment.ten_crop = 0.75
+    run.write_json("config.json", recipe.to_dict())
+    (contents,) = evaluate(
+        run.path, mtfl_records.path, ten_crop=True, bootstrap=0, batch_size=9
+    ).values()
+    assert contents["folder"].endswith("mtfl-test-ten_crop") and contents["ten_crop"] == 0.75
+
+    (batch,) = encoded_batches(Source(mtfl_records, "test"), tasks, batch_size=64)
+    size, adjustments = run.crop.width, []
+    starts = (size / 8, size / 8), (0, 0), (size / 4, 0), (0, size / 4), (size / 4, size / 4)
+    for left, top in starts:
+        # Pixels are squares: their centres lie half a pixel inside.
+        x, y = left - 0.5 + 0.75 / 2, top - 0.5 + 0.75 / 2
+        for across in ([0.75, 0, x], [-0.75, 0, x + 0.75 * (size - 1)]):
+            adjustments.append([across, [0, 0.75, y]])
+    count = len(batch["filename"])
+    place = (np.repeat(batch[name], 10, axis=0) for name in ("image", "box", "landmarks"))
+    adjust = np.float32(adjustments * count)
+    images, _ = decode_and_crop(*place, run.crop, adjust=adjust)
+    for name, answers in run.load_model()(images).items():
+        answers = answers.numpy().reshape(count, 5, 2, -1)
+        if name == "pose":
+            answers[:, :, 1] = answers[:, :, 1, ::-1]
+        expected = answers.mean(axis=(1, 2))
+        np.testing.assert_allclose(found[name], expected, atol=1e-4)
+        assert np.abs(answers[:, 0, 0] - expected).max() > 1e-3
+
+
+def test_several_records_get_a_report_each_even_under_one_name(
+    evaluated, celeba_records, tmp_path, without_plots
+):
     workdir, _ = evaluated
     paths = [celeba_records.path] * 2
     reports = evaluate(workdir.path, paths, output=tmp_path, bootstrap=0)
@@ -291,7 +347,7 @@ def _run(monkeypatch, capsys, *arguments):
 
 
 def test_the_command_prints_the_main_figures_and_the_reports_place(
-    evaluated, mtfl_records, tmp_path, monkeypatch, capsys
+    evaluated, mtfl_records, tmp_path, monkeypatch, capsys, without_plots
 ):
     workdir, _ = evaluated
     arguments = (f"--workdir={workdir.path}", f"--records={mtfl_records.path}")
