@@ -13,7 +13,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
 
-LONGEST = ("train", "facestn", "fine_tuning", "check", "export", "keras_applications", "imports")
+LONGEST = (
+    *("train", "fine_tuning", "spatial_transformer", "check", "facestn", "layer_contract"),
+    *("keras_applications", "model_contract", "batch_losses", "export", "client", "bottlenecks"),
+    *("signatures", "resumption", "alignment", "compare", "input", "skew", "imports"),
+)
 """Files that come first, lest one process works on them alone when the other has nothing left."""
 
 

@@ -244,6 +244,7 @@ def test_kills_in_every_phase_change_nothing(tmp_path, mtfl_records):
     assert_same_weights(tmp_path / "whole.npz", tmp_path / "killed.npz")
 
 
+@pytest.mark.thorough  # phases are those of `finished`; that detections are joined is test_lfwa.py's
 def test_lfwa_in_its_official_layout_goes_through_all_phases(tmp_path, lfwa_tree):
     """LFWA has no landmarks of its own: a table of detections brings them."""
     from data_pipelines.records.build import build

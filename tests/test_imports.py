@@ -117,10 +117,15 @@ kinds = (
     tasks.MTFL_ATTRIBUTES, tasks.POSE, tasks.LANDMARKS,
     tasks.Task("age", "regression", ("years",)),
 )
+# Two parts of a face show what all do.
+parts = {"facetracer": {"regions": ("face", "eyes")}, "panda": {"parts": ("face", "mouth")}}
 # test_keras_applications.py has its own test of the pretrained networks, which are slow to build on JAX.
 for name in set(MODELS) - set(BACKBONES):
-    width = {"width": 0.25} if "width" in options_of(MODELS[name]) else {}
-    model = faceattr_tf.build_model(name, kinds, (64, 64, 3), transformer="lonet", **width)
+    options = parts.get(name, {}) | (
+        {"width": 0.25} if "width" in options_of(MODELS[name]) else {}
+    )
+    transformer = "lonet" if name == "tcdcn" else ""
+    model = faceattr_tf.build_model(name, kinds, (64, 64, 3), transformer=transformer, **options)
     outputs = model.predict_on_batch(np.zeros((2, 64, 64, 3), "float32"))
     for task in kinds:
         labels = np.stack([task.unknown(), np.ones(task.label_shape, task.label_dtype)])
