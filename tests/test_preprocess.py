@@ -39,6 +39,15 @@ def jpeg(picture, quality=98):
     return cv2.imencode(".jpg", picture[..., ::-1], options)[1].tobytes()
 
 
+def test_a_list_of_files_is_cropped_whatever_their_format():
+    picture = np.full((30, 40, 3), 90, np.uint8)
+    files = [jpeg(picture), png(picture)]
+    nowhere = np.full((2, 4), np.nan, "f4"), np.full((2, 5, 2), np.nan, "f4")
+    images, _ = decode_and_crop(files, *nowhere, Crop("none", 12, 10))
+    expected, _ = decode_and_crop(tf.constant(files), *nowhere, Crop("none", 12, 10))
+    np.testing.assert_array_equal(images, expected)
+
+
 def crop_all(encoded, crop, box=None, landmarks=None, **options):
     count = len(encoded)
     box = np.full((count, 4), np.nan, np.float32) if box is None else np.float32(box)

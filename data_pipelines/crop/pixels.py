@@ -41,6 +41,9 @@ def decode_and_crop(image_bytes, box, landmarks, crop: Crop, *, adjust=None, str
     Raises:
         tf.errors.InvalidArgumentError: when it runs, if an image cannot be decoded.
     """
+    import tensorflow as tf
+
+    image_bytes = tf.convert_to_tensor(image_bytes)
     sizes = image_sizes(image_bytes)
     make = compiled if stream else functools.partial
     place, sample = make(_place, crop), make(sample_windows, crop)
@@ -281,7 +284,7 @@ def sample_windows(crop, pixels, sizes, transform):
     """Bilinear interpolation of a batch of crops, each from a window of its own size.
 
     Args:
-        crop: gives height and width of the result.
+        crop: gives height and width of the result: numbers, or scalar tensors.
         pixels: uint8 `[total, 3]`, the windows' pixels one after the other; more may follow.
         sizes: int32 `[B, 2]`, height and width of the windows.
         transform: float32 `[B, 2, 3]`, from pixels of the crop to pixels of the window; what lies
