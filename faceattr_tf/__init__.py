@@ -9,6 +9,7 @@ import importlib
 _EXPORTS = {
     "Analyzer": "prediction.analyzer:Analyzer",
     "LOSSES": "losses:LOSSES",
+    "Localiser": "prediction.localisation:Localiser",
     "MODELS": "models:MODELS",
     "SpatialTransformer": "layers:SpatialTransformer",
     "Workdir": "workdir:Workdir",

@@ -14,6 +14,7 @@ from faceattr_tf.configs.base import Recipe
 
 MODEL = "model.keras"
 TOP = "top.keras"
+LOCALISATION = "localisation.json"
 
 
 class Workdir:
@@ -26,6 +27,7 @@ class Workdir:
     | `model.keras` | the best model by the recipe's validation metric |
     | `top.keras` | of a run on bottlenecks: the best layers behind them, until the run ends |
     | `calibration.json` | temperature and thresholds per task, chosen on validation |
+    | `localisation.json` | of an LNet, where they were chosen: how its maps become windows |
     | `metrics.jsonl` | one row per logged step or validation |
     | `checkpoints/` | model, optimizer, step: what an interrupted run continues from |
     | `tensorboard/` | the same curves for TensorBoard |
@@ -115,6 +117,15 @@ class Workdir:
             task.name: {"temperature": 1.0, "thresholds": [0.5] * len(task.labels)}
             for task in self.tasks
         }
+
+    def localisation(self) -> dict:
+        """What was chosen for finding faces, see `faceattr_tf.prediction.localisation.Stage`."""
+        if not (self.path / LOCALISATION).is_file():
+            return {}
+        fields = self._read_json(LOCALISATION)
+        if not isinstance(fields, dict):
+            raise UserError(f"{self.path / LOCALISATION}: expected names with values, as an object")
+        return fields
 
     def metrics_log(self) -> list[dict]:
         """The rows of `metrics.jsonl`, oldest first; a last row cut short by a crash is left out."""

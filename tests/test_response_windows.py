@@ -81,3 +81,44 @@ def test_an_even_map_has_no_window(response):
 def test_settings_that_make_no_sense_are_named(field, value):
     with pytest.raises(UserError, match=f"{field} {value}: expected"):
         find_windows(np.ones((3, 3)), WindowSettings(**{field: value}))
+
+
+IN_GRAPH = (
+    WindowSettings(),
+    WindowSettings(count=4, threshold=0.0, aspect=0.7),
+    WindowSettings(count=3, separation=3.5, fraction=0.3),
+    WindowSettings(count=9, separation=0.0, fraction=1.0, scale=1.0),
+)
+
+
+def maps():
+    """Noise, and maps of few values, so that responses, distances and both together are equal."""
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        height, width = rng.integers(1, 18, 2)
+        yield rng.random((height, width))
+        yield rng.integers(0, 4, (height, width))
+        yield np.kron(rng.integers(0, 3, (height // 2 + 1, width // 3 + 1)), np.ones((2, 3)))
+        yield (rng.random((height, width)) < 0.1) * rng.integers(1, 4, (height, width))
+    yield from (np.ones((5, 6)), np.zeros((1, 1)), np.eye(7), spots(2.0, 3.0, 1.0, level=-4.0))
+
+
+@pytest.mark.parametrize("settings", IN_GRAPH)
+def test_a_graph_finds_the_same_windows(settings):
+    import tensorflow as tf
+
+    from faceattr_tf.prediction import localisation_graph
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.float32)], autograph=False)
+    def in_graph(response):
+        return localisation_graph.find_windows(response, settings)
+
+    for response in maps():
+        response = response.astype(np.float32)
+        expected, heights = find_windows(response, settings)
+        found, found_heights = (values.numpy() for values in in_graph(response))
+        count = len(heights)
+        np.testing.assert_array_equal(found_heights[:count], heights)
+        np.testing.assert_allclose(found[:count], expected, rtol=1e-9, atol=1e-9)
+        assert found.shape == (settings.count, 4)
+        assert np.isnan(found[count:]).all() and np.isnan(found_heights[count:]).all()

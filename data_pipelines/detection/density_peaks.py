@@ -91,7 +91,8 @@ def density_peaks(
     rho = response[y, x]
     higher, squared = _nearest_higher(y, x, response.shape)
     sigma = np.sqrt(squared)
-    d = np.hypot(rho / rho[0], sigma / (sigma[0] or 1.0))
+    # Not np.hypot, which rounds otherwise than what other programs compute of the definition.
+    d = np.sqrt((rho / rho[0]) ** 2 + (sigma / (sigma[0] or 1.0)) ** 2)
 
     apart = sigma >= separation
     apart[0] = True

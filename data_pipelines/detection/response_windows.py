@@ -45,8 +45,8 @@ class WindowSettings:
 
     def check(self) -> None:
         """Raises UserError if a value makes no sense."""
-        if self.count < 1:
-            raise UserError(f"count {self.count}: expected 1 window or more")
+        if self.count < 1 or self.count % 1:
+            raise UserError(f"count {self.count}: expected a whole number from 1 on")
         if not 0 <= self.threshold < 1:
             raise UserError(f"threshold {self.threshold}: expected a share from 0 to below 1")
         if not 0 <= self.separation < math.inf:

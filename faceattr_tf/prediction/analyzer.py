@@ -17,13 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.detection.mtcnn import MAXIMUM_SIDE, Detector
+from data_pipelines.detection.mtcnn import MAXIMUM_SIDE, Detection, Detector
 from data_pipelines.errors import UserError
 from data_pipelines.formats.encoded import MAX_PIXELS
 from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import LANDMARK_NAMES, Task
 from faceattr_tf.evaluation.transform_metrics import CORNERS, components
 from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face, TaskPrediction
+from faceattr_tf.prediction.localisation import Localiser, crop_of_window
 from faceattr_tf.prediction.picture import Image, Picture, as_list, read_picture
 
 NO_IMAGE = "not an image that can be decoded"
@@ -43,6 +44,8 @@ class Analyzer:
         max_pixels: a picture that is larger by its header is refused before it is decoded.
         maximum_side: width or height in pixels above which faces are looked for in a reduced copy,
             see `data_pipelines.detection.mtcnn.Detector`; all else sees the picture as it is.
+        localiser: looks for faces in place of MTCNN. What is judged of a face is then its window,
+            where the model was trained on whole pictures, too (`crop_of_window`).
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Analyzer:
         batch_size: int = 64,
         max_pixels: int = MAX_PIXELS,
         maximum_side: int = MAXIMUM_SIDE,
+        localiser: Localiser | None = None,
     ):
         """Keeps what it is given; networks are compiled when they are first used."""
         if batch_size < 1:
@@ -62,11 +66,12 @@ class Analyzer:
         check_keras()
         self.model = model
         self.tasks = tuple(tasks)
-        self.crop = crop
+        self.crop = crop_of_window(crop) if localiser else crop
         self.calibration = calibration or {}
         self.batch_size = batch_size
         self.max_pixels = max_pixels
         self.maximum_side = maximum_side
+        self.localiser = localiser
 
     @classmethod
     def from_workdir(cls, path: str | Path, **options) -> "Analyzer":
@@ -107,8 +112,9 @@ class Analyzer:
                 `[N, 4]` for N pictures; NaN where unknown.
             landmarks: its points `[5, 2]` (x, y) in pixels, ordered as
                 `data_pipelines.tasks.LANDMARK_NAMES`, or `[N, 5, 2]`; NaN where unknown.
-            detect: look for faces first, and take each picture's main one (the nearest to the
-                centre); a picture in which none is found is taken as it is.
+            detect: look for faces first, and take each picture's main one (of MTCNN the nearest to
+                the centre, of a localiser the strongest peak); a picture in which none is found is
+                taken as it is.
 
         Raises:
             UserError: a file is missing or is no image, or a shape does not fit (named).
@@ -132,7 +138,7 @@ class Analyzer:
         return faces[0] if single else faces
 
     def find_faces(self, images: Image | Sequence[Image]) -> list[Face] | list[list[Face]]:
-        """Every face that the detector finds in a picture, the most central first.
+        """Every face that the detector finds in a picture, the main one first (see `analyze`).
 
         Args:
             images: the same as of `analyze`.
@@ -161,14 +167,23 @@ class Analyzer:
         return Detector(maximum_side=self.maximum_side)
 
     def _detect(self, pictures: list[Picture]) -> list[list["_Job"]]:
-        found = []
-        for start in range(0, len(pictures), _DECODED):
+        found = [self._localised(picture) for picture in pictures] if self.localiser else []
+        for start in range(len(found), len(pictures), _DECODED):
             part = pictures[start : start + _DECODED]
             found += self._detector(picture.pixels() for picture in part)
         return [
             [_Job(picture, face.box, face.landmarks, float(face.score)) for face in faces]
             for picture, faces in zip(pictures, found, strict=True)
         ]
+
+    def _localised(self, picture: Picture) -> list[Detection]:
+        import tensorflow as tf
+
+        try:
+            (faces,) = self.localiser([picture.content])
+        except tf.errors.InvalidArgumentError as error:
+            raise UserError(f"{picture}: {NO_IMAGE}") from error
+        return faces
 
     @functools.cached_property
     def _network(self):

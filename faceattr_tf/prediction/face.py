@@ -54,7 +54,8 @@ class Face:
         box: left, top, width and height as given or detected; None where unknown.
         landmarks: name of a point -> (x, y), as given or detected, without unknown points;
             None where all are unknown.
-        score: the detector's confidence in 0...1; None where nothing was detected.
+        score: the detector's confidence in 0...1, or what a localiser's peak has above the median
+            of its map; None where nothing was detected.
         tasks: name of a task -> what was predicted: label -> `Attribute` (multilabel), `Choice`
             (multiclass), point -> (x, y) (landmarks), label -> value (regression), or `Alignment`
             (transform).
