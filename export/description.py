@@ -17,6 +17,13 @@ from data_pipelines.files import local
 from data_pipelines.tasks import LANDMARK_NAMES, Task
 
 METADATA_NAME = "faceattr.json"
+
+PHOTOS, PHOTO_PIXELS = "photos", "photo_pixels"
+"""Signatures that find faces first: their answers have a row for every face."""
+
+FACES, FACE_BOX, FACE_RESPONSE = "faces", "face_box", "face_response"
+"""Outputs of these signatures: how many faces were found; where, and how strongly."""
+
 _PACKAGES = ("faceattr_tf", "keras", "numpy", "tensorflow")
 _OUTPUTS = {
     "multilabel": ("probability", "label"),
@@ -27,18 +34,20 @@ _OUTPUTS = {
 }
 
 
-def describe(workdir, model, options) -> dict:
+def describe(workdir, model, options, localiser=None) -> dict:
     """What a client needs to know of a model, as written to `assets/faceattr.json`.
 
     Args:
         workdir: a `faceattr_tf.workdir.Workdir`.
         model: its model.
         options: the `export.saved_model.ExportOptions`, how it is served.
+        localiser: the `faceattr_tf.prediction.localisation.Localiser` that is exported with it.
 
     Returns:
         Signatures (dtypes, shapes, meanings), tasks (kind, labels, temperature, thresholds, names
-        of the outputs), options, crop, input shape, order of the landmarks, recipe, training
-        records, package versions and, where known, the git commit of the code that exported.
+        of the outputs), options, crop, the stages of the localiser, input shape, order of the
+        landmarks, recipe, training records, package versions and, where known, the git commit of
+        the code that exported.
 
     Raises:
         UserError: two tasks would share an output.
@@ -60,12 +69,14 @@ def describe(workdir, model, options) -> dict:
     if repeated:
         raise UserError(f"two tasks would share the output {repeated[0]!r}: rename one of them")
     width = embedding_of(model, workdir.tasks).shape[-1]
+    faces = localiser.faces if localiser else 0
     return {
-        "signatures": describe_signatures(workdir.tasks, tasks, width),
+        "signatures": describe_signatures(workdir.tasks, tasks, width, faces),
         "device_function": TPU_FUNCTION,
         "tasks": tasks,
         **dataclasses.asdict(options),
         "crop": workdir.crop.to_dict(),
+        "localiser": localiser.describe() if localiser else [],
         "input_shape": metadata["input_shape"],
         "landmark_names": list(LANDMARK_NAMES),
         "recipe": recipe.name,
@@ -149,13 +160,20 @@ def named(outputs: dict[str, np.ndarray], description: dict | None) -> dict:
     Returns:
         Per task: multilabel `{label: {"probability": p, "label": bool}}`, multiclass `{"label":
         name, "probabilities": {name: p}}`, regression `{label: value}`, landmarks `{point: [x,
-        y]}`, transform the corners `[[x, y]]`. Outputs of no task stay as they are.
+        y]}`, transform the corners `[[x, y]]`. Outputs of no task stay as they are. Of photographs
+        `{"faces": [...]}`, where that and `face_box` and `face_response` are of every face.
 
     Raises:
         UserError: a task has another number of labels than the answer.
     """
     if description is None:
         return {name: _plain(value) for name, value in outputs.items()}
+    if FACES in outputs:
+        of_faces = {name: values for name, values in outputs.items() if np.ndim(values)}
+        rows = range(int(outputs[FACES]))
+        faces = [{name: values[row] for name, values in of_faces.items()} for row in rows]
+        others = {name: _plain(outputs[name]) for name in outputs.keys() - of_faces.keys()}
+        return others | {FACES: [named(face, description) for face in faces]}
     found, rest = {}, dict(outputs)
     for task in description["tasks"]:
         names, labels = task["outputs"], task["labels"]
@@ -189,6 +207,14 @@ def named(outputs: dict[str, np.ndarray], description: dict | None) -> dict:
 
 def summary(answer: dict) -> str:
     """What `named` gave with a description, in a line: labels that are yes, and classes."""
+    if FACES in answer:
+        count = len(answer[FACES])
+        faces = "; ".join(
+            f"at ({box[0]:.0f}, {box[1]:.0f}) {box[2]:.0f} x {box[3]:.0f}: {summary(face)}"
+            for face in answer[FACES]
+            for box in [face[FACE_BOX]]
+        )
+        return f"{count} face{'s' * (count != 1)}{faces and ' '}{faces}"
     parts = []
     for values in answer.values():
         if not isinstance(values, dict):

@@ -7,6 +7,7 @@ import numpy as np
 
 from data_pipelines.synth.drawing import draw_face
 from data_pipelines.tasks import CELEBA_ATTRIBUTES
+from export.description import PHOTO_PIXELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class DrawnRequests:
 
     def inputs(self, signature: str) -> dict:
         """What a signature takes: name -> array, or list of bytes."""
-        if signature == "pixels":
+        if signature in ("pixels", PHOTO_PIXELS):
             return {"pixels": self.pixels}
         given = {"image_bytes": self.encoded}
         if signature == "crop":

@@ -12,6 +12,7 @@ from data_pipelines.files import local
 from data_pipelines.formats.encoded import ENDINGS, upright
 from data_pipelines.formats.images import ImageFolder
 from data_pipelines.tasks import Task
+from export.description import FACE_BOX, FACE_RESPONSE, FACES, PHOTO_PIXELS, PHOTOS
 from export.drawn_requests import draw_requests
 from faceattr_tf.evaluation.answers import answers
 
@@ -125,7 +126,7 @@ def task_answers(raw: dict, transform, workdir, description: dict) -> dict[str, 
     return found
 
 
-def expected_answers(model, workdir, description: dict, examples: Examples) -> dict:
+def expected_answers(model, workdir, description: dict, examples: Examples, localiser=None) -> dict:
     """What the workdir's Keras model says: signature -> output -> values."""
     import keras
 
@@ -162,4 +163,39 @@ def expected_answers(model, workdir, description: dict, examples: Examples) -> d
     embedding = {EMBEDDING: found["serving_default"][EMBEDDING]}
     for outputs in found.values():
         del outputs[EMBEDDING]
-    return found | {"features": embedding}
+    found["features"] = embedding
+    if localiser:
+        pixels = (decode(data).numpy() for data in examples.encoded)
+        of = model, workdir, description, localiser
+        found[PHOTOS] = _answers_of_photos(examples.encoded, *of)
+        found[PHOTO_PIXELS] = _answers_of_photos(pixels, *of)
+    return found
+
+
+def _answers_of_photos(images, model, workdir, description: dict, localiser) -> dict:
+    """What is said of the faces that a localiser finds in images, by output."""
+    from faceattr_tf.prediction.localisation import crop_boxes, crop_of_window
+
+    crop, rows = crop_of_window(workdir.crop), []
+    for image in images:
+        (faces,) = localiser([image])
+        boxes = np.array([face.box for face in faces], "f4").reshape(-1, 4)
+        # Without a face, the answers have the shape of those of any.
+        crops, transform = crop_boxes(image, boxes if faces else np.full((1, 4), np.nan), crop)
+        said = task_answers(model(crops, training=False), transform, workdir, description)
+        said[FACE_BOX] = boxes
+        said[FACE_RESPONSE] = np.array([face.score for face in faces], "f4")
+        said = {
+            name: _filled(np.asarray(values)[: len(faces)], localiser.faces)
+            for name, values in said.items()
+        }
+        rows.append(said | {FACES: np.int32(len(faces))})
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _filled(values: np.ndarray, count: int) -> np.ndarray:
+    """Rows for faces that were not found, behind those of the others."""
+    values = values.astype("f4" if values.dtype.kind == "f" else "i4")
+    missing = np.nan if values.dtype.kind == "f" else -1
+    rows = np.full((count - len(values), *values.shape[1:]), missing, values.dtype)
+    return np.concatenate([values, rows])

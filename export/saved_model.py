@@ -13,10 +13,13 @@
 | `crop` | `image_bytes`, `box` float32 `[N, 4]`, `landmarks` float32 `[N, 5, 2]` | callers with \
 a detector or annotations of their own; NaN where unknown |
 | `features` | `image_bytes` string `[N]` | `embedding` float32 `[N, F]`: what the heads see |
+| `photos` | `image_bytes` string `[N]`: photographs of any size | pictures of several faces, or \
+one somewhere; with a localiser |
+| `photo_pixels` | `pixels` uint8 `[N, H, W, 3]` | the same of frames; with a localiser |
 | `description` | `question` string `[N]`: anything | clients: `description` string `[N]` is faceattr.json |
 
-Every signature applies the recorded crop; all but the last two give, per task, outputs whose first
-dimension is N:
+Every signature applies the recorded crop; all but `features` and `description` give, per task,
+outputs whose first dimension is N:
 
 | kind | outputs |
 |---|---|
@@ -26,6 +29,12 @@ dimension is N:
 | regression | `<task>_value` float32 `[N, n]` |
 | transform | `<task>_outline` float32 `[N, 4, 2]`: corners of the aligned crop (left-top, right-top, \
 right-bottom, left-bottom), x, y in pixels of the given image |
+
+Of photographs these outputs have a second dimension K behind N, the largest number of faces; the
+first `faces` int32 `[N]` of its rows are filled. `face_box` float32 `[N, K, 4]` (left, top, width,
+height in pixels) and `face_response` `[N, K]` say where the faces are, and how much the network saw
+there. What is judged is the window as if it were the face's box; of a model that was trained on
+whole pictures (crop `none`), the whole window.
 
 Where files come in, `valid` bool `[N]` tells which could be read; the outputs of the others are NaN
 and -1, and their neighbours are none the worse. Images of more than `max_pixels` are refused by
@@ -106,6 +115,7 @@ def export_model(
     version: int | None = None,
     options: "ExportOptions | None" = None,
     check: Check | None = None,
+    localiser=None,
 ) -> Path:
     """Writes a workdir's best model as the SavedModel `<folder>/<name>/<version>/`.
 
@@ -121,6 +131,8 @@ def export_model(
         options: how it is served; None takes the defaults.
         check: what it has to pass in a process of its own before it gets its place; None for
             nothing beyond the comparison on pictures of noise.
+        localiser: a `faceattr_tf.prediction.localisation.Localiser` for the signatures `photos` and
+            `photo_pixels`. It stays in float32 whatever the precision of the model.
 
     Returns:
         The folder of the version.
@@ -144,19 +156,21 @@ def export_model(
         raise UserError(f"{parent / str(version)} exists already: choose another version")
     workdir = Workdir.open(workdir)
     model = workdir.load_model()
-    description = describe(workdir, model, options)
+    description = describe(workdir, model, options, localiser)
 
     made = [path for path in (parent, *parent.parents) if not path.exists()]
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=parent, prefix=".export-") as temporary:
             prepared = Path(temporary, "model")
-            _save(with_precision(model, workdir, options.precision), workdir, description, prepared)
+            served = with_precision(model, workdir, options.precision)
+            _save(served, workdir, description, localiser, prepared)
             _check(prepared, model, workdir, description, _TOLERANCES[options.precision])
             _add_extras(prepared, name, description)
             _list_files(prepared)
             if check:
-                pass_check(check, prepared, latest_version(parent), model, workdir, description)
+                previous = latest_version(parent)
+                pass_check(check, prepared, previous, model, workdir, description, localiser)
             return _move(prepared, parent, version)
     finally:
         for path in made:  # empty only where the export failed
@@ -192,19 +206,20 @@ def with_precision(model, workdir, precision: str):
     return other
 
 
-def _save(model, workdir, description: dict, target: Path) -> None:
+def _save(model, workdir, description: dict, localiser, target: Path) -> None:
     import tensorflow as tf
 
     from export.signatures import TPU_FUNCTION, create_signatures
 
     module = tf.Module()
-    module.parameters = [variable.value for variable in model.variables]
+    networks = [model, *(stage.network for stage in (localiser.stages if localiser else ()))]
+    module.parameters = [variable.value for one in networks for variable in one.variables]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, METADATA_NAME)
         file.write_text(json.dumps(description, indent=1) + "\n")
         module.description = tf.saved_model.Asset(str(file))
         signatures, module.on_device = create_signatures(
-            model, workdir.tasks, workdir.crop, description
+            model, workdir.tasks, workdir.crop, description, localiser
         )
         options = tf.saved_model.SaveOptions(function_aliases={TPU_FUNCTION: module.on_device})
         tf.saved_model.save(module, str(target), signatures, options)

@@ -17,8 +17,11 @@ import tensorflow as tf
 from data_pipelines.crop.geometry import Crop, from_crop_coordinates
 from data_pipelines.crop.pixels import crop_pixels, decode_and_crop_each
 from data_pipelines.tasks import ALIGNMENT, LANDMARK_NAMES, Task
+from export.declared_inputs import as_declared
+from export.photo_signatures import describe_photo_signatures, photo_signatures
 from faceattr_tf.evaluation.transform_metrics import outline
 from faceattr_tf.models.heads import HEAD_PREFIX
+from faceattr_tf.prediction.localisation import Localiser, crop_of_window
 
 TPU_FUNCTION = "tpu_func"
 """The alias of the device function, by which the converter for TPUs finds it."""
@@ -31,6 +34,7 @@ def create_signatures(
     tasks: Sequence[Task],
     crop: Crop,
     description: dict,
+    localiser: Localiser | None = None,
 ) -> tuple[dict[str, Callable], Callable]:
     """The traced functions of an export.
 
@@ -40,6 +44,7 @@ def create_signatures(
         crop: what it sees of an image.
         description: the export's metadata, see `export.description.describe`; the signature
             `description` answers with it, so that clients know which version they speak to.
+        localiser: finds faces in photographs, for signatures that take these.
 
     Returns:
         Name -> function of every signature; and the device function.
@@ -75,25 +80,25 @@ def create_signatures(
 
     @tf.function(input_signature=[strings], autograph=False)
     def from_bytes(image_bytes):
-        (image_bytes,) = _as_declared(image_bytes=image_bytes)
+        (image_bytes,) = as_declared(image_bytes=image_bytes)
         crops, transform, usable = decoded(image_bytes, *_nowhere(tf.size(image_bytes)))
         return _only_where(usable, judge(crops, transform))
 
     @tf.function(input_signature=[colours], autograph=False)
     def from_pixels(pixels):
-        (pixels,) = _as_declared(pixels=pixels)
+        (pixels,) = as_declared(pixels=pixels)
         return judge(*crop_pixels(pixels, *_nowhere(tf.shape(pixels)[0]), crop))
 
     @tf.function(input_signature=[strings, boxes, points], autograph=False)
     def from_faces(image_bytes, box, landmarks):
         given = {"image_bytes": image_bytes, "box": box, "landmarks": landmarks}
-        image_bytes, box, landmarks = _as_declared(**given)
+        image_bytes, box, landmarks = as_declared(**given)
         crops, transform, usable = decoded(image_bytes, box, landmarks)
         return _only_where(usable, judge(crops, transform))
 
     @tf.function(input_signature=[strings], autograph=False)
     def features(image_bytes):
-        (image_bytes,) = _as_declared(image_bytes=image_bytes)
+        (image_bytes,) = as_declared(image_bytes=image_bytes)
         crops, _, usable = decoded(image_bytes, *_nowhere(tf.size(image_bytes)))
         return _only_where(usable, {EMBEDDING: computed(crops)[EMBEDDING]})
 
@@ -108,6 +113,8 @@ def create_signatures(
         "crop": from_faces,
         "features": features,
     }
+    if localiser:
+        signatures |= photo_signatures(localiser, judge, crop_of_window(crop), max_pixels)
     return signatures, on_device
 
 
@@ -145,13 +152,16 @@ def embedding_of(model: keras.Model, tasks: Sequence[Task]):
     return keras.layers.Concatenate()(flat) if len(flat) > 1 else flat[0]
 
 
-def describe_signatures(tasks: Sequence[Task], described: Sequence[dict], embedding: int) -> dict:
+def describe_signatures(
+    tasks: Sequence[Task], described: Sequence[dict], embedding: int, faces: int = 0
+) -> dict:
     """Per signature its inputs and outputs: name -> dtype, shape and meaning, for the metadata.
 
     Args:
         tasks: what the model predicts.
         described: the same as of `create_signatures`.
         embedding: width of the embedding.
+        faces: the largest number of faces that a localiser finds; 0 where there is none.
     """
     image_bytes = _tensor("string", ["N"], "JPEG or PNG file, upright; grey or RGBA too")
     answers = {}
@@ -160,18 +170,11 @@ def describe_signatures(tasks: Sequence[Task], described: Sequence[dict], embedd
             answers[name] = _answer(task, kind)
     valid = {VALID: _tensor("bool", ["N"], "whether the image could be read")}
     inputs = {"image_bytes": image_bytes}
-    return {
+    one_size = "RGB in 0..255; of one size in all requests that a server may join"
+    pixels = {"pixels": _tensor("uint8", ["N", "H", "W", 3], one_size)}
+    signatures = {
         "serving_default": {"inputs": inputs, "outputs": answers | valid},
-        "pixels": {
-            "inputs": {
-                "pixels": _tensor(
-                    "uint8",
-                    ["N", "H", "W", 3],
-                    "RGB in 0..255; of one size in all requests that a server may join",
-                )
-            },
-            "outputs": answers,
-        },
+        "pixels": {"inputs": pixels, "outputs": answers},
         "crop": {
             "inputs": inputs
             | {
@@ -190,6 +193,9 @@ def describe_signatures(tasks: Sequence[Task], described: Sequence[dict], embedd
             | valid,
         },
     }
+    if faces:
+        signatures |= describe_photo_signatures(inputs, pixels, answers, valid, faces)
+    return signatures
 
 
 def _answer(task: Task, kind: str) -> dict:
@@ -211,40 +217,6 @@ def _answer(task: Task, kind: str) -> dict:
 
 def _tensor(dtype: str, shape: list, meaning: str) -> dict:
     return {"dtype": dtype, "shape": shape, "meaning": meaning}
-
-
-def _as_declared(**inputs) -> list:
-    """The inputs of a signature; at run time an error where one has not the shape of its spec.
-
-    Servers feed whatever shape they are sent: declared shapes bind Python alone. Nor may the graph
-    be simplified by them, hence the placeholders, behind which no shape is known.
-    """
-    shapes = {
-        name: tf.shape(tf.compat.v1.placeholder_with_default(tensor, shape=None))
-        for name, tensor in inputs.items()
-    }
-    count = next(iter(shapes.values()))[:1]
-    checks = []
-    for (name, tensor), shape in zip(inputs.items(), shapes.values(), strict=True):
-        declared = tensor.shape.as_list()
-        known = [index for index, size in enumerate(declared) if size is not None]
-        # Of another rank or number of rows, nothing is compared.
-        same = tf.logical_and(
-            tf.equal(tf.size(shape), len(declared)), tf.reduce_all(tf.equal(shape[:1], count))
-        )
-        sizes = [declared[index] for index in known]
-        fits = tf.cond(
-            same,
-            lambda shape=shape, known=known, sizes=sizes: tf.reduce_all(
-                tf.equal(tf.gather(shape, tf.constant(known, tf.int32)), sizes)
-            ),
-            lambda: tf.constant(False),
-        )
-        expected = ", ".join("N" if i == 0 else str(n or "any") for i, n in enumerate(declared))
-        message = f"{name}: expected shape [{expected}] with one N for all inputs, found"
-        checks.append(tf.debugging.Assert(fits, [message, shape], name=f"shape_of_{name}"))
-    with tf.control_dependencies(checks):
-        return [tf.identity(tensor) for tensor in inputs.values()]
 
 
 def _nowhere(count):

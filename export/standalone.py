@@ -16,6 +16,7 @@ import tensorflow as tf
 
 BATCH = 32
 REPETITIONS = 10
+OF_PIXELS = ("pixels", "photo_pixels")
 
 
 def cut(joined: np.ndarray, lengths: np.ndarray) -> list[bytes]:
@@ -26,11 +27,12 @@ def cut(joined: np.ndarray, lengths: np.ndarray) -> list[bytes]:
 
 def ask(function, signature: str, files: list[bytes], box, landmarks) -> dict[str, np.ndarray]:
     """The answers of a signature for all files, in order."""
-    size = 1 if signature == "pixels" else BATCH  # Pictures of one batch have one size.
+    pixels = signature in OF_PIXELS
+    size = 1 if pixels else BATCH  # Pictures of one batch have one size.
     parts = []
     for begin in range(0, len(files), size):
         part = slice(begin, begin + size)
-        if signature == "pixels":
+        if pixels:
             decode = tf.io.decode_image
             inputs = {"pixels": decode(files[begin], channels=3, expand_animations=False)[None]}
         else:
@@ -66,7 +68,7 @@ def main(model: str, questions: str, answers: str) -> None:
             found[f"answer/{name}/{key}"] = values
         if "timed_bytes" in given:
             inputs = {"image_bytes": cut(given["timed_bytes"], given["timed_lengths"])}
-            if name == "pixels":
+            if name in OF_PIXELS:
                 inputs = {"pixels": given["timed_pixels"]}
             elif name == "crop":
                 inputs |= {"box": given["timed_box"], "landmarks": given["timed_landmarks"]}

@@ -139,7 +139,7 @@ def test_nothing_but_the_version_is_left(exported):
 
 
 def test_versions_count_upwards_and_are_never_replaced(workdir, tmp_path, monkeypatch):
-    def save(model, workdir, description, target):
+    def save(model, workdir, description, localiser, target):
         (target / "assets").mkdir(parents=True)
 
     monkeypatch.setattr(saved_model, "_save", save)

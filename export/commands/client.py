@@ -29,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
     add("--model", default="faceattr", help="name of the model (default: faceattr)")
     add("--version", type=int, metavar="N", help="of the model (default: the server's choice)")
     add("--label", default="", help="of the version, as stable or canary")
-    add("--signature", default="serving_default", help="serving_default (default) or features")
+    add(
+        "--signature", default="serving_default", help="serving_default (default), features, photos"
+    )
     add(
         "--description",
         metavar="FILE",

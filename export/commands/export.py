@@ -1,7 +1,8 @@
 """faceattr-export: a trained model as a SavedModel for TensorFlow Serving.
 
 Writes DIR/NAME/VERSION with signatures for encoded images (serving_default), for pixels (pixels),
-for faces with a known place (crop) and for what the heads see (features); assets/faceattr.json in
+for faces with a known place (crop) and for what the heads see (features); with --localiser also for
+photographs of any size in which it finds the faces (photos, photo_pixels). assets/faceattr.json in
 it describes them and holds the label names.
 """
 
@@ -19,6 +20,7 @@ examples:
   faceattr-export --workdir=work/celeba --output=models --name=attributes --version=3
   faceattr-export --workdir=work/celeba --output=models --check --images=photos \
       --records=records/celeba
+  faceattr-export --workdir=work/celeba --output=models --localiser=work/lnet_o,work/lnet_s --faces=5
 """
 
 
@@ -30,6 +32,19 @@ def parser() -> argparse.ArgumentParser:
     add("--output", required=True, metavar="DIR", help="folder that holds exported models")
     add("--name", default="faceattr", help="of the model, for its clients (default: faceattr)")
     add("--version", type=int, metavar="N", help="default: the one after the highest")
+    add(
+        "--localiser",
+        default="",
+        metavar="DIR[,DIR]",
+        help="runs of LNet_o and, within its windows, LNet_s: the export then finds the faces of "
+        "photographs",
+    )
+    add(
+        "--faces",
+        type=int,
+        metavar="N",
+        help="the largest number of faces in a photograph (default: what the first localiser has)",
+    )
     add(
         "--precision",
         default="float32",
@@ -91,7 +106,15 @@ def main(arguments: list[str]) -> None:
         check = Check(flags.images, flags.records, flags.split, flags.margin)
     elif flags.images or flags.records:
         raise UserError("--images and --records belong to --check, which is not given")
-    print(export_model(flags.workdir, flags.output, flags.name, flags.version, options, check))
+    localiser = None
+    if flags.localiser:
+        from faceattr_tf.prediction.localisation import Localiser
+
+        localiser = Localiser.from_workdirs(flags.localiser.split(","), flags.faces)
+    elif flags.faces is not None:
+        raise UserError("--faces belongs to --localiser, which is not given")
+    target = flags.output, flags.name, flags.version
+    print(export_model(flags.workdir, *target, options, check, localiser))
 
 
 def _sizes(text: str) -> tuple[int, ...]:

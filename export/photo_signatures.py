@@ -1,0 +1,109 @@
+"""Signatures of exports that take photographs: a localiser finds the faces, which are then judged.
+
+    photographs ──► localiser ──► windows ──► crops ──► network
+     of any size     K faces       [N, K]      [M]       [M] ──► outputs [N, K, ...]
+
+Servers that join requests cut answers apart along the first dimension. So every photograph has K
+rows, of which the first `faces` are filled.
+"""
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from data_pipelines.crop.geometry import Crop
+from data_pipelines.crop.pixels import crop_pixels, decode_and_crop_each
+from export.declared_inputs import as_declared
+from export.description import FACE_BOX, FACE_RESPONSE, FACES, PHOTO_PIXELS, PHOTOS
+from faceattr_tf.prediction.localisation import Localiser
+from faceattr_tf.prediction.localisation_graph import (
+    Located,
+    locate_in_files,
+    locate_in_pixels,
+    no_landmarks,
+)
+
+
+def photo_signatures(
+    localiser: Localiser, judge: Callable, crop: Crop, max_pixels: int
+) -> dict[str, Callable]:
+    """The traced functions, by name.
+
+    Args:
+        localiser: finds at most K faces in a photograph.
+        judge: crops float32 `[M, height, width, 3]` and their transforms `[M, 2, 3]` -> output
+            name -> values `[M, ...]`; M may be 0.
+        crop: what it sees of a window.
+        max_pixels: width times height of the largest photograph that is decoded.
+    """
+
+    def answers(located: Located, crops_of: Callable) -> dict:
+        found = tf.math.is_finite(located.response)
+        places = tf.where(found)
+        outputs = judge(*crops_of(places[:, 0], tf.gather_nd(located.box, places)))
+        rows = tf.shape(found)
+
+        def spread(values):
+            shape = tf.concat([rows, tf.shape(values)[1:]], axis=0)
+            missing = tf.cast(math.nan if values.dtype.is_floating else -1, values.dtype)
+            whole = tf.tensor_scatter_nd_update(tf.fill(shape, missing), places, values)
+            return tf.ensure_shape(whole, [None, localiser.faces, *values.shape[1:]])
+
+        return {
+            FACES: tf.math.count_nonzero(found, axis=1, dtype=tf.int32),
+            FACE_BOX: located.box,
+            FACE_RESPONSE: located.response,
+        } | {name: spread(values) for name, values in outputs.items()}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")], autograph=False)
+    def photos(image_bytes):
+        (image_bytes,) = as_declared(image_bytes=image_bytes)
+
+        def crops_of(photo, box):
+            files = tf.gather(image_bytes, photo)
+            points = no_landmarks(box)
+            return decode_and_crop_each(files, box, points, crop, max_pixels=max_pixels)[:2]
+
+        located = locate_in_files(localiser, image_bytes, max_pixels)
+        return answers(located, crops_of) | {"valid": located.usable}
+
+    colours = tf.TensorSpec([None, None, None, 3], tf.uint8, "pixels")
+
+    @tf.function(input_signature=[colours], autograph=False)
+    def photo_pixels(pixels):
+        (pixels,) = as_declared(pixels=pixels)
+
+        def crops_of(photo, box):
+            return crop_pixels(tf.gather(pixels, photo), box, no_landmarks(box), crop)
+
+        return answers(locate_in_pixels(localiser, pixels), crops_of)
+
+    return {PHOTOS: photos, PHOTO_PIXELS: photo_pixels}
+
+
+def describe_photo_signatures(files: dict, pixels: dict, answers: dict, valid: dict, faces: int):
+    """Their inputs and outputs for the metadata.
+
+    Args:
+        files, pixels: the inputs.
+        answers: the outputs of a signature that takes faces; these have a second dimension here.
+        valid: the output that tells which files could be read.
+        faces: K.
+    """
+    found = {
+        FACES: ("int32", [], "how many faces were found; the others' rows are not filled"),
+        FACE_BOX: ("float32", [faces, 4], "left, top, width, height in pixels; NaN without a face"),
+        FACE_RESPONSE: ("float32", [faces], "the peak above the map's median; NaN without a face"),
+    }
+    for name, tensor in answers.items():
+        meaning = tensor["meaning"].replace("where not valid", "without a face")
+        found[name] = tensor["dtype"], [faces, *tensor["shape"][1:]], meaning
+    outputs = {
+        name: {"dtype": dtype, "shape": ["N", *shape], "meaning": meaning}
+        for name, (dtype, shape, meaning) in found.items()
+    }
+    return {
+        PHOTOS: {"inputs": files, "outputs": outputs | valid},
+        PHOTO_PIXELS: {"inputs": pixels, "outputs": outputs},
+    }
