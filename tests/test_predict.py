@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 from test_encoded import huge
 from tiny_workdir import draw_picture, encode, make_workdir
+from untrained_run import make_run
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
+from data_pipelines.tasks import MTFL_ATTRIBUTES
 from faceattr_tf.commands import predict as command
+from faceattr_tf.configs.base import Model
 from faceattr_tf.prediction.analyzer import Analyzer
 from faceattr_tf.prediction.annotate import annotate_faces
 from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face
+from faceattr_tf.prediction.localisation import Localiser
 from faceattr_tf.prediction.predict import list_images, predict
 
 
@@ -103,6 +107,26 @@ def test_unreadable_images_are_named_and_the_rest_is_done(workdir, photos, tmp_p
         "deep/b.JPG",
     ]
     assert cv2.imread(str(annotated / "a.png.jpg")).shape[0] == 480
+
+
+def test_faces_are_found_by_the_networks_that_are_named(workdir, photos, tmp_path, capsys):
+    lnet = Model("lnet", width=1 / 32, options=(("features", 16), ("pooling", "max")))
+    for name in "os":
+        make_run(tmp_path / name, lnet, (MTFL_ATTRIBUTES,), size=67)
+    named = [tmp_path / "o", tmp_path / "s"]
+    (photos / "b.JPG").write_bytes((photos / "b.JPG").read_bytes()[:-300])
+    arguments = [f"--workdir={workdir}", "--localise=" + ",".join(map(str, named)), "--faces=2"]
+    with pytest.raises(UserError, match="1 of 3 images could not be read"):
+        command.main([*arguments, str(photos)])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    readable = [photos / "a.png", photos / "deep" / "b.JPG"]
+    localiser = Localiser.from_workdirs(named, faces=2)
+    analyzer = Analyzer.from_workdir(workdir, localiser=localiser)
+    faces = [face for name in readable for face in analyzer.find_faces(name)]
+    assert rows == [json.loads(json.dumps(face.to_dict())) for face in faces]
+    assert rows and all(row["box"] and row["score"] > 0 for row in rows)
+    with pytest.raises(UserError, match="--faces belongs to --localise"):
+        command.main([f"--workdir={workdir}", "--faces=2", str(photos)])
 
 
 def test_annotated_pictures_of_an_earlier_run_do_not_stay(workdir, photos, tmp_path):

@@ -23,6 +23,7 @@ EXAMPLES = """\
 examples:
   faceattr-predict --workdir=work/celeba photo.jpg
   faceattr-predict --workdir=work/celeba --detect --output=results holiday/
+  faceattr-predict --workdir=work/celeba --localise=work/lnet_o,work/lnet_s --faces=5 photo.jpg
   faceattr-predict --workdir=work/celeba --output=results --explain=Smiling,Eyeglasses photo.jpg
   faceattr-predict --workdir=work/celeba --output=results --format=csv --noannotate 'shots/*.png'
 """
@@ -35,6 +36,19 @@ def parser() -> argparse.ArgumentParser:
     add("paths", nargs="+", metavar="PATH", help="image, folder (searched recursively) or pattern")
     add("--workdir", required=True, metavar="DIR", help="folder of a training run")
     add("--detect", action="store_true", help="find the faces first, and judge each of them")
+    add(
+        "--localise",
+        default="",
+        metavar="DIR[,DIR]",
+        help="find them by runs of LNet_o and, within its windows, LNet_s in place of MTCNN",
+    )
+    add(
+        "--faces",
+        type=int,
+        metavar="N",
+        help="with --localise, the largest number of faces in an image (default: what the first "
+        "run has)",
+    )
     add("--output", metavar="DIR", help="folder for the results; default: rows on standard output")
     add("--format", choices=("jsonl", "csv"), default="jsonl", help="of the rows (default: jsonl)")
     add("--batch_size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
@@ -77,12 +91,20 @@ def main(arguments: list[str]) -> None:
     prepare_keras()
     from faceattr_tf.prediction.predict import predict
 
+    localiser = None
+    if flags.localise:
+        from faceattr_tf.prediction.localisation import Localiser
+
+        localiser = Localiser.from_workdirs(flags.localise.split(","), flags.faces)
+    elif flags.faces is not None:
+        raise UserError("--faces belongs to --localise, which is not given")
     summary = predict(
         flags.workdir,
         flags.paths,
         output=flags.output,
         format=flags.format,
-        detect=flags.detect,
+        detect=flags.detect or localiser is not None,
+        localiser=localiser,
         batch_size=flags.batch_size,
         annotate=flags.annotate,
         explain=[label for label in flags.explain.split(",") if label],
