@@ -52,6 +52,7 @@ def workdirs(tmp_path_factory):
     for name, size in (("o", 99), ("s", 67)):
         make_run(folder / name, LNET, (MTFL_ATTRIBUTES,), size=size)
     (folder / "o" / "localisation.json").write_text(json.dumps({"count": 3, "threshold": 0}))
+    (folder / "s" / "localisation.json").write_text(json.dumps({"margin": 0.1}))
     return folder / "o", folder / "s"
 
 
@@ -102,12 +103,13 @@ def test_a_workdir_keeps_its_settings(workdirs):
     localiser = Localiser.from_workdirs(workdirs)
     assert localiser.faces == 3
     assert localiser.describe() == [
-        {"recipe": "small", "side": 99, **dataclasses.asdict(settings)} | {"side": side}
-        for settings, side in (
-            (WindowSettings(count=3, threshold=0), 99),
-            (WindowSettings(), 67),
+        {"recipe": "small", "side": side, "margin": margin, **dataclasses.asdict(settings)}
+        for settings, side, margin in (
+            (WindowSettings(count=3, threshold=0), 139, 0.4),  # photographs are enlarged
+            (WindowSettings(), 67, 0.1),
         )
     ]
+    assert [Stage.of(workdirs[1]).side, localiser.stages[1].crop.margin] == [94, 0.1]
     assert Localiser.from_workdirs(workdirs, faces=7).faces == 7
     assert [stage.least for stage in localiser.stages] == [35, 35]
 
@@ -115,7 +117,8 @@ def test_a_workdir_keeps_its_settings(workdirs):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sides": 99}, "sides 99: expected numbers of side, count"),
+        ({"sides": 99}, "sides 99: expected numbers of side, margin, count"),
+        ({"margin": -0.1}, "margin -0.1: expected a share from 0 to 2"),
         ({"scale": "2"}, "scale '2': expected numbers"),
         ({"count": 1.5}, "count 1.5: expected a whole number"),
         ([99], "localisation.json: expected names with values"),
@@ -126,12 +129,13 @@ def test_a_workdir_keeps_its_settings(workdirs):
 )
 def test_settings_that_make_no_sense_are_named(workdirs, settings, message):
     file = workdirs[1] / "localisation.json"
+    before = file.read_text()
     file.write_text(json.dumps(settings))
     try:
         with pytest.raises(UserError, match=message):
             Stage.of(workdirs[1])
     finally:
-        file.unlink()
+        file.write_text(before)
 
 
 def test_other_mistakes_are_named(workdirs, tmp_path):

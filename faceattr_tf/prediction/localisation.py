@@ -23,6 +23,13 @@ from faceattr_tf.workdir import LOCALISATION, Workdir
 
 NO_LANDMARKS = np.full((len(LANDMARK_NAMES), 2), np.nan, np.float32)
 
+ENLARGED = 1.4
+"""Side of what LNet_o sees of a photograph, in sides of the images that it was trained on: its maps
+have more cells, and on canvases more faces are found (README, "LNets")."""
+
+MARGIN = 0.4
+"""What LNet_s sees around a window, on every side, as a share of its longer side."""
+
 _CELLS = 64  # on a side of a map: the graph compares all pairs of those above its median
 
 
@@ -35,6 +42,7 @@ class Stage:
         field: the `faceattr_tf.models.lnet.ReceptiveField` of a map's cells.
         side: of what the network sees, in pixels: the longer side of a photograph, both of a window.
         settings: how maps become windows.
+        margin: what it sees around a window, on every side, as a share of its longer side.
         recipe: name of the recipe that the network was trained by.
     """
 
@@ -42,14 +50,20 @@ class Stage:
     field: Any
     side: int
     settings: WindowSettings
+    margin: float = 0.0
     recipe: str = ""
 
     @classmethod
-    def of(cls, path: str | Path) -> "Stage":
+    def of(cls, path: str | Path, in_windows: bool = False) -> "Stage":
         """The LNet of a workdir, with the settings of its `localisation.json`.
 
-        That file holds fields of `WindowSettings` and `side`. What it lacks, or without it all, is
-        as `WindowSettings` has it; the side is that of the images that the network was trained on.
+        That file holds fields of `WindowSettings`, `side` and `margin`. What it lacks, or without it
+        all, is as `WindowSettings` has it; the side is that of the images that the network was
+        trained on, for photographs `ENLARGED`; the margin is `MARGIN`.
+
+        Args:
+            path: the workdir.
+            in_windows: it looks into windows, as LNet_s does, and not at photographs.
 
         Raises:
             UserError: there is no model, it is no LNet, or a setting makes no sense.
@@ -60,18 +74,22 @@ class Stage:
         recipe = workdir.recipe()
         if recipe.model.name != "lnet":
             raise UserError(f"{path} holds a network {recipe.model.name}: only lnet finds faces")
-        stored = {"side": max(workdir.crop.height, workdir.crop.width)} | workdir.localisation()
+        side = max(workdir.crop.height, workdir.crop.width) * (1 if in_windows else ENLARGED)
+        stored = {"side": round(side), "margin": MARGIN} | workdir.localisation()
         known = [field.name for field in dataclasses.fields(WindowSettings)]
         for name, value in stored.items():
-            if name not in ("side", *known) or not isinstance(value, int | float):
+            if name not in ("side", "margin", *known) or not isinstance(value, int | float):
                 raise UserError(
                     f"{workdir.path / LOCALISATION}: {name} {value!r}: expected numbers of side, "
-                    f"{', '.join(known)}"
+                    f"margin, {', '.join(known)}"
                 )
-        model, side = workdir.load_model(), stored.pop("side")
+        model, side, margin = workdir.load_model(), stored.pop("side"), stored.pop("margin")
         settings = WindowSettings(**stored)
         settings.check()
-        stage = cls(response_model(model), receptive_field(model), side, settings, recipe.name)
+        if not 0 <= margin <= 2:
+            raise UserError(f"{path}: margin {margin}: expected a share from 0 to 2")
+        network, field = response_model(model), receptive_field(model)
+        stage = cls(network, field, side, settings, margin, recipe.name)
         largest = _CELLS * stage.field.stride
         if side not in range(stage.least, largest + 1):
             raise UserError(f"{path}: side {side}: expected {stage.least} to {largest} pixels")
@@ -85,7 +103,7 @@ class Stage:
     @property
     def crop(self) -> Crop:
         """What the network sees of a window."""
-        return Crop("box", self.side, self.side)
+        return Crop("box", self.side, self.side, margin=self.margin)
 
 
 class Localiser:
@@ -115,7 +133,8 @@ class Localiser:
     @classmethod
     def from_workdirs(cls, paths: Sequence[str | Path], faces: int | None = None) -> "Localiser":
         """The localiser of one or two training runs, see `Stage.of`."""
-        return cls([Stage.of(path) for path in paths], faces)
+        stages = [Stage.of(path, in_windows=index > 0) for index, path in enumerate(paths)]
+        return cls(stages, faces)
 
     @property
     def faces(self) -> int:
@@ -123,9 +142,10 @@ class Localiser:
         return self.stages[0].settings.count
 
     def describe(self) -> list[dict]:
-        """Recipe, side and settings of every stage, ready for JSON."""
+        """Recipe, side, margin and settings of every stage, ready for JSON."""
         return [
-            {"recipe": stage.recipe, "side": stage.side, **dataclasses.asdict(stage.settings)}
+            {name: getattr(stage, name) for name in ("recipe", "side", "margin")}
+            | dataclasses.asdict(stage.settings)
             for stage in self.stages
         ]
 
