@@ -14,8 +14,13 @@ Writes analysis.html (one file) and analysis.json (every number) to WORKDIR/anal
             threshold that says yes as often as the training labels do; where no training image
             knows them, as LFWA+'s further ones (--split=test), on half of the split's people for
             the other half
+  localisation
+            of an LNet: recall of faces against overlap with the true boxes, of several networks and
+            MTCNN, and response maps with windows
+  time_per_stage
+            of an LNet: milliseconds of the stages of localisation and of the attributes of a face
 
-The last three need records with a training part, and keep the features of all its images beside
+The figures of linear SVMs need records with a training part, and keep the features of all its images beside
 the records, as training on bottlenecks does. A figure that a model or records do not allow is left
 out, and the page says why; a figure that is named must succeed.
 """
@@ -31,6 +36,8 @@ EXAMPLES = """\
 examples:
   faceattr-analyze --workdir=work/celeba --records=records/celeba
   faceattr-analyze --workdir=work/mtfl --records=records/mtfl --figures=regions --images=500
+  faceattr-analyze --workdir=work/lnet_o --records=records/canvases --figures=localisation \\
+      --localisers=work/lnet_o_scratch,work/lnet_o+work/lnet_s,mtcnn
 """
 
 
@@ -55,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=200,
         metavar="N",
-        help="regions: images, chosen at random, that are averaged (default: 200)",
+        help="regions, localisation: images, chosen at random, that are averaged, or in which faces are "
+        "looked for (default: 200)",
     )
     add(
         "--map_layer",
@@ -80,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     add("--groups", type=int, default=6, metavar="K", help="grouping: groups (default: 6)")
     add(
         "--stages",
-        type=lambda text: tuple(part for part in text.split(",") if part),
+        type=_texts,
         default=(),
         metavar="STAGE[,STAGE...]",
         help="stages: those to compare, several joined by + as one (default: the last three)",
@@ -93,6 +101,20 @@ def parser() -> argparse.ArgumentParser:
         help="training_size: shares of the training images (default: 0.05,0.1,0.25,0.5,1)",
     )
     add(
+        "--localisers",
+        type=_texts,
+        default=("mtcnn",),
+        metavar="DIR[+DIR][,...]",
+        help="localisation, time_per_stage: beside the workdir's network, mtcnn and workdirs of other LNets, that of "
+        "LNet_o and that of LNet_s joined by + (default: mtcnn)",
+    )
+    add(
+        "--classifier",
+        default="",
+        metavar="DIR",
+        help="time_per_stage: folder of a training run on attributes of faces",
+    )
+    add(
         "--bootstrap",
         type=int,
         default=1000,
@@ -103,6 +125,10 @@ def parser() -> argparse.ArgumentParser:
     add("--batch_size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
     add("--noprogress", dest="progress", action="store_false", help="show no progress bar")
     return result
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split(",") if part)
 
 
 def _numbers_of(kind: type) -> Callable[[str], tuple]:

@@ -187,10 +187,10 @@ def _pictures(batches, wanted: set[int]) -> dict[int, np.ndarray]:
     return pictures
 
 
-def thumbnail(pixels: np.ndarray) -> tuple[bytes, tuple[int, int]]:
-    """An uint8 RGB picture `[H, W, 3]` as JPEG, no larger than `SIDE`; and its width and height."""
+def thumbnail(pixels: np.ndarray, side: int = SIDE) -> tuple[bytes, tuple[int, int]]:
+    """An uint8 RGB picture `[H, W, 3]` as JPEG, no larger than `side`; and its width and height."""
     height, width = pixels.shape[:2]
-    scale = min(1.0, SIDE / max(height, width))
+    scale = min(1.0, side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     if scale < 1:
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

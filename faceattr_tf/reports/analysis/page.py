@@ -8,10 +8,12 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import local, write_text
 from data_pipelines.records.record_set import RecordSet
 from faceattr_tf.reports.analysis.grouping import grouping
+from faceattr_tf.reports.analysis.localisation import localisation
 from faceattr_tf.reports.analysis.neurons import neurons
 from faceattr_tf.reports.analysis.regions import regions
 from faceattr_tf.reports.analysis.stages import stages
 from faceattr_tf.reports.analysis.subject import Finding, Settings, Subject
+from faceattr_tf.reports.analysis.time_per_stage import time_per_stage
 from faceattr_tf.reports.analysis.training_size import training_size
 from faceattr_tf.reports.analysis.unseen import unseen
 from faceattr_tf.reports.page import plain, render
@@ -24,6 +26,8 @@ FIGURES = {
     "stages": stages,
     "training_size": training_size,
     "unseen": unseen,
+    "localisation": localisation,
+    "time_per_stage": time_per_stage,
 }
 """Name -> what makes the figure of a subject; in the order of the page."""
 

@@ -20,13 +20,17 @@ class Settings:
     """What the figures of an analysis are made with.
 
     Attributes:
-        images: images, chosen at random, over which regions are averaged.
+        images: images, chosen at random, over which regions are averaged, or in which faces are
+            looked for.
         map_layer: stage whose maps the gradients are taken to; empty for that of `map_stage`.
         layer: stage whose features are looked at; empty for what the heads see.
         neurons: numbers of features that are shown; empty for those that vary most.
         groups: how many groups attributes are parted into.
         stages: stages that are compared, several joined by `+` as one; empty for the last ones.
         shares: shares of the training examples that heads are fitted to.
+        localisers: what finds faces beside the run's own network: `mtcnn`, or workdirs of LNets, that
+            of LNet_o and that of LNet_s joined by `+`.
+        classifier: workdir of the network whose time for the attributes of a face is measured.
         bootstrap: resamples for the 95 % intervals.
         seed: seed of every choice.
         batch_size: images per forward pass.
@@ -40,6 +44,8 @@ class Settings:
     groups: int = 6
     stages: tuple[str, ...] = ()
     shares: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1.0)
+    localisers: tuple[str, ...] = ("mtcnn",)
+    classifier: str = ""
     bootstrap: int = 1000
     seed: int = 0
     batch_size: int = 64
