@@ -70,9 +70,13 @@ def anet_identity() -> Recipe:
     Validation is a share of the images of the same people. The paper has 8,000 people with 20
     images each and says neither rates nor steps nor the weight of the similarity loss. Chosen here:
     AdamW, batch normalisation, distances of normalised features, two images of a person together.
-    With four of 32 people together, of 4,882 who have three images each, the softmax learned nothing
-    in 75 steps, in which with two it began to; at ten times the weight nothing but the similarity
-    was learned in 200.
+    On batches of 128 of 5,611 people who have three images each, the accuracy of the softmax was
+    1.4 % after 75 steps with two of a person together, 0.5 % with four; at ten times the weight
+    nothing but the similarity was learned in 200.
+
+    On 14,766 images of 4,882 people, shortened to 16 epochs: of the images set aside 2.2 % are given
+    the right person, 6.7 % have it among five (a guess: 0.02 and 0.1). What that is worth for
+    attributes: see `anet`.
 
     `faceattr-train --config=anet_identity --records=PEOPLE,CELEBA --workdir=WORKDIR`
     """
@@ -113,6 +117,10 @@ def anet() -> Recipe:
     Pretrained on people by `--config.warm_start=WORKDIR_OF_anet_identity`, else from nothing.
 
     `faceattr-train --config=anet --records=LFWA --workdir=WORKDIR`
+
+    On 5,725 test images of LFWA, with `--flip`: mean accuracy 85.8 %, mean balanced accuracy 77.9 %
+    at 0.5 and 82.5 % at the thresholds of validation; pretrained on people 85.9, 78.3 and 82.9. The
+    majority guess has 71.2 and 50; the paper has 84, and 79 without pretraining.
     """
     recipe = anet_identity()
     recipe.data.validation_by_person = True
@@ -136,6 +144,9 @@ def anet_svm() -> Recipe:
 
     `faceattr-train --config=anet_svm --records=LFWA --workdir=WORKDIR
     --config.model.weights=WORKDIR_OF_ANET/model.keras`
+
+    On the features of the two runs of `anet`, measured as there: 86.3, 79.6 and 83.2; pretrained on
+    people 86.3, 79.6 and 83.1.
 
     The paper's own partition of CelebA parts people into those of the networks, of the machines and
     of the test: records built with `--option split=identity` for the networks, and with `--option
