@@ -113,10 +113,16 @@ def test_l2_adds_its_share_of_every_kernel_to_the_gradient(mtfl_records):
         np.testing.assert_allclose(with_decay[path], expected, rtol=1e-4, atol=1e-6, err_msg=path)
 
 
-def test_the_rate_falls_from_stage_to_stage(mtfl_records):
+@pytest.fixture(scope="module")
+def full_step(mtfl_records):
+    """What `run_steps` gives of the pretrained network, every layer of which trains."""
+    return run_steps(pretrained(mtfl_records))
+
+
+def test_the_rate_falls_from_stage_to_stage(mtfl_records, full_step):
     from faceattr_tf.models.stages import stages_of
 
-    state, before, full = run_steps(pretrained(mtfl_records))
+    state, before, full = full_step
     _, _, slowed = run_steps(pretrained(mtfl_records, layer_decay=0.5))
     stages = stages_of(state.model)
     top = max(stages.values())
@@ -133,12 +139,12 @@ def test_the_rate_falls_from_stage_to_stage(mtfl_records):
     assert seen == set(range(top + 1)) and top >= 4
 
 
-def test_frozen_normalisation_moves_no_statistics(mtfl_records):
+def test_frozen_normalisation_moves_no_statistics(mtfl_records, full_step):
     _, before, after = run_steps(pretrained(mtfl_records, trainable="^head_"), steps=2)
     moved = {path for path in after if not np.array_equal(after[path], before[path])}
     assert moved and all(path.startswith("head_") for path in moved)
 
-    _, before, after = run_steps(pretrained(mtfl_records))
+    _, before, after = full_step
     statistics = [path for path in after if "moving_" in path]
     assert statistics
     assert all(not np.array_equal(after[path], before[path]) for path in statistics)
