@@ -312,7 +312,8 @@ def facetracer_lfwa() -> Recipe:
     The records want landmarks, as `faceattr-data detect` finds them. Without, the deep-funneled
     frames of LFW, whose eyes lie at about the same place, do nearly as well:
     `--config.data.crop.kind=none --config.model.options="(('eyes', (0.418, 0.586, 0.450)),)"`, and
-    `(0.372, 0.635, 0.422)` for their central 160x160 pixels.
+    `(0.372, 0.635, 0.422)` for their central 160x160 pixels: with these on 5,725 test images of LFWA
+    accuracy 82.5 %, balanced 73.9 at 0.5 and 77.7 at the thresholds of validation. The paper has 74.
     """
     return Recipe(
         data=Data(
@@ -344,6 +345,9 @@ def panda_lfwa() -> Recipe:
     The parts are cropped as for `facetracer_lfwa`. The weights are those of ImageNet; of a network
     that was trained on faces: `--config.model.weights=FILE`, and, where its pixels had another
     range, `--config.model.options="(('trunk', 'mobilenet'), ('size', 96), ('pixel_values', 'bgr'))"`.
+
+    With a MobileNet that was trained on faces, on 5,725 test images of LFWA: accuracy 83.6 %,
+    balanced 76.1 at 0.5 and 79.8 at the thresholds of validation. The paper has 81 for PANDA-l.
     """
     recipe = facetracer_lfwa()
     recipe.data.crop.height = recipe.data.crop.width = 160
