@@ -333,6 +333,9 @@ def facetracer_celeba() -> Recipe:
     """The same on the aligned images of CelebA, whose frame puts the eyes at known places.
 
     `faceattr-train --config=facetracer_celeba --records=CELEBA --workdir=WORKDIR`
+
+    On 1,003 test images of CelebA-small, fitted to 11,607: accuracy 88.2 % (majority guess 80.3),
+    balanced 72.2 at 0.5 and 80.0 at the thresholds of validation.
     """
     return _on_celeba(facetracer_lfwa())
 
