@@ -41,11 +41,17 @@ def best_overlaps(true, found) -> np.ndarray:
         true: `[T, 4]`.
         found: `[F, 4]`.
     """
-    pairs = overlaps(true, found)
-    best = np.zeros(len(pairs))
-    rows, columns = linear_sum_assignment(pairs, maximize=True)
-    best[rows] = pairs[rows, columns]
+    rows, _, shared = _pairs(true, found)
+    best = np.zeros(len(np.reshape(true, (-1, 4))))
+    best[rows] = shared
     return best
+
+
+def _pairs(true, found) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of true boxes and of windows that stand for each other, and by how much they overlap."""
+    every = overlaps(true, found)
+    rows, columns = linear_sum_assignment(every, maximize=True)
+    return rows, columns, every[rows, columns]
 
 
 def framed(true: Sequence, found: Sequence) -> list[np.ndarray]:
@@ -80,9 +86,8 @@ def _frame(true, found) -> tuple[np.ndarray, np.ndarray]:
     shifts, scales = [np.zeros((0, 2))], [np.zeros((0, 2))]
     for boxes, windows in zip(true, found, strict=True):
         boxes, windows = (np.reshape(part, (-1, 4)).astype(float) for part in (boxes, windows))
-        pairs = overlaps(boxes, windows)
-        rows, columns = linear_sum_assignment(pairs, maximize=True)
-        met = pairs[rows, columns] >= _MEETING
+        rows, columns, shared = _pairs(boxes, windows)
+        met = shared >= _MEETING
         boxes, windows = boxes[rows[met]], windows[columns[met]]
         between = boxes[:, :2] + boxes[:, 2:] / 2 - windows[:, :2] - windows[:, 2:] / 2
         shifts.append(between / windows[:, 2:])
