@@ -13,15 +13,15 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from data_pipelines.crop.geometry import Crop
-from data_pipelines.crop.pixels import crop_pixels, decode_and_crop_each
 from export.declared_inputs import as_declared
 from export.description import FACE_BOX, FACE_RESPONSE, FACES, PHOTO_PIXELS, PHOTOS
 from faceattr_tf.prediction.localisation import Localiser
 from faceattr_tf.prediction.localisation_graph import (
     Located,
+    cutter_of_files,
+    cutter_of_pixels,
     locate_in_files,
     locate_in_pixels,
-    no_landmarks,
 )
 
 
@@ -38,10 +38,10 @@ def photo_signatures(
         max_pixels: width times height of the largest photograph that is decoded.
     """
 
-    def answers(located: Located, crops_of: Callable) -> dict:
+    def answers(located: Located, cut: Callable) -> dict:
         found = tf.math.is_finite(located.response)
         places = tf.where(found)
-        outputs = judge(*crops_of(places[:, 0], tf.gather_nd(located.box, places)))
+        outputs = judge(*cut(places[:, 0], tf.gather_nd(located.box, places), crop))
         rows = tf.shape(found)
 
         def spread(values):
@@ -59,25 +59,16 @@ def photo_signatures(
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")], autograph=False)
     def photos(image_bytes):
         (image_bytes,) = as_declared(image_bytes=image_bytes)
-
-        def crops_of(photo, box):
-            files = tf.gather(image_bytes, photo)
-            points = no_landmarks(box)
-            return decode_and_crop_each(files, box, points, crop, max_pixels=max_pixels)[:2]
-
         located = locate_in_files(localiser, image_bytes, max_pixels)
-        return answers(located, crops_of) | {"valid": located.usable}
+        found = answers(located, cutter_of_files(image_bytes, max_pixels))
+        return found | {"valid": located.usable}
 
     colours = tf.TensorSpec([None, None, None, 3], tf.uint8, "pixels")
 
     @tf.function(input_signature=[colours], autograph=False)
     def photo_pixels(pixels):
         (pixels,) = as_declared(pixels=pixels)
-
-        def crops_of(photo, box):
-            return crop_pixels(tf.gather(pixels, photo), box, no_landmarks(box), crop)
-
-        return answers(locate_in_pixels(localiser, pixels), crops_of)
+        return answers(locate_in_pixels(localiser, pixels), cutter_of_pixels(pixels))
 
     return {PHOTOS: photos, PHOTO_PIXELS: photo_pixels}
 

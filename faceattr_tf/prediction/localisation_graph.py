@@ -146,11 +146,8 @@ def locate_in_files(localiser: Localiser, image_bytes, max_pixels: int) -> Locat
     first = localiser.stages[0]
     rows, images = scaled_images_each(image_bytes, first.side, first.least, max_pixels=max_pixels)
 
-    def crop_windows(of, box, crop):
-        files = tf.gather(image_bytes, tf.gather(rows, of))
-        return decode_and_crop_each(files, box, no_landmarks(box), crop, max_pixels=max_pixels)[:2]
-
-    found = _located(localiser, images, crop_windows)
+    cut = cutter_of_files(image_bytes, max_pixels)
+    found = _located(localiser, images, lambda of, *window: cut(tf.gather(rows, of), *window))
     count = tf.shape(image_bytes)
     usable = tf.scatter_nd(rows[:, None], tf.ones_like(rows), tf.cast(count, tf.int64)) > 0
     spread = tf.fill([count[0], *found.shape[1:]], math.nan)
@@ -161,34 +158,54 @@ def locate_in_files(localiser: Localiser, image_bytes, max_pixels: int) -> Locat
 def locate_in_pixels(localiser: Localiser, pixels) -> Located:
     """The faces in images of one size, uint8 `[N, H, W, 3]`."""
     first = localiser.stages[0]
-
-    def crop_windows(of, box, crop):
-        return crop_pixels(tf.gather(pixels, of), box, no_landmarks(box), crop)
-
     images = scaled_pixels(pixels, first.side, first.least)
-    found = _located(localiser, images, crop_windows)
+    found = _located(localiser, images, cutter_of_pixels(pixels))
     return Located(found[..., :4], found[..., 4], tf.ones(tf.shape(pixels)[:1], tf.bool))
 
 
-def no_landmarks(box):
+def cutter_of_files(image_bytes, max_pixels: int):
+    """What cuts windows out of encoded images `[N]`, JPEG or PNG.
+
+    Returns:
+        A function: indices of images `[M]`, boxes in them `[M, 4]`, crop -> float32 crops
+        `[M, height, width, 3]`, transforms `[M, 2, 3]`.
+    """
+
+    def cut(of, box, crop):
+        files = tf.gather(image_bytes, of)
+        return decode_and_crop_each(files, box, _no_landmarks(box), crop, max_pixels=max_pixels)[:2]
+
+    return cut
+
+
+def cutter_of_pixels(pixels):
+    """The same for images of one size, uint8 `[N, H, W, 3]`."""
+
+    def cut(of, box, crop):
+        return crop_pixels(tf.gather(pixels, of), box, _no_landmarks(box), crop)
+
+    return cut
+
+
+def _no_landmarks(box):
     """Landmarks that are not known, of faces with boxes `[M, 4]`."""
     return tf.fill([tf.shape(box)[0], len(LANDMARK_NAMES), 2], math.nan)
 
 
-def _located(localiser: Localiser, images: ScaledImages, crop_windows):
+def _located(localiser: Localiser, images: ScaledImages, cut):
     """Box and response of the faces of images, `[m, K, 5]`.
 
     Args:
         localiser: finds them.
         images: the images.
-        crop_windows: indices of images `[M]`, boxes in them `[M, 4]`, crop -> crops, transforms.
+        cut: cuts windows out of them, see `cutter_of_files`.
     """
     first, *rest = localiser.stages
     found = _find(first, images.read, images.transform, images.sizes)
     for stage in rest:
         windows = tf.where(tf.math.is_finite(found[..., 4]))
         of = windows[:, 0]
-        crops, transform = crop_windows(of, tf.gather_nd(found, windows)[:, :4], stage.crop)
+        crops, transform = cut(of, tf.gather_nd(found, windows)[:, :4], stage.crop)
         inner = _find(
             stage, functools.partial(tf.gather, crops), transform, tf.gather(images.sizes, of)
         )
