@@ -48,12 +48,12 @@ def unseen(subject: Subject) -> Finding:
             "the recipe's tasks leave labels out"
         )
     layer = subject.layer(subject.settings.layer)
-    numbers, left_out = {}, {}
+    numbers, left_out = {}, []
     for task in tasks:
         try:
             numbers[task.name] = _measured(subject, task, layer)
         except UserError as error:
-            left_out[str(error)] = task
+            left_out.append(str(error))
     if not numbers:
         raise UserError("; ".join(left_out))
     tables, plots = [], []
