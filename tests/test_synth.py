@@ -10,7 +10,7 @@ import pytest
 import scipy.io
 
 from data_pipelines.errors import UserError
-from data_pipelines.synth import layouts
+from data_pipelines.synth import layouts, parts
 from data_pipelines.synth.drawing import draw_face
 from data_pipelines.tasks import CELEBA_ATTRIBUTES, POSE_CLASSES, celeba_name
 
@@ -285,7 +285,7 @@ def test_mistakes_are_refused_in_one_line(tmp_path):
 
 def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
     calls = iter(range(5))
-    monkeypatch.setattr(layouts, "draw_face", lambda *args: [draw_face(*args), next(calls)][0])
+    monkeypatch.setattr(parts, "draw_face", lambda *args: [draw_face(*args), next(calls)][0])
     with pytest.raises(RuntimeError):
         layouts.draw("celeba", tmp_path / "tree", images=10)
     assert list(tmp_path.iterdir()) == []

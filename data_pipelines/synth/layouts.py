@@ -9,7 +9,6 @@ import io
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -17,11 +16,17 @@ import numpy as np
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.formats.matlab import write_matlab
-from data_pipelines.synth.drawing import draw_face
+from data_pipelines.synth.parts import (
+    balanced_labels,
+    draw_faces,
+    draw_identities,
+    draw_poses,
+    name_of,
+    partition,
+    write_image,
+    write_rows,
+)
 from data_pipelines.tasks import CELEBA_ATTRIBUTES, POSE_CLASSES, normalise_label
-
-_FIRST = ("Ada", "Bao", "Carl", "Dina", "Emil", "Fatma", "Goran", "Hana", "Ivan", "Julia", "Kofi")
-_LAST = ("Almeida", "Berg", "Castro", "Dvorak", "Eriksen", "Gupta", "Haddad", "Ito", "Kovacs")
 
 DRAWN = "drawn.txt"
 """A file in every folder of drawn faces, by which records and reports know them."""
@@ -95,36 +100,36 @@ def draw(
 def _celeba(folder, images, seed, size, in_the_wild=False):
     """CelebA: aligned pictures of 178x218, or `in_the_wild` ones with a border and boxes."""
     rng = np.random.default_rng([seed, 0])
-    counts = _partition(images)
-    labels = _balanced(rng, counts)
-    identities = _identities(rng, counts, highest=10_177)
+    counts = partition(images)
+    labels = balanced_labels(rng, counts)
+    identities = draw_identities(rng, counts, highest=10_177)
     names = [f"{number:06d}.jpg" for number in range(1, images + 1)]
     pictures = folder / ("img_celeba" if in_the_wild else "img_align_celeba")
     points, boxes = [], []
     sizes = [size or (218, 178)] * images
     for name, (image, landmarks, box) in zip(
-        names, _faces(seed, labels, _poses(rng, images), identities, sizes), strict=True
+        names, draw_faces(seed, labels, draw_poses(rng, images), identities, sizes), strict=True
     ):
         if in_the_wild:
             top, bottom, left, right = rng.integers(10, 120, 4)
             image = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_REPLICATE)
             landmarks, box = landmarks + [left, top], box + [left, top, 0, 0]
-        _write_image(pictures / name, image)
+        write_image(pictures / name, image)
         points.append(landmarks.ravel())
         boxes.append(box)
     signs = np.where(labels, 1, -1)
     header = [str(images), " ".join(CELEBA_ATTRIBUTES) + " "]
-    _write_rows(folder / "Anno/list_attr_celeba.txt", header, names, signs, 2)
+    write_rows(folder / "Anno/list_attr_celeba.txt", header, names, signs, 2)
     kind = "celeba" if in_the_wild else "align_celeba"
     places = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
     header = [str(images), " ".join(f"{place}_{axis}" for place in places for axis in "xy")]
-    _write_rows(folder / f"Anno/list_landmarks_{kind}.txt", header, names, np.rint(points), 4)
+    write_rows(folder / f"Anno/list_landmarks_{kind}.txt", header, names, np.rint(points), 4)
     if in_the_wild:
         header = [str(images), "image_id x_1 y_1 width height"]
-        _write_rows(folder / "Anno/list_bbox_celeba.txt", header, names, np.rint(boxes), 4)
-    _write_rows(folder / "Anno/identity_CelebA.txt", [], names, identities[:, None])
+        write_rows(folder / "Anno/list_bbox_celeba.txt", header, names, np.rint(boxes), 4)
+    write_rows(folder / "Anno/identity_CelebA.txt", [], names, identities[:, None])
     parts = np.repeat([0, 1, 2], counts)
-    _write_rows(folder / "Eval/list_eval_partition.txt", [], names, parts[:, None])
+    write_rows(folder / "Eval/list_eval_partition.txt", [], names, parts[:, None])
 
 
 def _lfwa(folder, images, seed, size, attributes=40, matlab="7.3"):
@@ -137,22 +142,24 @@ def _lfwa(folder, images, seed, size, attributes=40, matlab="7.3"):
     unlisted = max(1, images // 50)
     train = (images - unlisted) // 2
     counts = (train, images - unlisted - train)
-    labels = _balanced(rng, (*counts, unlisted))
-    identities = _identities(rng, (*counts, unlisted))
+    labels = balanced_labels(rng, (*counts, unlisted))
+    identities = draw_identities(rng, (*counts, unlisted))
     files, seen = [], {}
     for identity in identities:
-        person = _person(identity)
+        person = name_of(identity)
         seen[person] = seen.get(person, 0) + 1
         files.append(f"{person}/{person}_{seen[person]:04d}.jpg")
-    faces = _faces(seed, labels, _poses(rng, images), identities, [size or (250, 250)] * images)
+    faces = draw_faces(
+        seed, labels, draw_poses(rng, images), identities, [size or (250, 250)] * images
+    )
     for file, (image, _, _) in zip(files, faces, strict=True):
-        _write_image(folder / "lfw" / file, image)
+        write_image(folder / "lfw" / file, image)
 
     order = np.argsort(files[: sum(counts)])  # the official lists are alphabetical
     values = labels.astype(float)
     spelling = [name.replace("_", " ") for name in CELEBA_ATTRIBUTES]
     if attributes == 73:
-        further = _balanced(rng, (images,), len(LFWA_FURTHER_ATTRIBUTES)).astype(float)
+        further = balanced_labels(rng, (images,), len(LFWA_FURTHER_ATTRIBUTES)).astype(float)
         for name, opposite in _OPPOSITES.items():
             column = LFWA_FURTHER_ATTRIBUTES.index(name)
             further[:, column] = ~labels[:, CELEBA_ATTRIBUTES.index(opposite)]
@@ -170,7 +177,7 @@ def _lfwa(folder, images, seed, size, attributes=40, matlab="7.3"):
         "train": np.flatnonzero(order < train) + 1.0,
         "test": np.flatnonzero(order >= train) + 1.0,
     }
-    people = np.unique([_person(identity) for identity in identities], return_inverse=True)[1] + 1.0
+    people = np.unique([name_of(identity) for identity in identities], return_inverse=True)[1] + 1.0
     indices = {f"indices_img_{split}": row[:, None] for split, row in rows.items()}
     for split, row in rows.items():
         who = np.unique(people[order[row.astype(int) - 1]])
@@ -187,8 +194,8 @@ def _mtfl(folder, images, seed, size):
     """
     rng = np.random.default_rng([seed, 0])
     counts = (images - images // 5, images // 5)
-    labels = _balanced(rng, counts)
-    poses = np.concatenate([_poses(rng, count) for count in counts])
+    labels = balanced_labels(rng, counts)
+    poses = np.concatenate([draw_poses(rng, count) for count in counts])
     sides = rng.integers(150, 251, (images, 2))
     sides[::2, 1] = sides[::2, 0]
     sizes = [size or (int(height), int(width)) for height, width in sides]
@@ -197,15 +204,15 @@ def _mtfl(folder, images, seed, size):
         if index >= counts[0]:
             files.append(f"AFLW/{index:04d}-image{rng.integers(10_000, 99_999)}.jpg")
         elif index < 0.4 * counts[0]:
-            files.append(f"lfw_5590/{_person(index)}_0001.jpg")
+            files.append(f"lfw_5590/{name_of(index)}_0001.jpg")
         else:
             files.append(f"net_7876/{'ñ_' * (index == counts[0] - 1)}{index}_0.jpg")
     rows = []
-    faces = _faces(seed, labels, poses, range(images), sizes)
+    faces = draw_faces(seed, labels, poses, range(images), sizes)
     for index, (image, landmarks, _) in enumerate(faces):
         if index % 9 == 4:
             image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        _write_image(folder / files[index], image)
+        write_image(folder / files[index], image)
         male, smiling, glasses = (
             2 - int(labels[index, CELEBA_ATTRIBUTES.index(name)])
             for name in ("Male", "Smiling", "Eyeglasses")
@@ -223,10 +230,10 @@ def _mtfl(folder, images, seed, size):
 def _manifest(folder, images, seed, size):
     """`manifest.csv`: path, split, identity, age in years, pose, 40 attributes; some cells empty."""
     rng = np.random.default_rng([seed, 0])
-    counts = _partition(images)
-    labels = _balanced(rng, counts)
-    identities = _identities(rng, counts)
-    poses = _poses(rng, images)
+    counts = partition(images)
+    labels = balanced_labels(rng, counts)
+    identities = draw_identities(rng, counts)
+    poses = draw_poses(rng, images)
     splits = np.repeat(["train", "validation", "test"], counts)
     young = labels[:, CELEBA_ATTRIBUTES.index("Young")]
     ages = np.where(young, rng.integers(18, 40, images), rng.integers(45, 86, images))
@@ -234,10 +241,10 @@ def _manifest(folder, images, seed, size):
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["path", "split", "identity", "age", "pose", *CELEBA_ATTRIBUTES])
-    faces = _faces(seed, labels, poses, identities, [size or (128, 128)] * images)
+    faces = draw_faces(seed, labels, poses, identities, [size or (128, 128)] * images)
     for index, (image, _, _) in enumerate(faces):
         path = f"images/{index:05d}.jpg"
-        _write_image(folder / path, image)
+        write_image(folder / path, image)
         row = [
             "" if gap else int(yes) for yes, gap in zip(labels[index], empty[index], strict=True)
         ]
@@ -247,69 +254,3 @@ def _manifest(folder, images, seed, size):
 
 
 LAYOUTS = {"celeba": _celeba, "lfwa": _lfwa, "manifest": _manifest, "mtfl": _mtfl}
-
-
-def _partition(images: int) -> tuple[int, int, int]:
-    share = max(1, round(images / 10))
-    return images - 2 * share, share, share
-
-
-def _balanced(rng, counts: Sequence[int], columns: int = len(CELEBA_ATTRIBUTES)) -> np.ndarray:
-    """Bool `[sum(counts), columns]`: in each part half of every column is true, in any order."""
-    parts = []
-    for count in counts:
-        # An odd one out falls on either side.
-        half = (np.arange(count)[:, None] + rng.integers(0, 2, columns)) % 2 == 1
-        parts.append(rng.permuted(half, axis=0))
-    return np.concatenate(parts)
-
-
-def _poses(rng, images: int) -> np.ndarray:
-    return rng.permutation(np.arange(images) % len(POSE_CLASSES))
-
-
-def _identities(rng, counts: Sequence[int], highest: int | None = None) -> np.ndarray:
-    """Numbers of people `[sum(counts)]`, two to four images each, nobody in two parts."""
-    parts, people = [], 0
-    for count in counts:
-        sizes = rng.integers(2, 5, count)
-        part = people + np.repeat(np.arange(count), sizes)[:count]
-        people = part[-1] + 1
-        parts.append(rng.permutation(part))
-    # Spread over the official range, so that protocols that cut it find people in every part.
-    numbers = np.linspace(1, highest or people, people).astype(int)
-    return rng.permutation(numbers)[np.concatenate(parts)]
-
-
-def _person(number: int) -> str:
-    rest, first = divmod(int(number), len(_FIRST))
-    middle, last = divmod(rest, len(_LAST))
-    return "_".join([_FIRST[first], *(["X" * middle] if middle else []), _LAST[last]])
-
-
-def _faces(seed, labels, poses, identities, sizes) -> Iterator[tuple]:
-    for index, (label, pose, identity, size) in enumerate(
-        zip(labels, poses, identities, sizes, strict=True)
-    ):
-        yield draw_face(
-            np.random.default_rng([seed, 1, index]),
-            dict(zip(CELEBA_ATTRIBUTES, label, strict=True)),
-            POSE_CLASSES[pose],
-            size,
-            np.random.default_rng([seed, 2, int(identity)]),
-        )
-
-
-def _write_image(path: pathlib.Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = image[..., ::-1] if image.ndim == 3 else image
-    path.write_bytes(cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
-
-
-def _write_rows(path, header, names, values, width=0) -> None:
-    rows = [
-        name + "".join(f" {int(value):{width}d}" for value in row)
-        for name, row in zip(names, values, strict=True)
-    ]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join([*header, *rows, ""]), "ascii")
