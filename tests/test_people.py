@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines.errors import UserError
 from data_pipelines.records.build import build
-from data_pipelines.records.people import choose_people, count_people
+from data_pipelines.records.people import choose_images, choose_people, count_people
 from data_pipelines.records.record_set import IDENTITIES, METADATA, RecordSet
 from data_pipelines.synth.layouts import draw
 
@@ -29,6 +29,16 @@ def test_unknown_people_are_each_their_own_and_nobody_is_everybody():
         assert choose_people(np.array([7, 7, 7, 9]), share, seed=0).sum() in (1, 3)
     with pytest.raises(UserError, match="all training images are of one person"):
         choose_people(np.zeros(5, int), 0.2, seed=0)
+
+
+def test_as_many_images_of_everybody_who_has_more_can_be_set_aside():
+    identities = np.random.default_rng(1).permutation(np.repeat([3, 4, 5, -1], [6, 3, 2, 8]))
+    chosen = choose_images(identities, 2, seed=3)
+    assert [int((identities[chosen] == person).sum()) for person in (3, 4, 5, -1)] == [2, 2, 0, 0]
+    np.testing.assert_array_equal(choose_images(identities, 2, seed=3), chosen)
+    assert (choose_images(identities, 2, seed=4) != chosen).any()
+    with pytest.raises(UserError, match="every person who has more, and nobody has"):
+        choose_images(identities, 6, seed=3)
 
 
 def test_people_in_two_parts_are_counted():

@@ -36,6 +36,24 @@ def count_people(identities: Mapping[str, np.ndarray]) -> tuple[dict[str, int], 
     return counts, {pair: count for pair, count in shared.items() if count}
 
 
+def check_share(share: float, by_person: bool) -> None:
+    """Makes sure that a validation share is one: see `RecordSet.select`.
+
+    Raises:
+        UserError: it is not.
+    """
+    if share < 0 or (share >= 1 and share != int(share)):
+        raise UserError(
+            f"validation_share={share} is neither in [0, 1) nor a whole number of images of every "
+            "person"
+        )
+    if share >= 1 and by_person:
+        raise UserError(
+            f"validation_share={share} takes as many images of every person, so that everybody is in "
+            "training and validation; expected --config.data.validation_by_person=False with it"
+        )
+
+
 def choose_people(identities: np.ndarray, share: float, seed: int) -> np.ndarray:
     """A seeded choice of people whose images are about a share of all.
 
@@ -62,3 +80,33 @@ def choose_people(identities: np.ndarray, share: float, seed: int) -> np.ndarray
     before = np.cumsum(images[order]) - images[order] / 2
     wanted = np.searchsorted(before, share * len(identities))
     return np.isin(person, order[: min(max(wanted, 1), len(images) - 1)])
+
+
+def choose_images(identities: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """A seeded choice of as many images of every person who has more.
+
+    Args:
+        identities: person of every image, `[N]`; images of nobody known are not chosen.
+        count: images of a person, from 1.
+        seed: seed of the choice.
+
+    Returns:
+        Booleans `[N]`.
+
+    Raises:
+        UserError: nobody has more images.
+    """
+    order = np.random.default_rng(seed).permutation(len(identities))
+    order = order[np.argsort(identities[order], kind="stable")]  # person after person
+    _, begin, person, images = np.unique(
+        identities[order], return_index=True, return_inverse=True, return_counts=True
+    )
+    rank = np.arange(len(order)) - begin[person]
+    chosen = np.zeros(len(identities), bool)
+    chosen[order] = (identities[order] >= 0) & (rank < count) & (images[person] > count)
+    if not chosen.any():
+        raise UserError(
+            f"validation_share={count} takes as many images of every person who has more, and nobody "
+            "has; expected fewer, or a share below 1"
+        )
+    return chosen

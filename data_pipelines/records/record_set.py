@@ -10,7 +10,7 @@ import numpy as np
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.records.files import check_files
-from data_pipelines.records.people import choose_people
+from data_pipelines.records.people import check_share, choose_images, choose_people
 from data_pipelines.tasks import Task
 
 METADATA = "metadata.json"
@@ -122,7 +122,8 @@ class RecordSet:
 
         Args:
             split: name of a stored split, or "validation".
-            validation_share: share of the training examples, in [0, 1).
+            validation_share: share of the training examples, in [0, 1); a whole number from 1 on is
+                that of images of every person who has more.
             seed: the seed of the choice.
             by_person: choose people with all of their images, where the set knows them, so that
                 nobody is in training and validation.
@@ -135,9 +136,11 @@ class RecordSet:
         Raises:
             UserError: there is no such split, or the share is out of range.
         """
-        if not 0 <= validation_share < 1:
-            raise UserError(f"validation_share={validation_share} is not in [0, 1)")
+        check_share(validation_share, by_person)
         if self.lends(validation_share, of_training) and split in ("train", "validation"):
+            if validation_share >= 1:
+                chosen = choose_images(self.identities("train"), int(validation_share), seed)
+                return "train", chosen == (split == "validation")
             if by_person and self.people:
                 chosen = choose_people(self.identities("train"), validation_share, seed)
                 return "train", chosen == (split == "validation")

@@ -54,7 +54,8 @@ class Data:
         records: folders that `faceattr-data build` wrote; several are sampled together.
         weights: sampling weight per folder; empty means in proportion to the number of examples.
         validation_share: share of the training split that is set aside for validation where the
-            records have no validation split of their own.
+            records have no validation split of their own; from 1 on, how many images of every
+            person who has more.
         validation_by_person: take that share of the people, with all of their images, where the
             records know them, so that nobody is in both; else of the images.
         validation_of_training: take the share of the training split although the records have a
