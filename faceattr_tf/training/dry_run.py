@@ -1,5 +1,6 @@
 """What a run would be: tasks, parameters, arithmetic, memory, time, and whether it can learn."""
 
+import collections
 import dataclasses
 import time
 
@@ -57,8 +58,15 @@ def dry_run(recipe: Recipe) -> dict:
             model, state.optimizers[0], recipe.data.micro_batch or recipe.data.batch_size
         ),
     }
-    print(f"  model  {recipe.model.name}: {result['parameters']:,} parameters")
-    print(f"  work   {result['multiply_adds'] / 1e6:,.0f} million multiply-adds per image, forward")
+    kinds = collections.Counter(type(layer).__name__ for layer in model.layers if layer.weights)
+    print(
+        f"  model  {recipe.model.name}: {result['parameters']:,} parameters in "
+        + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    )
+    print(
+        f"  work   {result['multiply_adds'] / 1e6:,.0f} million multiply-adds per image, forward: "
+        f"{result['multiply_adds'] / 5e8:.2f} GFLOP, multiplications and additions counted apart"
+    )
     print(f"  memory {result['bytes'] / 2**20:,.0f} MiB for weights, optimizer and activations")
     step = create_train_step(state, experiment, 0)
     losses, begin = [], time.perf_counter()

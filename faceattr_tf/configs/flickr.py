@@ -1,0 +1,67 @@
+"""Flickr ("Deep Architectures for Face Attributes"): the base network and what branches off it."""
+
+import dataclasses
+
+from data_pipelines.crop.geometry import Crop
+from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
+from faceattr_tf.configs.lnets_anet import DISTORTIONS, FACE
+
+
+def identity() -> Recipe:
+    """Section 4.1 as published: people as classes, softmax, stochastic gradient descent.
+
+    The paper says: 224x224 pixels, aligned; momentum 0.9, batches of 400, a rate of 0.1 divided by
+    4 every 10,000 batches, 5 images of every person for validation; weights from a Gaussian (see
+    `faceattr_tf.models.flickr`). It does not say for how long: 60,000 batches here, ten times its
+    2.5 M images and five drops. Neither augmentation nor weight decay is mentioned, and there is
+    none. People without more than five images are trained on alone. Images need landmarks
+    (`faceattr-data detect`) or, where faces are upright and centred,
+    `--config.data.crop.kind=none`. The paper has 84 % of 10,000 people.
+
+    `faceattr-train --config=flickr_identity --records=PEOPLE --workdir=WORKDIR`
+    """
+    return Recipe(
+        data=Data(
+            crop=Crop(kind="align", height=224, width=224, margin=0.15, vertical=0.1),
+            batch_size=400,
+            validation_share=5,
+            validation_by_person=False,
+            validation_of_training=True,
+        ),
+        tasks=(TaskConfig("identity"),),
+        model=Model("flickr"),
+        phases=(
+            Phase(
+                name="identity",
+                steps=60_000,
+                optimizer="sgd",
+                learning_rate=0.1,
+                momentum=0.9,
+                schedule="piecewise",
+                boundaries=tuple(drop / 6 for drop in range(1, 6)),
+                decay=0.25,
+            ),
+        ),
+        evaluate_steps=2_000,
+        best_metric="identity/accuracy",
+    )
+
+
+def identity_small() -> Recipe:
+    """The same for a few people on a processor: smaller pictures and batches, random changes.
+
+    88x88 pixels of upright, centred faces, batches of 100, one image of every person who has more
+    for validation. The rate falls as in the paper, five times by a factor of 4, over 24 epochs.
+
+    `faceattr-train --config=flickr_identity_small --records=PEOPLE,CELEBA --workdir=WORKDIR`
+    """
+    recipe = identity()
+    recipe.data.crop = dataclasses.replace(FACE)
+    recipe.data.augment = dataclasses.replace(DISTORTIONS)
+    recipe.data.batch_size = 100
+    recipe.data.validation_share = 1
+    recipe.phases[0].steps = 0
+    recipe.phases[0].epochs = 24.0
+    recipe.evaluate_steps = 0
+    recipe.evaluate_epochs = 4.0
+    return recipe
