@@ -7,7 +7,9 @@ TensorFlow, so that models can be built on any Keras backend.
 
 import collections
 import dataclasses
+import itertools
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -81,12 +83,15 @@ class Task:
         labels: attribute names, class names, names of values, of points or of parameters.
         mirror: for each label the index of the label that it becomes when the picture is mirrored
             left to right (pose classes and left/right points swap); empty where nothing changes.
+        values: the number that each class stands for, ascending (years of a range of ages); empty
+            where classes have no order.
     """
 
     name: str
     kind: str
     labels: tuple[str, ...]
     mirror: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -103,6 +108,15 @@ class Task:
             raise ValueError(
                 f"task {self.name!r}: mirror {self.mirror} is no permutation of its "
                 f"{len(self.labels)} labels"
+            )
+        if self.values and (
+            self.kind != "multiclass"
+            or len(self.values) != len(self.labels)
+            or any(low >= high for low, high in itertools.pairwise(self.values))
+        ):
+            raise ValueError(
+                f"task {self.name!r}: values {self.values} are not one for each of its "
+                f"{len(self.labels)} classes, ascending"
             )
 
     @property
@@ -157,14 +171,69 @@ class Task:
     @classmethod
     def from_dict(cls, fields: dict) -> "Task":
         """The task that `to_dict` described."""
-        fields = {**fields, "labels": tuple(fields["labels"]), "mirror": tuple(fields["mirror"])}
-        return cls(**fields)
+        lists = {name: tuple(fields.get(name, ())) for name in ("labels", "mirror", "values")}
+        return cls(**fields | lists)
 
 
 CELEBA = Task("attributes", "multilabel", CELEBA_ATTRIBUTES)
 MTFL_ATTRIBUTES = Task("attributes", "multilabel", ("Male", "Smiling", "Eyeglasses"))
 POSE = Task("pose", "multiclass", POSE_CLASSES, mirror=(4, 3, 2, 1, 0))
 LANDMARKS = Task("landmarks", "landmarks", LANDMARK_NAMES, mirror=(1, 0, 2, 4, 3))
+
+MALE = Task("attributes", "multilabel", ("Male",))
+AGE = Task("age", "regression", ("years",))
+
+AGE_BINS = Task(
+    "age_bins",
+    "multiclass",
+    (
+        *("0-2", "3-6", "7", "8-13", "14", "15-20", "21-24", "25-32", "33-37", "38-43", "44-47"),
+        *("48-53", "54-59", "60+"),
+    ),
+    values=(1, 4.5, 7, 10.5, 14, 17.5, 22.5, 28.5, 35, 40.5, 45.5, 50.5, 56.5, 75),
+)
+"""Fourteen ranges of years, as Flickr (section 4.5) counts them without saying which.
+
+They are the eight of Adience (Eidinger et al., 2014: 0-2, 4-6, 8-13, 15-20, 25-32, 38-43, 48-53, 60+)
+with the gaps between them, the 3 being joined to 4-6. A range stands for its middle, the open one
+for the mean of UTKFace's faces in it, rounded.
+"""
+
+AGE_RANGE = Task(
+    "age_range",
+    "multiclass",
+    ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70"),
+    values=(1, 6, 14.5, 24.5, 34.5, 44.5, 54.5, 64.5, 82),
+)
+"""FairFace's ranges of years; the last begins with 70 and stands for the same mean as above."""
+
+
+def range_of(task: Task, years: int) -> int:
+    """Index of the class of `AGE_BINS` or `AGE_RANGE` that a whole number of years is in."""
+    starts = [int(re.findall(r"\d+", label)[0]) for label in task.labels]
+    return int(np.searchsorted(starts, years, side="right")) - 1
+
+
+FIVE_GROUPS = ("White", "Black", "Asian", "Indian", "Others")
+"""UTKFace's groups: Others are "like Hispanic, Latino, Middle Eastern", as it says itself."""
+
+SEVEN_GROUPS = (
+    *("White", "Black", "Latino_Hispanic", "East_Asian", "Southeast_Asian", "Indian"),
+    "Middle_Eastern",
+)
+"""FairFace's groups."""
+
+EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+"""FER2013's classes, in its order."""
+
+
+def ethnicity_tasks(groups: tuple[str, ...]) -> tuple[Task, Task]:
+    """Which group others took somebody for: as one of the groups, and as yes or no to each.
+
+    The second reading is that of Flickr (section 4.7), whose answer may be several groups or none.
+    """
+    return Task("ethnicity", "multiclass", groups), Task("ethnicities", "multilabel", groups)
+
 
 THETA_NAMES = ("theta11", "theta12", "theta13", "theta21", "theta22", "theta23")
 ALIGNMENT = Task("alignment", "transform", THETA_NAMES)

@@ -19,6 +19,8 @@ from data_pipelines.tasks import UNKNOWN
 
 OPTIONS = {"manifest": {"tasks": "attributes:multilabel:*;pose:multiclass;age:regression"}}
 IMAGES = 24
+WITHOUT_TABLE = {"utkface"}
+"""Readers of labels in names: no picture of theirs can be missing."""
 
 
 @pytest.fixture(scope="module", params=READERS)
@@ -121,7 +123,8 @@ def test_the_folder_is_one_of_tensorflow_datasets(records):
     assert example["image"].dtype == np.uint8
 
 
-def test_where_the_data_came_from_is_stored(records):
+def test_where_the_data_came_from_is_stored(reader, records):
+    assert records.name == reader
     description = RecordSet.load(records.path).description
     assert f"({sum(records.splits.values())} drawn faces)" in description["title"]
     assert description["fingerprint"]
@@ -136,10 +139,12 @@ def test_a_missing_file_is_named_with_where_to_get_the_data(reader, drawn, tmp_p
     obtain = reader_class(reader).ABOUT.obtain
     assert obtain
     tables = [
-        path.relative_to(drawn) for path in drawn.rglob("*") if path.suffix in (".txt", ".mat")
+        path.relative_to(drawn)
+        for path in drawn.rglob("*")
+        if path.suffix in (".txt", ".mat", ".csv")
     ]
     for table in tables:
-        if table.name.startswith(("identity", "list_landmarks", "readme", "drawn")):
+        if table.name.startswith(("identity", "list_landmarks", "readme", "drawn", "manifest")):
             continue
         tree = shutil.copytree(drawn, tmp_path / table.name)
         (tree / table).unlink()
@@ -159,6 +164,8 @@ def test_bad_images_are_named(reader, drawn, tmp_path):
     picture.write_bytes(picture.read_bytes()[:-100])
     with pytest.raises(UserError, match=f"{picture.name} does not decode"):
         build(reader, tree, tmp_path / "records", **OPTIONS.get(reader, {}))
+    if reader in WITHOUT_TABLE:
+        return
     picture.unlink()
     with pytest.raises(UserError, match=f"{picture.name} is missing"):
         build(reader, tree, tmp_path / "records", **OPTIONS.get(reader, {}))
@@ -168,5 +175,5 @@ def test_bad_images_are_named(reader, drawn, tmp_path):
 
 
 def test_an_unknown_reader_is_named_with_those_that_exist():
-    with pytest.raises(ValueError, match="no reader 'celebb'; there are: celeba, lfwa, manifest"):
+    with pytest.raises(ValueError, match="no reader 'celebb'; there are: celeba, fairface, lfwa"):
         reader_class("celebb")

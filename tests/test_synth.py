@@ -278,7 +278,7 @@ def test_mistakes_are_refused_in_one_line(tmp_path):
         layouts.draw("celeba", tmp_path / "new", images=3)
     with pytest.raises(UserError, match="size 8x8 is too small"):
         layouts.draw("celeba", tmp_path / "new", size=(8, 8))
-    with pytest.raises(ValueError, match="no data set 'imdb' to draw; there are: celeba, lfwa"):
+    with pytest.raises(ValueError, match="no data set 'imdb' to draw; there are: celeba, fairface"):
         layouts.draw("imdb", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

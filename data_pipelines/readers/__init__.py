@@ -8,9 +8,11 @@ import importlib
 
 READERS = {
     "celeba": "data_pipelines.readers.celeba:Celeba",
+    "fairface": "data_pipelines.readers.fairface:Fairface",
     "lfwa": "data_pipelines.readers.lfwa:Lfwa",
     "manifest": "data_pipelines.readers.manifest:Manifest",
     "mtfl": "data_pipelines.readers.mtfl:Mtfl",
+    "utkface": "data_pipelines.readers.utkface:Utkface",
 }
 
 __all__ = ["READERS", "reader_class"]

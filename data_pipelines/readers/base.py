@@ -109,6 +109,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         self.options = self._checked_options(options)
         self.bad: dict[str, str] = {}
         self.left_out: dict[str, int] = {}
+        self.noted: dict[str, int] = {}  # what the records hold although it is odd
         self.changed = collections.Counter()
         self.tables: dict[str, pathlib.Path] = {}
         self.images: ImageFolder | ImageArchive
@@ -179,6 +180,20 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _stored_tasks(self) -> list[Task]:
         return [task for task in self.tasks if task.kind != "landmarks"]
+
+    def copies(self, names: Iterable[str]) -> dict[bytes, list[str]]:
+        """A hash of the bytes of an image -> the names of all that have these bytes.
+
+        One that cannot be read stands alone.
+        """
+        groups = collections.defaultdict(list)
+        for name in names:
+            try:
+                data = self.images.read(name)
+            except (OSError, zipfile.BadZipFile, zlib.error):
+                data = os.fsencode(name)
+            groups[hashlib.sha256(data).digest()].append(name)
+        return groups
 
     def fingerprint(self) -> str:
         """A hash of all that decides what the records hold: tables, images, options, detections.

@@ -201,6 +201,7 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
         | {"title": _title(builder, sum(splits.values()))}
         | {"options": builder.options, "detections": builder.joined}
         | {"numbering": builder.NUMBERING}
+        | {"noted": {what: count for what, count in builder.noted.items() if count}}
         | {"turned_upright": changed.pop(TURNED, 0), "reencoded": changed}
         | {"passed_over": dict(builder.images.left_out), "fingerprint": fingerprint},
     }

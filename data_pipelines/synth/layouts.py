@@ -16,6 +16,7 @@ import numpy as np
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.formats.matlab import write_matlab
+from data_pipelines.synth.ages_and_emotions import fairface, utkface
 from data_pipelines.synth.parts import (
     balanced_labels,
     draw_faces,
@@ -253,4 +254,11 @@ def _manifest(folder, images, seed, size):
     (folder / "manifest.csv").write_text(table.getvalue(), "utf-8")
 
 
-LAYOUTS = {"celeba": _celeba, "lfwa": _lfwa, "manifest": _manifest, "mtfl": _mtfl}
+LAYOUTS = {
+    "celeba": _celeba,
+    "fairface": fairface,
+    "lfwa": _lfwa,
+    "manifest": _manifest,
+    "mtfl": _mtfl,
+    "utkface": utkface,
+}

@@ -1,0 +1,127 @@
+"""FairFace: age, gender and group of faces, levelled over the groups (Karkkainen, Joo, WACV 2021)."""
+
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from data_pipelines import tasks
+from data_pipelines.errors import UserError
+from data_pipelines.formats.images import ImageFolder
+from data_pipelines.formats.paths import relative_path
+from data_pipelines.formats.user_table import read_rows
+from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder
+
+_FEW = 5  # so many missing images are named one by one
+_DATES = {
+    **dict.fromkeys(("03-sep", "3-sep", "sep-03", "09-mar", "9-mar", "mar-09"), "3-9"),
+    **dict.fromkeys(("oct-19", "19-oct"), "10-19"),
+}
+"""What spreadsheets make of two of the ranges, in small letters."""
+
+_FIVE = {
+    **{name: name for name in ("White", "Black", "Indian")},
+    **dict.fromkeys(("East_Asian", "Southeast_Asian"), "Asian"),
+    **dict.fromkeys(("Latino_Hispanic", "Middle_Eastern"), "Others"),
+}
+"""FairFace's group -> UTKFace's."""
+
+
+class Fairface(FaceBuilder):
+    """`fairface_label_train.csv` and `fairface_label_val.csv` with the pictures that they name.
+
+    A row is file, age (one of nine ranges), gender (Male, Female) and race (one of seven groups);
+    further columns are not read. Of copies that went through a spreadsheet, whose 3-9 and 10-19
+    became dates (`03-Sep`, `Oct-19`), these are understood and counted.
+
+    The official validation part is the test part, as nothing else is labelled; validation is a
+    seeded share of training, chosen when records are used. With the option `groups=five` the groups
+    are those of UTKFace, so that both share the task: East and Southeast Asian are Asian, Latino and
+    Middle Eastern are Others.
+    """
+
+    ABOUT = About(
+        title="FairFace: faces with range of age, gender and group",
+        homepage="https://github.com/joojs/fairface",
+        licence="CC BY 4.0; the images belong to their owners",
+        citation="Kimmo Karkkainen, Jungseock Joo. FairFace: Face Attribute Dataset for Balanced "
+        "Race, Gender, and Age for Bias Measurement and Mitigation. WACV 2021.",
+        obtain="FairFace is to be had from https://github.com/joojs/fairface: give the folder that "
+        "holds train, val, fairface_label_train.csv and fairface_label_val.csv",
+    )
+    OPTIONS: Mapping[str, tuple] = {"groups": ("seven", "five")}
+
+    def _locate(self):
+        self.tables = {
+            "train": self.need("fairface_label_train.csv"),
+            "test": self.need("fairface_label_val.csv"),
+        }
+        self.images = ImageFolder(self.source)
+
+    @property
+    def _groups(self) -> tuple[str, ...]:
+        return tasks.SEVEN_GROUPS if self.options["groups"] == "seven" else tasks.FIVE_GROUPS
+
+    def _info(self):
+        return self.face_info((tasks.AGE_RANGE, tasks.MALE, *tasks.ethnicity_tasks(self._groups)))
+
+    def _split_generators(self, dl_manager):
+        listed: set[str] = set()
+        faces = {split: self._faces(path, listed) for split, path in self.tables.items()}
+        self.left_out["images without a row"] = len(self.images.sizes.keys() - listed)
+        return {split: self._generate_examples(split, faces[split]) for split in faces}
+
+    def _generate_examples(self, split, faces):
+        yield from self.examples(split, faces, len(faces))
+
+    def _faces(self, path: pathlib.Path, listed: set[str]) -> list[AnnotatedFace]:
+        """The faces of a table; adds their names to `listed`."""
+        rows = read_rows(path)
+        names = [
+            relative_path(text, rows.where(row), self.images.path)
+            for row, text in enumerate(rows.column("file"))
+        ]
+        for row, name in enumerate(names):
+            if name in listed:
+                raise UserError(f"{rows.where(row)}: image {name!r} occurs a second time")
+            listed.add(name)
+        self._check_missing(names)
+        ages = [text.strip() for text in rows.column("age")]
+        if dates := [text for text in ages if text.lower() in _DATES]:
+            what = f"ages of {path.name} that a spreadsheet made dates, such as {dates[0]!r}"
+            self.noted[what] = len(dates)
+        ranges, groups = tasks.AGE_RANGE.labels, self._groups
+        age = rows.parse(
+            "age",
+            lambda text: ranges.index(_DATES.get(text.lower(), text)),
+            f"one of {', '.join(ranges)}",
+        )
+        male = rows.parse("gender", {"Male": True, "Female": False}.__getitem__, "Male or Female")
+        known = ", ".join(tasks.SEVEN_GROUPS).replace("_", " ")
+        group = rows.parse("race", lambda text: groups.index(self._group(text)), f"one of {known}")
+        return [
+            AnnotatedFace(
+                name,
+                {
+                    "age_range": age[row],
+                    "attributes": male[row : row + 1],
+                    "ethnicity": group[row],
+                    "ethnicities": np.arange(len(groups)) == group[row],
+                },
+            )
+            for row, name in enumerate(names)
+        ]
+
+    def _group(self, text: str) -> str:
+        name = text.replace(" ", "_")
+        return name if self.options["groups"] == "seven" else _FIVE[name]
+
+    def _check_missing(self, names: list[str]) -> None:
+        """Says in one line that many images are missing, before each is complained of by name."""
+        missing = [name for name in names if name not in self.images.sizes]
+        if len(missing) > max(self.max_bad, _FEW):
+            raise UserError(
+                f"{self.images.path}: {len(missing):,} of {len(names):,} images of a table are "
+                f"missing, such as {missing[0]}, more than --max_bad={self.max_bad}. "
+                f"{self.ABOUT.obtain}"
+            )
