@@ -111,6 +111,7 @@ def test_unknown_attributes_and_poses_are_refused():
     (
         ("celeba", {}),
         ("celeba", {"in_the_wild": True}),
+        ("lfw", {}),
         ("lfwa", {"attributes": 73}),
         ("lfwa", {"matlab": "5"}),
         ("mtfl", {}),

@@ -172,7 +172,7 @@ def _add_inspect(commands):
     )
     parser.add_argument("--records", required=True, help="folder that `build` made")
     parser.add_argument("--picture", help="PNG file to write: faces with boxes, landmarks, labels")
-    parser.add_argument("--split", default="train", help="the picture's faces (default train)")
+    parser.add_argument("--split", default="", help="the picture's faces (default: the first)")
     parser.add_argument("--count", type=int, default=24, help="how many faces (default 24)")
 
 

@@ -7,10 +7,10 @@ import pathlib
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.formats.images import ImageArchive, ImageFolder
 from data_pipelines.formats.matlab import read_matlab
 from data_pipelines.formats.paths import relative_path
 from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder
+from data_pipelines.readers.lfw import images_at, number_people
 from data_pipelines.tasks import CELEBA, CELEBA_ATTRIBUTES, UNKNOWN, Task, celeba_name
 
 SPLITS = ("train", "test")
@@ -46,10 +46,7 @@ class Lfwa(FaceBuilder):
     )
 
     def _locate(self):
-        path = self.need("lfw", "lfw.zip")
-        nested = path / "lfw"  # as some copies unpack
-        folder = nested if nested.is_dir() else path
-        self.images = ImageFolder(folder) if path.is_dir() else ImageArchive(path, "lfw")
+        self.images = images_at(self.need("lfw", "lfw.zip"))
         self.need("lfw_att_40.mat", "lfw_att_73.mat")
         self.tables = {
             role: path
@@ -69,8 +66,7 @@ class Lfwa(FaceBuilder):
     def _split_generators(self, dl_manager):
         attributes = self._attributes
         names = attributes.names
-        people = sorted({_person(name) for name in names})
-        numbers = {person: number for number, person in enumerate(people)}
+        people = number_people(names)
         rows = self._rows(len(names))
         labels = attributes.labels(rows)
         self.left_out["images without labels"] = len(self.images.sizes.keys() - set(names))
@@ -81,7 +77,7 @@ class Lfwa(FaceBuilder):
                 yield AnnotatedFace(
                     filename=names[row],
                     labels={name: values[row] for name, values in labels.items()},
-                    identity=numbers[_person(names[row])],
+                    identity=people[row],
                 )
 
         return {
@@ -205,10 +201,6 @@ def _joined(tables: list[_Attributes]) -> _Attributes:
             first.sources + [other.path] * len(new),
         )
     return first
-
-
-def _person(name: str) -> str:
-    return name.rpartition("/")[0]
 
 
 def _repeated(names: list[str]) -> str | None:

@@ -23,7 +23,7 @@ def inspect_records(
     records: RecordSet | str | os.PathLike,
     picture: str | os.PathLike | None = None,
     *,
-    split: str = "train",
+    split: str = "",
     count: int = 24,
     seed: int = 0,
 ) -> None:
@@ -32,7 +32,7 @@ def inspect_records(
     Args:
         records: a record set, or its folder.
         picture: PNG file to write; none is drawn where it is None.
-        split: stored split that the drawn faces come from.
+        split: stored split that the drawn faces come from; empty for the first.
         count: how many faces to draw, chosen at random.
         seed: the seed of the choice.
 
@@ -45,7 +45,7 @@ def inspect_records(
     print(records.summary())
     if picture is None:
         return
-    stored, _ = records.select(split)
+    stored, _ = records.select(split or next(iter(records.splits)))
     if count < 1:
         raise UserError(f"{count} faces cannot be drawn, expected at least 1")
     total = records.splits[stored]

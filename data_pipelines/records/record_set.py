@@ -257,7 +257,7 @@ class RecordSet:
         """Counts per split and the share of each label, as text."""
         splits = list(self.splits)
         lines = [f"{self.name}: {self.description['title']}"]
-        width = max(24, *(len(label) + 4 for task in self.tasks for label in task.labels))
+        width = max([24, *(len(label) + 4 for task in self.tasks for label in task.labels)])
 
         def row(name, cells):
             lines.append(f"{name:{width}}" + "".join(f"{cell:>16}" for cell in cells))

@@ -4,6 +4,7 @@ Every label is drawn near half of the time in every part of a data set, independ
 so that guessing the majority scores about 50 %. The same arguments write the same bytes.
 """
 
+import collections
 import csv
 import io
 import os
@@ -133,6 +134,46 @@ def _celeba(folder, images, seed, size, in_the_wild=False):
     write_rows(folder / "Eval/list_eval_partition.txt", [], names, parts[:, None])
 
 
+def _lfw(folder, images, seed, size):
+    """LFW: up to ten folds of pairs, each of people of its own, and the two files of view 1."""
+    rng = np.random.default_rng([seed, 0])
+    identities, labels = draw_identities(rng, (images,)), balanced_labels(rng, (images,))
+    files = _write_people(folder / "lfw", seed, rng, labels, identities, size)
+    people = sorted(collections.Counter(file.partition("/")[0] for file in files).items())
+    count = min(10, len(people) // 2)
+    folds = [people[fold::count] for fold in range(count)]
+    pairs = min(sum(images > 1 for _, images in fold) for fold in folds)
+    _write_pairs(folder / "pairs.txt", f"{count}\t{pairs}", folds, pairs)
+    halves = (people[::2], people[1::2]) if len(people) > 3 else (people, people)
+    for name, half in zip(("pairsDevTrain.txt", "pairsDevTest.txt"), halves, strict=True):
+        pairs = sum(images > 1 for _, images in half)
+        _write_pairs(folder / name, f"{pairs}", [half], pairs)
+
+
+def _write_people(folder, seed, rng, labels, identities, size) -> list[str]:
+    """Draws LFW's folder a person, and returns the names of the images in it."""
+    files, seen = [], collections.Counter()
+    for person in map(name_of, identities):
+        seen[person] += 1
+        files.append(f"{person}/{person}_{seen[person]:04d}.jpg")
+    sizes = [size or (250, 250)] * len(files)
+    faces = draw_faces(seed, labels, draw_poses(rng, len(files)), identities, sizes)
+    for file, (image, _, _) in zip(files, faces, strict=True):
+        write_image(folder / file, image)
+    return files
+
+
+def _write_pairs(path, header, folds, count) -> None:
+    """Rows of pairs: in each fold `count` of its people, then as many of two of them."""
+    rows = [header]
+    for fold in folds:
+        several = [(name, images) for name, images in fold if images > 1]
+        rows += [f"{name}\t1\t{images}" for name, images in several[:count]]
+        others = zip(fold, fold[1:] + fold[:1], strict=True)
+        rows += [f"{one}\t1\t{other}\t{last}" for (one, _), (other, last) in others][:count]
+    path.write_text("\n".join([*rows, ""]), "ascii")
+
+
 def _lfwa(folder, images, seed, size, attributes=40, matlab="7.3"):
     """LFWA: `attributes` 40 or 73, in a MATLAB file of version "7.3" (HDF5) or "5".
 
@@ -145,17 +186,7 @@ def _lfwa(folder, images, seed, size, attributes=40, matlab="7.3"):
     counts = (train, images - unlisted - train)
     labels = balanced_labels(rng, (*counts, unlisted))
     identities = draw_identities(rng, (*counts, unlisted))
-    files, seen = [], {}
-    for identity in identities:
-        person = name_of(identity)
-        seen[person] = seen.get(person, 0) + 1
-        files.append(f"{person}/{person}_{seen[person]:04d}.jpg")
-    faces = draw_faces(
-        seed, labels, draw_poses(rng, images), identities, [size or (250, 250)] * images
-    )
-    for file, (image, _, _) in zip(files, faces, strict=True):
-        write_image(folder / "lfw" / file, image)
-
+    files = _write_people(folder / "lfw", seed, rng, labels, identities, size)
     order = np.argsort(files[: sum(counts)])  # the official lists are alphabetical
     values = labels.astype(float)
     spelling = [name.replace("_", " ") for name in CELEBA_ATTRIBUTES]
@@ -257,6 +288,7 @@ def _manifest(folder, images, seed, size):
 LAYOUTS = {
     "celeba": _celeba,
     "fairface": fairface,
+    "lfw": _lfw,
     "lfwa": _lfwa,
     "manifest": _manifest,
     "mtfl": _mtfl,
