@@ -177,5 +177,7 @@ def test_bad_images_are_named(reader, drawn, tmp_path):
 
 
 def test_an_unknown_reader_is_named_with_those_that_exist():
-    with pytest.raises(ValueError, match="no reader 'celebb'; there are: celeba, fairface, lfwa"):
+    with pytest.raises(
+        ValueError, match="no reader 'celebb'; there are: celeba, fairface, lfw, lfwa"
+    ):
         reader_class("celebb")
