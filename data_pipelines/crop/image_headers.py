@@ -4,7 +4,7 @@ SIDE_BY_SIDE = 8
 """Images of strangers that are decoded at once."""
 
 
-def _isolated(function, indices, specification):
+def isolated(function, indices, specification):
     """What a function gives for indices, without those for which it fails.
 
     Args:
@@ -66,7 +66,7 @@ def is_jpeg(image_bytes):
     return tf.strings.substr(image_bytes, 0, 3) == b"\xff\xd8\xff"
 
 
-def _header_sizes(image_bytes):
+def header_sizes(image_bytes):
     """Height and width of JPEG and PNG files by their headers, int32 `[B, 2]`; 0 for others."""
     import tensorflow as tf
 
@@ -75,7 +75,7 @@ def _header_sizes(image_bytes):
 
     def with_unusual_ones():
         unusual = tf.where(is_jpeg(image_bytes) & (sizes[:, 0] == 0))[:, 0]
-        rows, found = _isolated(by_decoder, unusual, tf.TensorSpec([2], tf.int32))
+        rows, found = isolated(by_decoder, unusual, tf.TensorSpec([2], tf.int32))
         return tf.tensor_scatter_nd_update(sizes, rows[:, None], found)
 
     sizes = _jpeg_sizes(image_bytes) + _png_sizes(image_bytes)

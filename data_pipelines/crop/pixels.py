@@ -14,7 +14,7 @@ import dataclasses
 import functools
 
 from data_pipelines.crop.geometry import Crop, compose, crop_transform
-from data_pipelines.crop.image_headers import _header_sizes, _isolated, decode, image_sizes, is_jpeg
+from data_pipelines.crop.image_headers import decode, header_sizes, image_sizes, is_jpeg, isolated
 
 _JPEG_RATIOS = (1, 2, 4, 8)
 
@@ -48,7 +48,7 @@ def decode_and_crop(image_bytes, box, landmarks, crop: Crop, *, adjust=None, str
     make = compiled if stream else functools.partial
     place, sample = make(_place, crop), make(sample_windows, crop)
     transform, local, halvings, whole, windows = place(sizes, box, landmarks, adjust)
-    choices, decoders = _decoders(image_bytes, halvings, whole, windows)
+    choices, decoders = decoders_of(image_bytes, halvings, whole, windows)
     pixels = _join_windows(choices, decoders, windows, stream)
     return sample(pixels, windows[:, 2:], local), transform
 
@@ -77,14 +77,14 @@ def decode_and_crop_each(image_bytes, box, landmarks, crop: Crop, *, max_pixels:
     import tensorflow as tf
 
     count = tf.shape(image_bytes)[0]
-    sizes = _header_sizes(image_bytes)
+    sizes = header_sizes(image_bytes)
     usable = tf.reduce_all(sizes > 0, axis=1)
     usable &= tf.reduce_prod(tf.cast(sizes, tf.int64), axis=1) <= max_pixels
     sizes = tf.where(usable[:, None], sizes, 1)
     transform, local, halvings, whole, windows = _place(crop, sizes, box, landmarks, None)
     # Beyond it, float32 could not tell neighbouring pixels apart.
     usable &= tf.reduce_all(tf.abs(transform) < 2.0**20, axis=[1, 2])
-    choices, decoders = _decoders(image_bytes, halvings, whole, windows)
+    choices, decoders = decoders_of(image_bytes, halvings, whole, windows)
 
     def read_window(index):
         pixels = tf.switch_case(
@@ -94,7 +94,7 @@ def decode_and_crop_each(image_bytes, box, landmarks, crop: Crop, *, max_pixels:
         with tf.control_dependencies([tf.debugging.Assert(same, ["another size than stated"])]):
             return tf.reshape(pixels, [-1, 3])
 
-    rows, pixels = _isolated(read_window, tf.where(usable)[:, 0], tf.TensorSpec([None, 3], "uint8"))
+    rows, pixels = isolated(read_window, tf.where(usable)[:, 0], tf.TensorSpec([None, 3], "uint8"))
     chosen = tf.gather(windows, rows)[:, 2:], tf.gather(local, rows)
     crops = sample_windows(crop, pixels.flat_values, *chosen)
     shape = [count, crop.height, crop.width, 3]
@@ -127,7 +127,7 @@ def crop_pixels(pixels, box, landmarks, crop: Crop):
     transform, local, halvings, _, windows = _place(crop, sizes, box, landmarks, None)
 
     def read(index):
-        return _halved_window(pixels[index], windows[index], halvings[index])
+        return halved_window(pixels[index], windows[index], halvings[index])
 
     pixels = _join_windows(tf.zeros_like(halvings), [read], windows, False)
     return sample_windows(crop, pixels, windows[:, 2:], local), transform
@@ -152,7 +152,7 @@ def _compiled(function, kind, fields):
     )
 
 
-def _halvings(scale):
+def halvings_of(scale):
     """How often a scale can be halved and stay at 1 or more, int32."""
     import tensorflow as tf
 
@@ -177,7 +177,7 @@ def _place(crop, sizes, box, landmarks, adjust):
         transform = compose(transform, adjust)
     # The columns' lengths are the scales of both axes, alike unless the face is stretched; the
     # smaller one decides, so that nothing is blurred.
-    halvings = _halvings(tf.reduce_min(tf.norm(transform[:, :, :2], axis=1), axis=1))
+    halvings = halvings_of(tf.reduce_min(tf.norm(transform[:, :, :2], axis=1), axis=1))
     block = tf.bitwise.left_shift(1, halvings)[:, None]
     limits = -(-sizes // block) - 1
     # Pixel i of a halved image covers source pixels from block * i - 0.5 to block * (i + 1) - 0.5.
@@ -199,7 +199,7 @@ def _place(crop, sizes, box, landmarks, adjust):
     return transform, local, halvings, whole, tf.concat([first, last - first + 1], axis=1)
 
 
-def _decoders(image_bytes, halvings, whole, windows):
+def decoders_of(image_bytes, halvings, whole, windows):
     """Which decoder each image takes, int32 `[B]`, and the decoders.
 
     Each is a function of an image's index that decodes its window, uint8 `[height, width, 3]`.
@@ -215,7 +215,7 @@ def _decoders(image_bytes, halvings, whole, windows):
         )
 
     def anything(index):
-        return _halved_window(decode(image_bytes[index]), windows[index], halvings[index])
+        return halved_window(decode(image_bytes[index]), windows[index], halvings[index])
 
     parts = [functools.partial(part_of_jpeg, ratio) for ratio in _JPEG_RATIOS]
     choices = tf.where(whole & (halvings == 0), 0, halvings + 1)
@@ -235,7 +235,7 @@ def _join_windows(choices, decoders, windows, stream):
     count = tf.shape(windows)[0]
     pixels = tf.TensorArray(tf.uint8, count + 1, infer_shape=False, element_shape=[None, 3])
     total = tf.reduce_sum(windows[:, 2] * windows[:, 3])
-    unit = tf.bitwise.left_shift(1, tf.maximum(_halvings(tf.cast(total, tf.float32)) - 2, 0))
+    unit = tf.bitwise.left_shift(1, tf.maximum(halvings_of(tf.cast(total, tf.float32)) - 2, 0))
     more = -total % unit if stream else 0
     pixels = pixels.write(count, tf.zeros([more, 3], tf.uint8))
     for choice, decoder in enumerate(decoders):
@@ -260,7 +260,7 @@ def _write_decoded(pixels, indices, decoder, stream):
     )[1]
 
 
-def _halved_window(image, window, times):
+def halved_window(image, window, times):
     """A window of an image, uint8 `[H, W, 3]`, after its sides were halved so many times."""
     import tensorflow as tf
 

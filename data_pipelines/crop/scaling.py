@@ -6,8 +6,8 @@ The pixels come about as those of crops do, see `data_pipelines.crop.pixels`.
 import functools
 from typing import Any, NamedTuple
 
-from data_pipelines.crop.image_headers import _header_sizes, _isolated, image_sizes
-from data_pipelines.crop.pixels import _decoders, _halved_window, _halvings, sample_windows
+from data_pipelines.crop.image_headers import header_sizes, image_sizes, isolated
+from data_pipelines.crop.pixels import decoders_of, halved_window, halvings_of, sample_windows
 
 
 class ScaledImages(NamedTuple):
@@ -37,7 +37,7 @@ def scaled_images(image_bytes, side: int, least: int = 1) -> ScaledImages:
     import tensorflow as tf
 
     image_bytes = tf.convert_to_tensor(image_bytes)
-    return _scaled(_decoders, image_bytes, image_sizes(image_bytes), side, least)
+    return _scaled(decoders_of, image_bytes, image_sizes(image_bytes), side, least)
 
 
 def scaled_pixels(pixels, side: int, least: int = 1) -> ScaledImages:
@@ -46,7 +46,7 @@ def scaled_pixels(pixels, side: int, least: int = 1) -> ScaledImages:
 
     def decoders(pixels, halvings, whole, windows):
         def part(index):
-            return _halved_window(pixels[index], windows[index], halvings[index])
+            return halved_window(pixels[index], windows[index], halvings[index])
 
         return tf.zeros_like(halvings), [part]
 
@@ -67,16 +67,16 @@ def scaled_images_each(image_bytes, side: int, least: int = 1, *, max_pixels: in
     import tensorflow as tf
 
     image_bytes = tf.convert_to_tensor(image_bytes)
-    sizes = _header_sizes(image_bytes)
+    sizes = header_sizes(image_bytes)
     usable = tf.reduce_all(sizes > 0, axis=1)
     usable &= tf.reduce_prod(tf.cast(sizes, tf.int64), axis=1) <= max_pixels
     sizes = tf.where(usable[:, None], sizes, 1)
-    images = _scaled(_decoders, image_bytes, sizes, side, least)
+    images = _scaled(decoders_of, image_bytes, sizes, side, least)
 
     def flat(index):
         return tf.reshape(images.read(index), [-1, 3])
 
-    rows, pixels = _isolated(flat, tf.where(usable)[:, 0], tf.TensorSpec([None, 3], tf.float32))
+    rows, pixels = isolated(flat, tf.where(usable)[:, 0], tf.TensorSpec([None, 3], tf.float32))
     scaled = tf.gather(images.scaled, rows)
 
     def read(index):
@@ -97,7 +97,7 @@ def _scaled(decoders, images, sizes, side, least) -> ScaledImages:
     step = tf.cast(tf.reduce_max(sizes, axis=1), tf.float32) / side
     scaled = tf.round(tf.cast(sizes, tf.float32) / step[:, None])
     scaled = tf.maximum(tf.cast(scaled, tf.int32), least)
-    halvings = _halvings(step)
+    halvings = halvings_of(step)
     block = tf.bitwise.left_shift(1, halvings)
     halved = -(-sizes // block[:, None])
     windows = tf.concat([tf.zeros_like(halved), halved], axis=1)
