@@ -1,6 +1,7 @@
 """Paths as users write them, and files that are complete or not there."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import re
@@ -67,6 +68,12 @@ def replacing(file: str | pathlib.Path) -> Iterator[pathlib.Path]:
     except BaseException:
         pathlib.Path(name).unlink(missing_ok=True)
         raise
+
+
+def file_digest(file: str | os.PathLike) -> str:
+    """`sha256` and the digest of a file's content."""
+    with open(file, "rb") as opened:
+        return f"sha256 {hashlib.file_digest(opened, 'sha256').hexdigest()}"
 
 
 def write_text(file: str | pathlib.Path, text: str) -> None:

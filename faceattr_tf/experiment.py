@@ -82,7 +82,7 @@ class Experiment:
             listed.get(task.name) or TaskConfig(task.name, weight=float(task != ALIGNMENT))
             for task in tasks
         )
-        crop = _resolve(data.crop, record_sets)
+        crop = resolve_crop(data.crop, record_sets)
         experiment = cls(recipe, record_sets, tasks, configs, crop, tuple(ends), steps_per_epoch)
         experiment._check_alignment()
         experiment._check_people()
@@ -142,7 +142,7 @@ class Experiment:
         """What the network is shown; the aligned crop where the task `alignment` is listed."""
         data, aligned = self.recipe.data, None
         if any(config.name == ALIGNMENT.name for config in self.recipe.tasks):
-            aligned = _resolve(data.aligned, self.record_sets)
+            aligned = resolve_crop(data.aligned, self.record_sets)
         return View(self.crop, aligned, data.displacement)
 
     def augment(self, phase: Phase) -> Augment:
@@ -313,7 +313,7 @@ def _parted(recipe: Recipe, record_sets: Sequence[RecordSet]) -> Recipe:
     return dataclasses.replace(recipe, data=data)
 
 
-def _resolve(crop: Crop, record_sets: Sequence[RecordSet]) -> Crop:
+def resolve_crop(crop: Crop, record_sets: Sequence[RecordSet]) -> Crop:
     """The crop with a window of 0 replaced by the mean box of the training images."""
     if crop.kind != "window" or crop.window:
         return crop

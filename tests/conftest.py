@@ -71,6 +71,18 @@ def lfwa_tree(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def lfw_tree(tmp_path_factory):
+    """A drawn folder in LFW's layout, with its pairs."""
+    return _draw(tmp_path_factory, "lfw", images=40, size=(48, 48))
+
+
+@pytest.fixture(scope="session")
+def lfw_records(tmp_path_factory, lfw_tree):
+    """Records of `lfw_tree`."""
+    return _build(tmp_path_factory, "lfw", lfw_tree)
+
+
+@pytest.fixture(scope="session")
 def celeba_records(tmp_path_factory, celeba_tree):
     """Records of `celeba_tree`."""
     return _build(tmp_path_factory, "celeba", celeba_tree)

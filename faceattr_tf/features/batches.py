@@ -125,6 +125,11 @@ class Features:
         """Copies of every image, itself among them."""
         return len(self.features.files)
 
+    def images(self) -> np.ndarray:
+        """The features of the images themselves, float32 `[N, F]`."""
+        rows = np.arange(len(self))
+        return self.features.read(rows, np.zeros_like(rows))
+
     def batch(self, rows, copies) -> dict:
         """The examples `rows` in their copies, both integers `[B]`, as an image's batch."""
         return {

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import local
+from data_pipelines.files import file_digest, local
 from data_pipelines.input.batches import Source
 from faceattr_tf.configs.base import Recipe
 from faceattr_tf.experiment import Experiment
@@ -61,7 +61,13 @@ class Cache:
 
     @classmethod
     def of(
-        cls, experiment: Experiment, source: Source, layer: str, copy: int, weights: str
+        cls,
+        experiment: Experiment,
+        source: Source,
+        layer: str,
+        copy: int,
+        weights: str,
+        mirrored: bool = False,
     ) -> "Cache":
         """Where features belong, whether or not they are there.
 
@@ -71,8 +77,10 @@ class Cache:
             layer: whose pooled output the features are.
             copy: 0 for the images themselves, else the number of a randomly changed copy.
             weights: what `weights_digest` gave.
+            mirrored: whether they are those of the mirrored crops.
         """
         key = feature_key(experiment, source, layer, copy, weights)
+        key |= {"mirrored": True} if mirrored else {}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         parent = experiment.recipe.data.bottlenecks.folder
         parent = local(parent or pathlib.Path(source.records.path) / "bottlenecks")
@@ -225,7 +233,6 @@ def weights_digest(recipe: Recipe) -> str:
         keras = f"Keras {importlib.metadata.version('keras')}"
         return f"imagenet, {keras}" if weights else f"random, seed {recipe.seed}, {keras}"
     try:
-        with open(weights, "rb") as file:
-            return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return file_digest(weights)
     except OSError as error:
         raise UserError(f"{weights}: these weights cannot be read ({error.strerror})") from None

@@ -28,7 +28,7 @@ from faceattr_tf.features.cache import BLOCK, LABELS, Cache, weights_digest
 from faceattr_tf.models import stage_names
 from faceattr_tf.models.auxiliary import AUXILIARY_INPUT, AUXILIARY_STAGE
 from faceattr_tf.models.create import model_options, pretrained_model
-from faceattr_tf.models.stages import features_at, stages_named
+from faceattr_tf.models.stages import features_at, pool_features, stages_named
 
 BATCH = 64
 """Images of a forward pass; blocks are multiples of it."""
@@ -75,6 +75,7 @@ def extract(
     split: str,
     layers: Sequence[str] | None = None,
     *,
+    mirrored: bool = False,
     progress: bool = True,
     create: Callable | None = None,
 ) -> dict[str, list[Features]]:
@@ -91,6 +92,7 @@ def extract(
         layers: stages of the network whose features are wanted, several joined by `+`, see
             `faceattr_tf.models.stages.stages_named`; empty for the last. `AUXILIARY_INPUT`: what
             the auxiliary classifier sees. None: the recipe's layer.
+        mirrored: the features of the mirrored crops, without changed copies.
         progress: show a bar with images per second and the time that is left.
         create: makes `images [B, h, w, 3] -> {layer: features [B, F]}` from the names of layers,
             once something is missing; by default `feature_function` of the experiment.
@@ -112,7 +114,7 @@ def extract(
     sources = experiment.sources(split)
     places = label_places(sources, experiment.tasks)
     weights = weights_digest(recipe)
-    copies = recipe.data.bottlenecks.copies if split == "train" else 0
+    copies = recipe.data.bottlenecks.copies if split == "train" and not mirrored else 0
     parts, chosen = {}, []
     for source in sources:
         if not source.count:
@@ -121,7 +123,7 @@ def extract(
         whole = Source(source.records, stored)
         own = []
         for copy in range(copies + 1):
-            part = _Part.of(experiment, whole, wanted, copy, weights)
+            part = _Part.of(experiment, whole, wanted, copy, weights, mirrored)
             # Sources may share their records, and lie in the same cache.
             own.append(parts.setdefault(part.name, part))
         chosen.append((own, mask))
@@ -208,20 +210,35 @@ def feature_function(experiment: Experiment, layers: Sequence[str]) -> Callable:
     return tf.function(network, autograph=False)
 
 
+def loaded_function(model: keras.Model, layers: Sequence[str]) -> Callable:
+    """A network that was loaded as `feature_function` gives one that is new.
+
+    Args:
+        model: knows its layers, not its stages.
+        layers: names of stages.
+    """
+    outputs = {layer: pool_features(model.get_layer(layer).output) for layer in layers}
+    network = functools.partial(keras.Model(model.input, outputs), training=False)
+    return tf.function(network, autograph=False)
+
+
 @dataclasses.dataclass
 class _Part:
     """One copy of a stored split: per layer its cache, and the labels of the blocks it has."""
 
     source: Source
     copy: int
+    mirrored: bool
     caches: dict[str, Cache]
     blocks: dict[str, list]
 
     @classmethod
-    def of(cls, experiment, source, layers, copy, weights) -> "_Part":
-        caches = {layer: Cache.of(experiment, source, layer, copy, weights) for layer in layers}
+    def of(cls, experiment, source, layers, copy, weights, mirrored) -> "_Part":
+        caches = {
+            layer: Cache.of(experiment, source, layer, copy, weights, mirrored) for layer in layers
+        }
         blocks = {layer: [None] * cache.blocks for layer, cache in caches.items()}
-        return cls(source, copy, caches, blocks)
+        return cls(source, copy, mirrored, caches, blocks)
 
     @property
     def name(self) -> tuple:
@@ -261,6 +278,7 @@ class _Part:
                 self.source.records.tasks,
                 experiment.view,
                 batch_size=BATCH,
+                flip=self.mirrored,
                 copy=changes,
                 start=indices[0] * BLOCK,
             )

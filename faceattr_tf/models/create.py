@@ -228,12 +228,18 @@ def feature_layer(model: keras.Model, config: ModelConfig, layer: str = "") -> s
     return "+".join(stages_named(layer or config.layer, known, f"this {config.name}"))
 
 
-def feature_network(model: keras.Model, layer: str) -> keras.Model:
+def feature_network(model: keras.Model, layer: str, flip: bool = False) -> keras.Model:
     """What a network gives at a stage: images -> `{"features": [B, F]}`, of maps their means.
 
     Args:
         model: the network, built or loaded; the variables stay shared.
         layer: what `feature_layer` gave.
+        flip: the mean of what it gives for an image and for its mirror image.
     """
     parts = [pool_features(model.get_layer(name).output) for name in layer.split("+")]
-    return keras.Model(model.input, {"features": keras.ops.concatenate(parts, axis=-1)})
+    network = keras.Model(model.input, {"features": keras.ops.concatenate(parts, axis=-1)})
+    if not flip:
+        return network
+    views = (model.input, keras.ops.flip(model.input, axis=2))
+    both = [network(view)["features"] for view in views]
+    return keras.Model(model.input, {"features": keras.ops.add(*both) / 2})

@@ -56,7 +56,7 @@ class Fits:
     def __init__(self, subject: Subject, task: Task, layers: Sequence[str]):
         """Computes the features of all parts, or finds them on disk."""
         from faceattr_tf.experiment import Experiment
-        from faceattr_tf.features.extract import extract
+        from faceattr_tf.features.extract import extract, loaded_function
 
         part = validation_part(subject.workdir, subject.records)
         counts = subject.records.label_counts
@@ -99,7 +99,7 @@ class Fits:
                 split,
                 layers,
                 progress=subject.settings.progress,
-                create=functools.partial(_network, subject.model),
+                create=functools.partial(loaded_function, subject.model),
             )
         self.held = self._share_out() if self.shared_out else self.parts["validation"]
 
@@ -209,19 +209,6 @@ def with_span(values: Sequence[float]) -> str:
     """A mean and its interval in per cent."""
     mean, low, high = (percent(value if np.isfinite(value) else None) for value in values)
     return f"{mean} ({low} to {high})"
-
-
-def _network(model, layers: Sequence[str]):
-    """The workdir's own model as `extract` wants it: images -> {layer: features}."""
-    import keras
-    import tensorflow as tf
-
-    from faceattr_tf.models.stages import pool_features
-
-    # A model that was loaded knows its layers, not its stages.
-    outputs = {layer: pool_features(model.get_layer(layer).output) for layer in layers}
-    network = functools.partial(keras.Model(model.input, outputs), training=False)
-    return tf.function(network, autograph=False)
 
 
 def _only(part, rows: np.ndarray):
