@@ -39,6 +39,16 @@ def parse(arguments: list[str], define: Callable) -> tuple[Recipe, flags.FlagVal
     Raises:
         UserError: a flag, recipe, field or value does not exist.
     """
+    recipe, values, rest = parse_all(arguments, define)
+    if rest:
+        raise UserError(f"argument {rest[0]!r} is no flag; --help shows the flags")
+    if not recipe.name:
+        raise UserError(f"--config is missing; there are: {', '.join(sorted(RECIPES))}")
+    return recipe, values
+
+
+def parse_all(arguments: list[str], define: Callable) -> tuple[Recipe, flags.FlagValues, list[str]]:
+    """The same where a recipe may be missing, its name then being empty; and what is no flag."""
     values = flags.FlagValues()
     arguments = ["faceattr", *arguments]
     holder = define_all(values, arguments, define)
@@ -48,14 +58,10 @@ def parse(arguments: list[str], define: Callable) -> tuple[Recipe, flags.FlagVal
         raise UserError(unknown_field(str(error))) from None
     except (flags.Error, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(" ".join(str(error).split())) from None
-    if rest:
-        raise UserError(f"argument {rest[0]!r} is no flag; --help shows the flags")
     recipe = holder.value
-    if not recipe.name:
-        raise UserError(f"--config is missing; there are: {', '.join(sorted(RECIPES))}")
     if values.records:
         recipe.data.records = tuple(values.records)
-    return recipe, values
+    return recipe, values, rest
 
 
 def unknown_field(message: str) -> str:

@@ -12,7 +12,8 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,15 @@ class Analyzer:
         """Whether the crop looks for a box or landmarks, and else falls back to the picture."""
         return self.crop.kind != "none"
 
+    def warn_of_whole_pictures(self) -> None:
+        """Says on standard error what it means to detect nothing, where that makes a difference."""
+        if self.needs_face:
+            print(
+                f"warning: the model was trained on faces cropped by {self.crop.kind}; without "
+                "--detect it sees whole pictures, which suits tightly framed faces only",
+                file=sys.stderr,
+            )
+
     def analyze(
         self, images: Image | Sequence[Image], *, box=None, landmarks=None, detect: bool = False
     ) -> Face | list[Face]:
@@ -122,13 +132,8 @@ class Analyzer:
         images, single = as_list(images)
         if detect and (box is not None or landmarks is not None):
             raise UserError("detect=True finds the faces itself: leave box and landmarks out")
-        boxes = _per_picture("box", box, len(images), (4,))
-        points = _per_picture("landmarks", landmarks, len(images), (len(LANDMARK_NAMES), 2))
         faces = []
-        for start in range(0, len(images), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            pictures = [read_picture(image, self.max_pixels) for image in images[part]]
-            jobs = list(map(_Job, pictures, boxes[part], points[part]))
+        for pictures, jobs in self._jobs(images, box, landmarks):
             if detect:
                 jobs = [
                     (faces or [job])[0]
@@ -136,6 +141,25 @@ class Analyzer:
                 ]
             faces += self._judge(jobs)
         return faces[0] if single else faces
+
+    def outputs(
+        self, images: Sequence[Image], *, box=None, landmarks=None
+    ) -> dict[str, np.ndarray]:
+        """What the model itself gives for a face per picture: output -> `[N, ...]`.
+
+        For arguments and errors see `analyze`.
+        """
+        found = [self._run(jobs)[0] for _, jobs in self._jobs(images, box, landmarks)]
+        return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+
+    def _jobs(self, images, box, landmarks) -> Iterator[tuple[list[Picture], list["_Job"]]]:
+        """Pictures as many at a time as faces are judged, each with the face where it is said."""
+        boxes = _per_picture("box", box, len(images), (4,))
+        points = _per_picture("landmarks", landmarks, len(images), (len(LANDMARK_NAMES), 2))
+        for start in range(0, len(images), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            pictures = [read_picture(image, self.max_pixels) for image in images[part]]
+            yield pictures, list(map(_Job, pictures, boxes[part], points[part]))
 
     def find_faces(self, images: Image | Sequence[Image]) -> list[Face] | list[list[Face]]:
         """Every face that the detector finds in a picture, the main one first (see `analyze`).

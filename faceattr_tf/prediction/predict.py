@@ -97,12 +97,8 @@ def predict(
         from faceattr_tf.workdir import Workdir
 
         explainer = Explainer(analyzer, Workdir.open(workdir), explain)
-    if analyzer.needs_face and not detect:
-        print(
-            f"warning: the model was trained on faces cropped by {analyzer.crop.kind}; without "
-            "--detect it sees whole pictures, which suits tightly framed faces only",
-            file=sys.stderr,
-        )
+    if not detect:
+        analyzer.warn_of_whole_pictures()
     summary = Summary(passed_over=dict(passed_over))
     names = list(files)
     with (
