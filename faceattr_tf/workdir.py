@@ -15,6 +15,7 @@ from faceattr_tf.configs.base import Recipe
 MODEL = "model.keras"
 TOP = "top.keras"
 LOCALISATION = "localisation.json"
+VERIFICATION = "verification"
 
 
 class Workdir:
@@ -28,6 +29,7 @@ class Workdir:
     | `top.keras` | of a run on bottlenecks: the best layers behind them, until the run ends |
     | `calibration.json` | temperature and thresholds per task, chosen on validation |
     | `localisation.json` | of an LNet, where they were chosen: how its maps become windows |
+    | `verification/` | where pairs of images were judged: page, figures, threshold for two pictures |
     | `metrics.jsonl` | one row per logged step or validation |
     | `checkpoints/` | model, optimizer, step: what an interrupted run continues from |
     | `tensorboard/` | the same curves for TensorBoard |
@@ -126,6 +128,11 @@ class Workdir:
         if not isinstance(fields, dict):
             raise UserError(f"{self.path / LOCALISATION}: expected names with values, as an object")
         return fields
+
+    def verification(self) -> dict:
+        """What `faceattr_tf.reports.verification` measured last; empty if it never did."""
+        name = f"{VERIFICATION}/{VERIFICATION}.json"
+        return self._read_json(name) if (self.path / name).is_file() else {}
 
     def metrics_log(self) -> list[dict]:
         """The rows of `metrics.jsonl`, oldest first; a last row cut short by a crash is left out."""
