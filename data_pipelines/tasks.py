@@ -20,7 +20,9 @@ UNKNOWN = -1
 Float labels (regression, landmarks) that are unknown are NaN.
 """
 
-KINDS = ("multilabel", "multiclass", "regression", "landmarks", "transform")
+KINDS = ("multilabel", "multiclass", "distribution", "regression", "landmarks", "transform")
+CLASS_KINDS = ("multiclass", "distribution")
+"""Kinds of which a model says how likely each of several classes is, exactly one being right."""
 
 # The order of the columns of CelebA's list_attr_celeba.txt (Liu et al., ICCV 2015).
 CELEBA_ATTRIBUTES = (
@@ -78,7 +80,8 @@ class Task:
     Attributes:
         name: key of the task in records, in a model's outputs and in reports.
         kind: one of `KINDS`. `multilabel`: independent yes/no attributes; `multiclass`: exactly one
-            of several classes; `regression`: real values; `landmarks`: points of the face;
+            of several classes; `distribution`: the same, known as the shares of those who voted for
+            each class; `regression`: real values; `landmarks`: points of the face;
             `transform`: an affine transform `[2, 3]` from the aligned crop to the network's crop.
         labels: attribute names, class names, names of values, of points or of parameters.
         mirror: for each label the index of the label that it becomes when the picture is mirrored
@@ -110,7 +113,7 @@ class Task:
                 f"{len(self.labels)} labels"
             )
         if self.values and (
-            self.kind != "multiclass"
+            self.kind not in CLASS_KINDS
             or len(self.values) != len(self.labels)
             or any(low >= high for low, high in itertools.pairwise(self.values))
         ):
@@ -256,6 +259,20 @@ def identity_task(people: Sequence[str]) -> Task:
     return Task(IDENTITY, "multiclass", tuple(people))
 
 
+def as_classes(task: Task) -> Task:
+    """The multiclass task of the same classes, by whose figures a distribution is judged too."""
+    return dataclasses.replace(task, kind="multiclass") if task.kind == "distribution" else task
+
+
+def most_voted(shares: np.ndarray) -> np.ndarray:
+    """The class of each distribution `[N, n]` with the most votes, `[N]`; `UNKNOWN` of NaN.
+
+    Of equal ones the first wins.
+    """
+    known = np.isfinite(shares).all(axis=-1)
+    return np.where(known, np.where(known[..., None], shares, 0).argmax(axis=-1), UNKNOWN)
+
+
 def list_labels(labels: Sequence[str], most: int = 50) -> str:
     """The labels as text; of more than `most`, the first five and how many there are."""
     if len(labels) <= most:
@@ -280,13 +297,15 @@ def join_labels(source: Task, target: Task) -> list[int]:
     """Where the labels of `target` stand in `source`: one index per label, -1 where it is absent.
 
     Raises:
-        ValueError: name or kind differ, or a multiclass or landmark task has other labels.
+        ValueError: name or kind differ, or classes or landmarks are others. That one class is right
+            is a distribution too, so that a distribution is joined from a multiclass task.
     """
-    if (source.name, source.kind) != (target.name, target.kind):
+    of_votes = (source.kind, target.kind) == ("multiclass", "distribution")
+    if source.name != target.name or (source.kind != target.kind and not of_votes):
         raise ValueError(
             f"task {source.name!r} ({source.kind}) is not task {target.name!r} ({target.kind})"
         )
-    if source.kind in ("multiclass", "landmarks", "transform") and source.labels != target.labels:
+    if source.kind in (*CLASS_KINDS, "landmarks", "transform") and source.labels != target.labels:
         raise ValueError(
             f"task {source.name!r}: labels {', '.join(source.labels)} are not "
             f"{', '.join(target.labels)}"

@@ -14,7 +14,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.tasks import LANDMARK_NAMES, Task
+from data_pipelines.tasks import LANDMARK_NAMES, Task, as_classes
 
 METADATA_NAME = "faceattr.json"
 
@@ -58,11 +58,14 @@ def describe(workdir, model, options, localiser=None) -> dict:
     tasks = []
     for task in workdir.tasks:
         stored = calibration.get(task.name, {})
+        task = as_classes(task)  # how its classes were taught is nothing to whom they answer
         fields = {"name": task.name, "kind": task.kind, "labels": list(task.labels)}
         if task.kind in ("multilabel", "multiclass"):
             fields["temperature"] = stored.get("temperature", 1.0)
         if task.kind == "multilabel":
             fields["thresholds"] = stored.get("thresholds") or [0.5] * len(task.labels)
+        if task.values:
+            fields["values"] = list(task.values)
         tasks.append({**fields, "outputs": output_names(task)})
     names = [name for fields in tasks for name in fields["outputs"].values()]
     repeated = [name for name in names if names.count(name) > 1]
@@ -93,7 +96,8 @@ def describe(workdir, model, options, localiser=None) -> dict:
 def output_names(task: Task) -> dict[str, str]:
     """Which outputs a task has: `probability` -> `<task>_probability` and so on."""
     prefix = re.sub(r"[^A-Za-z0-9_]", "_", task.name)
-    return {kind: f"{prefix}_{kind}" for kind in _OUTPUTS[task.kind]}
+    kinds = _OUTPUTS[as_classes(task).kind] + (("value",) if task.values else ())
+    return {kind: f"{prefix}_{kind}" for kind in kinds}
 
 
 def read_description(path: str | Path) -> dict:
@@ -159,7 +163,8 @@ def named(outputs: dict[str, np.ndarray], description: dict | None) -> dict:
 
     Returns:
         Per task: multilabel `{label: {"probability": p, "label": bool}}`, multiclass `{"label":
-        name, "probabilities": {name: p}}`, regression `{label: value}`, landmarks `{point: [x,
+        name, "probabilities": {name: p}}` and the expected `value` of classes that stand for
+        numbers, regression `{label: value}`, landmarks `{point: [x,
         y]}`, transform the corners `[[x, y]]`. Outputs of no task stay as they are. Of photographs
         `{"faces": [...]}`, where that and `face_box` and `face_response` are of every face.
 
@@ -197,6 +202,7 @@ def named(outputs: dict[str, np.ndarray], description: dict | None) -> dict:
             found[task["name"]] = {
                 "label": labels[values["label"]],
                 "probabilities": dict(zip(labels, values["probability"], strict=True)),
+                **({"value": values["value"]} if "value" in values else {}),
             }
         else:
             (only,) = values.values()
@@ -220,7 +226,8 @@ def summary(answer: dict) -> str:
         if not isinstance(values, dict):
             continue
         if "probabilities" in values:
-            parts.append(f"{values['label']} {values['probabilities'][values['label']]:.2f}")
+            text = f"{values['label']} {values['probabilities'][values['label']]:.2f}"
+            parts.append(text + (f" (about {values['value']:.3g})" if "value" in values else ""))
         else:
             parts += [
                 f"{label} {value['probability']:.2f}"

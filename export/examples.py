@@ -11,10 +11,11 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.formats.encoded import ENDINGS, upright
 from data_pipelines.formats.images import ImageFolder
-from data_pipelines.tasks import Task
+from data_pipelines.tasks import Task, most_voted
 from export.description import FACE_BOX, FACE_RESPONSE, FACES, PHOTO_PIXELS, PHOTOS
 from export.drawn_requests import draw_requests
 from faceattr_tf.evaluation.answers import answers
+from faceattr_tf.evaluation.metrics import expected_values
 
 PAGE = 32
 """Pictures on a page of drawn faces."""
@@ -97,6 +98,9 @@ def examples_of(records: str, split: str, tasks: Sequence[Task]) -> Examples:
         for task in tasks
         if task.kind != "transform"
     }
+    labels |= {
+        task.name: most_voted(labels[task.name]) for task in tasks if task.kind == "distribution"
+    }
     return Examples(
         [data for part in gathered for data in part["image"].tolist()],
         np.concatenate([part["box"] for part in gathered]),
@@ -120,6 +124,8 @@ def task_answers(raw: dict, transform, workdir, description: dict) -> dict[str, 
         said = answers(task, raw[task.name], transform, workdir.crop, fields)
         if said.labels is not None:
             found |= {names["probability"]: said.values, names["label"]: said.labels}
+            if task.values:
+                found[names["value"]] = expected_values(task, said.values)
         else:
             (name,) = names.values()
             found[name] = said.values

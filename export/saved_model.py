@@ -24,7 +24,9 @@ outputs whose first dimension is N:
 | kind | outputs |
 |---|---|
 | multilabel | `<task>_probability` float32 `[N, n]`, `<task>_label` int32 `[N, n]`: 1 yes, 0 no |
-| multiclass | `<task>_probability` float32 `[N, n]`, `<task>_label` int32 `[N]`: index of the class |
+| multiclass, distribution | `<task>_probability` float32 `[N, n]`, `<task>_label` int32 `[N]`: index of the class |
+| classes that stand for numbers | also `<task>_value` float32 `[N]`: their mean, weighted by \
+probability |
 | landmarks | `<task>_points` float32 `[N, n, 2]`: x, y in pixels of the given image |
 | regression | `<task>_value` float32 `[N, n]` |
 | transform | `<task>_outline` float32 `[N, 4, 2]`: corners of the aligned crop (left-top, right-top, \

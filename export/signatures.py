@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from data_pipelines.crop.geometry import Crop, from_crop_coordinates
 from data_pipelines.crop.pixels import crop_pixels, decode_and_crop_each
-from data_pipelines.tasks import ALIGNMENT, LANDMARK_NAMES, Task
+from data_pipelines.tasks import ALIGNMENT, CLASS_KINDS, LANDMARK_NAMES, Task
 from export.declared_inputs import as_declared
 from export.photo_signatures import describe_photo_signatures, photo_signatures
 from faceattr_tf.evaluation.transform_metrics import outline
@@ -129,9 +129,12 @@ def _device_function(model: keras.Model, tasks: Sequence[Task], crop: Crop, desc
         outputs = {EMBEDDING: tf.cast(embedding, tf.float32)}
         for task, fields in zip(tasks, described, strict=True):
             names, values = fields["outputs"], tf.cast(raw[task.name], tf.float32)
-            if task.kind == "multiclass":
+            if task.kind in CLASS_KINDS:
                 outputs[names["probability"]] = tf.nn.softmax(values / fields["temperature"])
                 outputs[names["label"]] = tf.argmax(values, axis=-1, output_type=tf.int32)
+                if task.values:
+                    expected = outputs[names["probability"]] * tf.constant(task.values, tf.float32)
+                    outputs[names["value"]] = tf.reduce_sum(expected, axis=-1)
             elif task.kind == "multilabel":
                 probability = tf.sigmoid(values / fields["temperature"])
                 outputs[names["probability"]] = probability
@@ -201,10 +204,10 @@ def describe_signatures(
 def _answer(task: Task, kind: str) -> dict:
     count = len(task.labels)
     if kind == "probability":
-        of = "class" if task.kind == "multiclass" else "label"
+        of = "class" if task.kind in CLASS_KINDS else "label"
         return _tensor("float32", ["N", count], f"of every {of}, 0 to 1; NaN where not valid")
     if kind == "label":
-        if task.kind == "multiclass":
+        if task.kind in CLASS_KINDS:
             return _tensor("int32", ["N"], "index of the class; -1 where not valid")
         return _tensor("int32", ["N", count], "1 yes, 0 no; -1 where not valid")
     if kind == "points":
@@ -212,6 +215,8 @@ def _answer(task: Task, kind: str) -> dict:
     if kind == "outline":
         corners = "corners of the aligned crop, x, y in pixels; NaN where not valid"
         return _tensor("float32", ["N", 4, 2], corners)
+    if task.kind in CLASS_KINDS:
+        return _tensor("float32", ["N"], "mean of the classes' values; NaN where not valid")
     return _tensor("float32", ["N", count], "in the labels' units; NaN where not valid")
 
 

@@ -14,7 +14,7 @@ from data_pipelines.input.batches import Source
 from data_pipelines.input.people import check_people_fit, has_people
 from data_pipelines.input.view import View
 from data_pipelines.records.record_set import RecordSet
-from data_pipelines.tasks import ALIGNMENT, IDENTITY, Task, identity_task, join_labels
+from data_pipelines.tasks import ALIGNMENT, CLASS_KINDS, IDENTITY, Task, identity_task, join_labels
 from faceattr_tf.configs.base import Phase, Recipe, TaskConfig
 from faceattr_tf.precision import PRECISIONS, resolve
 
@@ -216,7 +216,7 @@ class Experiment:
         """Per task the training labels: `[labels, 2]` no/yes, or `[classes]`."""
         counts = {}
         for task in self.tasks:
-            if task.kind not in ("multilabel", "multiclass"):
+            if task.kind not in ("multilabel", *CLASS_KINDS):
                 continue
             if has_people(task, self.record_sets):
                 people = training_people(self.recipe, self.record_sets)
@@ -367,7 +367,11 @@ def select_tasks(recipe: Recipe, record_sets: Sequence[RecordSet]) -> tuple[Task
                     + "; expected at least 2"
                 )
             known = [identity_task(tuple(people))]
-        task = next((task for task in known if task.name == config.name), None)
+        named = [task for task in known if task.name == config.name]
+        # A distribution holds what single classes say, but not the other way round.
+        task = next(
+            (task for task in named if task.kind == "distribution"), next(iter(named), None)
+        )
         if task is None:
             names = ", ".join(sorted({task.name for task in known}))
             raise UserError(f"no records hold the task {config.name!r}; they hold: {names}")

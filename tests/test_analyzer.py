@@ -59,6 +59,13 @@ def test_numbers_are_those_of_the_model_on_the_recorded_crop(workdir, analyzer, 
     assert [a.label for a in attributes.values()] == (expected >= thresholds).tolist()
     pose = special.softmax(raw["pose"] / CALIBRATION["pose"]["temperature"])
     np.testing.assert_allclose(list(face.tasks["pose"].probabilities.values()), pose, 1e-4)
+    ages = {"young": 9.0, "grown": 30.0, "old": 70.0}
+    likely = face.tasks["range"].probabilities
+    np.testing.assert_allclose(
+        face.tasks["range"].value, sum(ages[name] * p for name, p in likely.items()), 1e-6
+    )
+    emotion = special.softmax(raw["emotion"])
+    np.testing.assert_allclose(list(face.tasks["emotion"].probabilities.values()), emotion, 1e-4)
     assert face.tasks["pose"].label == list(face.tasks["pose"].probabilities)[pose.argmax()]
     assert face.tasks["age"]["years"] == pytest.approx(raw["age"][0], rel=1e-4)
     assert face.filename == str(tmp_path / "photo.jpg")
@@ -167,6 +174,7 @@ def test_plain_data_is_ready_for_json_and_tables(analyzer):
     assert (row["left"], row["height"], row["nose_x"]) == (3, 40, 7)
     assert row["attributes/Smiling/probability"] == smiling.probability
     assert row["pose/label"] == face.tasks["pose"].label
+    assert row["range/value"] == face.tasks["range"].value
     assert list(row) == list(analyzer.analyze(draw_picture(9)).to_row())
 
 
@@ -174,9 +182,10 @@ def test_it_prints_as_an_aligned_table(analyzer):
     lines = str(analyzer.analyze(draw_picture(8), box=[3, 4, 30, 40])).splitlines()
     assert lines[0] == "picture  face 30 x 40 at (3, 4)"
     shown = [line for line in lines if line.endswith("%")]
-    assert len(shown) == 3 + 5
+    assert len(shown) == 3 + 5 + 3 + 2
     assert len({len(line) for line in shown}) == 1
     assert any(line.split()[:2] in (["Male", "yes"], ["Male", "no"]) for line in lines)
+    assert sum(line.split()[:1] == ["expected"] for line in lines) == 1
 
 
 @pytest.mark.parametrize(

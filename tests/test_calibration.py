@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
-from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE
+from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task, as_classes
 from faceattr_tf.evaluation.calibration import calibrate, choose_thresholds, fit_temperature
 from faceattr_tf.evaluation.metrics import evaluate_task
 
@@ -52,6 +52,18 @@ def test_thresholds_maximise_balanced_accuracy():
 def test_ties_and_single_answers(labels, scores, expected):
     found = choose_thresholds(SMILING, np.array(labels)[:, None], logit(scores))
     np.testing.assert_allclose(found, [expected])
+
+
+def test_temperature_of_votes_is_that_of_as_many_voters():
+    random = np.random.default_rng(0)
+    votes, logits = random.multinomial(10, [0.5, 0.3, 0.2], 200), random.normal(size=(200, 3)) * 3
+    task = Task("emotion", "distribution", ("happy", "sad", "neutral"))
+    voters = np.concatenate([np.repeat(np.arange(3), row) for row in votes])
+    expected = fit_temperature(as_classes(task), voters, np.repeat(logits, 10, axis=0))
+    shares = np.concatenate([votes / 10, np.full((5, 3), np.nan)])
+    found = calibrate(task, shares, np.concatenate([logits, np.ones((5, 3))]))
+    assert found == {"temperature": pytest.approx(expected), "thresholds": []}
+    assert fit_temperature(task, shares[-5:], np.ones((5, 3))) == 1.0
 
 
 @pytest.mark.parametrize("task", [MTFL_ATTRIBUTES, POSE])

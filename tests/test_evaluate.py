@@ -241,7 +241,11 @@ def test_a_report_holds_figures_that_an_independent_computation_confirms(evaluat
 
 def test_a_report_lists_what_is_not_shared_and_checks_the_training_images(evaluated):
     workdir, contents = evaluated
-    assert contents["not_shared"]["model_only"] == {"age": ["years"]}
+    assert contents["not_shared"]["model_only"] == {
+        "age": ["years"],
+        "range": ["young", "grown", "old"],
+        "emotion": ["happy", "sad"],
+    }
     assert contents["overlap"]["count"] == 0
     assert contents["overlap"]["checked"] == [contents["data"]["path"]]
     folder = workdir.path / "evaluation" / "mtfl-test"

@@ -76,12 +76,15 @@ def served(exported, tmp_path_factory):
 def expected_of(faces):
     """What the analyzer says, in the shape of the export's outputs."""
     attributes = [face.tasks["attributes"].values() for face in faces]
-    poses = [face.tasks["pose"] for face in faces]
-    return {
+    chosen = {name: [face.tasks[name] for face in faces] for name in ("pose", "range", "emotion")}
+    classes = {}
+    for name, of in chosen.items():
+        classes[f"{name}_probability"] = [list(choice.probabilities.values()) for choice in of]
+        classes[f"{name}_label"] = [list(c.probabilities).index(c.label) for c in of]
+    return classes | {
+        "range_value": [choice.value for choice in chosen["range"]],
         "attributes_probability": [[item.probability for item in row] for row in attributes],
         "attributes_label": [[int(item.label) for item in row] for row in attributes],
-        "pose_probability": [list(pose.probabilities.values()) for pose in poses],
-        "pose_label": [list(pose.probabilities).index(pose.label) for pose in poses],
         "landmarks_points": [list(face.tasks["landmarks"].values()) for face in faces],
         "age_value": [list(face.tasks["age"].values()) for face in faces],
         "alignment_outline": [list(face.tasks["alignment"].outline.values()) for face in faces],
@@ -101,8 +104,7 @@ def test_a_fresh_process_gives_the_numbers_of_the_keras_model(workdir, served, s
         np.testing.assert_allclose(served[signature][name], values, rtol=1e-4, atol=1e-4)
     types = served[f"{signature}_types"]
     assert {name for name, kind in types.items() if kind == "int32"} == {
-        "attributes_label",
-        "pose_label",
+        *("attributes_label", "pose_label", "range_label", "emotion_label")
     }
     assert set(types.values()) == {"float32", "int32"} | ({"bool"} if "valid" in types else set())
 
@@ -269,4 +271,4 @@ def test_a_network_of_another_recipe_has_one_precision(workdir, tmp_path):
 def test_output_names_suit_every_server():
     task = Task("Age group (years)", "multiclass", ("young", "old"))
     assert output_names(task)["label"] == "Age_group__years__label"
-    assert len({name for task in TASKS for name in output_names(task).values()}) == 7
+    assert len({name for task in TASKS for name in output_names(task).values()}) == 12

@@ -114,8 +114,8 @@ from faceattr_tf.models import MODELS, options_of
 from faceattr_tf.models.keras_applications import BACKBONES
 
 kinds = (
-    tasks.MTFL_ATTRIBUTES, tasks.POSE, tasks.LANDMARKS,
-    tasks.Task("age", "regression", ("years",)),
+    tasks.MTFL_ATTRIBUTES, tasks.AGE_RANGE, tasks.LANDMARKS, tasks.AGE,
+    tasks.Task("emotion", "distribution", ("happy", "sad")),
 )
 # Two parts of a face show what all do.
 parts = {"facetracer": {"regions": ("face", "eyes")}, "panda": {"parts": ("face", "mouth")}}

@@ -422,3 +422,52 @@ def test_files_that_hold_fewer_examples_end_in_an_error_and_not_in_waiting(tmp_p
     )
     with pytest.raises(UserError, match=words):
         next(named_failures(batches, [source]))
+
+
+VOTES = Task("emotion", "distribution", ("happy", "sad", "neutral"), mirror=(1, 0, 2))
+
+
+def test_votes_and_single_classes_train_together(tmp_path):
+    """Of one source all classes have shares, of another one class is right, a third knows nothing."""
+    classes = Task("emotion", "multiclass", VOTES.labels)
+
+    def votes(index):
+        return {"emotion": [np.nan] * 3 if index == 2 else [0.5, 0.25, 0.25]}
+
+    def single(index):
+        return {"emotion": index % 4 - 1}
+
+    def other(index):
+        return {"emotion": [0.5]}
+
+    kinds = Task("emotion", "regression", ("strength",))
+    of_votes = write_records(tmp_path / "v", "v", 6, (VOTES,), votes)
+    of_classes = write_records(tmp_path / "c", "c", 8, (classes,), single)
+    unlabelled = write_records(
+        tmp_path / "n", "n", 3, (ATTRIBUTES,), lambda _: {"attributes": [1] * 3}
+    )
+    sources = [Source(records, "train") for records in (of_votes, of_classes, unlabelled)]
+    seen = set()
+    for batch in take(training(sources, (VOTES, ATTRIBUTES)), 8):
+        for name, label in zip(batch["filename"], batch["labels"]["emotion"], strict=True):
+            source, index = name.decode().split("-")
+            if (
+                source == "n"
+                or (source, int(index)) == ("v", 2)
+                or (source == "c" and int(index) % 4 == 0)
+            ):
+                expected = [np.nan] * 3
+            elif source == "v":
+                expected = [0.5, 0.25, 0.25]
+            else:
+                expected = np.eye(3)[int(index) % 4 - 1]
+            np.testing.assert_array_equal(label, expected)
+            seen.add(source)
+    assert seen == {"v", "c", "n"}
+    # Shares follow their classes into the mirror; single classes are read alone, too.
+    for source, expected in ((sources[0], [0.25, 0.5, 0.25]), (sources[1], [0, 1, 0])):
+        batches = evaluation_batches(source, (VOTES,), View(CROP), batch_size=8, flip=True)
+        np.testing.assert_array_equal(take(batches, 1)[0]["labels"]["emotion"][1], expected)
+    wrong = Source(write_records(tmp_path / "w", "w", 3, (kinds,), other), "train")
+    with pytest.raises(UserError, match="'emotion' .regression. is not task 'emotion' .distrib"):
+        training([wrong], (VOTES,))

@@ -76,8 +76,12 @@ def test_unknown_labels_are_said_to_be_unknown():
         tasks.POSE,
         tasks.Task("age", "regression", ("age", "height")),
         tasks.LANDMARKS,
+        tasks.Task("emotion", "distribution", ("sad", "happy", "neutral")),
+        tasks.Task("mood", "distribution", ("sad", "happy")),
     )
     example = {
+        "tasks/emotion": np.array([0.25, 0.75, 0.0]),
+        "tasks/mood": np.array([np.nan, np.nan]),
         "tasks/attributes": np.array([1, -1, 0]),
         "tasks/pose": np.array([-1]),
         "tasks/age": np.array([31.0, np.nan]),
@@ -88,6 +92,8 @@ def test_unknown_labels_are_said_to_be_unknown():
         "pose: unknown",
         "age: 31",
         "height: unknown",
+        "emotion: happy 75%, sad 25%",
+        "mood: unknown",
     ]
 
 

@@ -12,7 +12,9 @@ from faceattr_tf import losses
 from faceattr_tf.losses import LOSSES, label_weights, task_loss
 
 AGE = Task("age", "regression", ("years", "months"))
-BY_KIND = {task.kind: task for task in (MTFL_ATTRIBUTES, POSE, LANDMARKS, AGE, ALIGNMENT)}
+VOTES = Task("emotion", "distribution", ("happy", "sad", "neutral"))
+RANGES = Task("range", "multiclass", ("0-2", "3-6", "7+"), values=(1.0, 4.0, 9.0))
+BY_KIND = {task.kind: task for task in (MTFL_ATTRIBUTES, POSE, VOTES, LANDMARKS, AGE, ALIGNMENT)}
 
 
 def random_outputs(task, count, scale=2.0):
@@ -27,6 +29,8 @@ def random_labels(task, count):
         return random.integers(0, 2, (count, len(task.labels))).astype(np.int32)
     if task.kind == "multiclass":
         return random.integers(0, len(task.labels), count).astype(np.int32)
+    if task.kind == "distribution":
+        return random.dirichlet(np.ones(len(task.labels)), count).astype(np.float32)
     return random.uniform(-1, 1, (count, *task.label_shape)).astype(np.float32)
 
 
@@ -49,6 +53,32 @@ def test_softmax_cross_entropy():
     scores = special.softmax(logits.astype(float), axis=1)
     expected = [log_loss([y], [p], labels=range(5)) for y, p in zip(labels, scores, strict=True)]
     np.testing.assert_allclose(task_loss(POSE, labels, logits), expected, rtol=1e-5)
+
+
+def test_votes_cross_entropy_is_that_of_every_voter():
+    """Ten voters, each of whom gives one class, lose on average what the distribution does."""
+    votes = np.array([[7, 2, 1], [0, 10, 0]])
+    logits = random_outputs(VOTES, 2)
+    classes = Task("emotion", "multiclass", VOTES.labels)
+    for row in range(2):
+        voters = np.repeat(np.arange(3), votes[row])
+        single = task_loss(classes, voters, np.repeat(logits[row : row + 1], 10, axis=0))
+        found = task_loss(VOTES, votes[row : row + 1] / 10, logits[row : row + 1])
+        np.testing.assert_allclose(found, [np.mean(single)], rtol=1e-5)
+    smooth = task_loss(VOTES, votes / 10, logits, label_smoothing=0.3)
+    mixed = 0.7 * votes / 10 + 0.1
+    np.testing.assert_allclose(smooth, task_loss(VOTES, mixed, logits), rtol=1e-5)
+
+
+def test_neighbours_share_in_the_target_by_their_distance():
+    """Values 1, 4, 9 are 4 apart on average: the deviation is 2, and 3 apart is 1.5 of it."""
+    logits = random_outputs(RANGES, 1)
+    weights = np.exp([0.0, -(1.5**2) / 2, -(4.0**2) / 2])
+    expected = -(weights / weights.sum()) @ special.log_softmax(logits[0].astype(float))
+    found = task_loss(RANGES, np.array([0]), logits, loss="gaussian_cross_entropy")
+    np.testing.assert_allclose(found, [expected], rtol=1e-5)
+    with pytest.raises(UserError, match="'gaussian_cross_entropy' is one of classes that stand"):
+        task_loss(POSE, np.array([0]), random_outputs(POSE, 1), loss="gaussian_cross_entropy")
 
 
 def test_label_smoothing_mixes_the_answers():
@@ -115,11 +145,11 @@ def test_transform_losses():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_unknown_labels_give_no_loss_and_no_gradient(name):
-    task = BY_KIND[LOSSES[name].kind]
+    task = RANGES if LOSSES[name].ordered else BY_KIND[LOSSES[name].kind]
     labels, values = random_labels(task, 4), random_outputs(task, 4)
     unknown = task.unknown()
     labels[0] = unknown
-    separate = task.kind not in ("multiclass", "transform")
+    separate = task.kind not in ("multiclass", "distribution", "transform")
     if separate:
         labels[1, 0] = unknown[0]
     outputs = tf.Variable(values)
@@ -159,7 +189,7 @@ def test_a_transform_with_one_unknown_number_is_unknown():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_extreme_and_exact_outputs_stay_finite(name):
-    task = BY_KIND[LOSSES[name].kind]
+    task = RANGES if LOSSES[name].ordered else BY_KIND[LOSSES[name].kind]
     labels = random_labels(task, 2)
     exact = labels if task.label_dtype == "float32" else np.zeros_like(random_outputs(task, 2))
     for values in (random_outputs(task, 2, scale=1e4), exact.astype(np.float32)):

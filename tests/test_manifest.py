@@ -81,6 +81,19 @@ def test_columns_become_labels_by_their_declared_kind(source):
     assert np.isnan(found["0.png"]["box"]).all()
 
 
+def test_votes_become_shares(source):
+    table = "path,sad,happy,none\n0.png,1,3,0\n1.png,,,\n2.png,0,0,2.5\n"
+    declared = "emotion:distribution:sad,happy,neutral=none"
+    built = build(manifest(source, table), tasks=declared)
+    assert built.tasks == (Task("emotion", "distribution", ("sad", "happy", "neutral")),)
+    expected = [[0.25, 0.75, 0], [np.nan] * 3, [0, 0, 1]]
+    np.testing.assert_array_equal(labels(built, "emotion"), expected)
+    assert built.label_counts["train"]["emotion"] == [0, 1, 1]
+    for row in ("1,,1", "0,0,0", "1,-1,3"):
+        with pytest.raises(UserError, match="row 2: the votes of emotion are .*, expected numbers"):
+            build(manifest(source, f"path,sad,happy,none\n0.png,{row}\n"), tasks=declared)
+
+
 def test_json_lines_mean_the_same(source):
     keys, *rows = (line.split(",") for line in TABLE.split())
     objects = [dict(zip(keys, row, strict=True)) for row in rows]

@@ -7,11 +7,11 @@ import tracemalloc
 import cv2
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 from sklearn import metrics as reference
 
 from data_pipelines.errors import UserError
-from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
+from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task, as_classes
 from faceattr_tf.evaluation.bootstrap import intervals
 from faceattr_tf.evaluation.landmark_metrics import landmark_errors
 from faceattr_tf.evaluation.metrics import (
@@ -27,6 +27,8 @@ from faceattr_tf.evaluation.metrics import (
 from faceattr_tf.evaluation.results import measure
 
 AGE = Task("age", "regression", ("years", "months"))
+RANGES = Task("range", "multiclass", ("0-2", "3-6", "7-10", "11+"), values=(1.0, 4.5, 8.5, 30.0))
+VOTES = Task("emotion", "distribution", ("happy", "sad", "neutral"))
 
 
 @pytest.fixture
@@ -100,6 +102,45 @@ def test_multiclass_equals_scikit_learn():
         row = found["classes"][name]
         expected = [column[index] for column in columns]
         assert [row["precision"], row["recall"], row["f1"], row["count"]] == pytest.approx(expected)
+
+
+def test_ordered_classes_are_measured_by_the_numbers_that_they_stand_for():
+    random = np.random.default_rng(0)
+    labels, logits = random.integers(-1, 4, 300), random.normal(size=(300, 4))
+    found = evaluate_task(RANGES, labels, logits, temperature=2.0, majority=[3])
+    truth, logits = labels[labels >= 0], logits[labels >= 0]
+    off = np.abs(truth - logits.argmax(axis=1))
+    assert found["within_one"] == pytest.approx((off <= 1).mean())
+    assert found["majority_within_one"] == pytest.approx((truth >= 2).mean())
+    years = np.array(RANGES.values)[truth]
+    scores = np.exp(logits / 2) / np.exp(logits / 2).sum(axis=1, keepdims=True)
+    expected = [sum(p * v for p, v in zip(row, RANGES.values, strict=True)) for row in scores]
+    assert found["value_mae"] == pytest.approx(reference.mean_absolute_error(years, expected))
+    guess = np.full(len(years), np.median(years))
+    assert found["median_value_mae"] == pytest.approx(reference.mean_absolute_error(years, guess))
+    assert "within_one" not in evaluate_task(POSE, labels, random.normal(size=(300, 5)))
+    result = measure(RANGES, labels, random.normal(size=(300, 4)), majority=[3])
+    for name, (low, high) in intervals(result, 200).items():
+        assert low < result.numbers["metrics"][name] < high, name
+
+
+def test_votes_are_measured_against_all_of_them_and_the_most_voted_class():
+    random = np.random.default_rng(0)
+    shares, logits = random.dirichlet([0.5, 0.5, 0.5], 80), random.normal(size=(80, 3))
+    shares[0], shares[1] = np.nan, [0, 1, 0]
+    found = evaluate_task(VOTES, shares, logits, temperature=2.0, majority=[1])
+    known, scores = shares[1:], probabilities(VOTES, logits, 2.0)[1:]
+    divergence = [stats.entropy(p, q) for p, q in zip(known, scores, strict=True)]
+    assert found["votes_divergence"] == pytest.approx(np.mean(divergence))
+    entropy = np.mean([stats.entropy(row) for row in known])
+    assert found["votes_cross_entropy"] == pytest.approx(found["votes_divergence"] + entropy)
+    labels = np.append(-1, known.argmax(axis=1))
+    of_classes = evaluate_task(as_classes(VOTES), labels, logits, temperature=2.0, majority=[1])
+    assert found | of_classes == found
+    result = measure(VOTES, shares, logits, temperature=2.0, majority=[1])
+    assert (result.task, result.labels.tolist()) == (as_classes(VOTES), labels.tolist())
+    assert result.numbers["metrics"] == found
+    assert set(intervals(result, 20)) == {"accuracy", "balanced_accuracy"}
 
 
 def _people(count):
@@ -200,7 +241,7 @@ def test_faces_with_unknown_eyes_are_left_out():
     assert evaluate_task(LANDMARKS, labels, labels)["count"] == 2
 
 
-@pytest.mark.parametrize("task", [MTFL_ATTRIBUTES, POSE, AGE, LANDMARKS])
+@pytest.mark.parametrize("task", [MTFL_ATTRIBUTES, POSE, RANGES, VOTES, AGE, LANDMARKS])
 @pytest.mark.parametrize("count", [0, 3])
 def test_without_known_labels_numbers_are_none(task, count):
     labels = np.full((count, *task.label_shape), task.unknown())
@@ -250,21 +291,26 @@ def test_mirrored_outputs_are_seen_from_the_original():
     np.testing.assert_allclose(found, [[2, 2, 2]])
 
 
-FLOORS = {"majority_accuracy", "corner_error_identity"}
+FLOORS = {
+    *("majority_accuracy", "majority_within_one", "median_value_mae", "corner_error_identity"),
+}
 
 
-@pytest.mark.parametrize("task", [MTFL_ATTRIBUTES, POSE, AGE, LANDMARKS, ALIGNMENT])
+@pytest.mark.parametrize("task", [MTFL_ATTRIBUTES, POSE, RANGES, VOTES, AGE, LANDMARKS, ALIGNMENT])
 def test_every_metric_prefers_the_truth_to_its_opposite(task):
     random = np.random.default_rng(0)
     if task.kind == "multilabel":
         labels = random.integers(0, 2, (40, 3))
         right = 8.0 * labels - 4
     elif task.kind == "multiclass":
-        labels = np.arange(40) % 5
-        right = np.eye(5)[labels]
+        labels = np.arange(40) % len(task.labels)
+        right = np.eye(len(task.labels))[labels]
+    elif task.kind == "distribution":
+        labels = random.dirichlet(np.ones(3), 40)
+        right = np.log(labels)
     else:
         labels = right = random.normal(1, 0.3, (40, *task.label_shape))
-    wrong = -2 * right if task.kind != "multiclass" else -right + np.eye(5)[(labels + 1) % 5]
+    wrong = -2 * right if task.kind != "multiclass" else -right + np.roll(right, 1, axis=1)
     good, bad = (
         {
             name: value

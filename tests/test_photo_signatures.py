@@ -160,7 +160,7 @@ def test_the_check_compares_them(exported, signatures, workdir, localiser):
     expected = {name: expected[name] for name in ("photos", "photo_pixels")}
     for result in differences(found, expected, description):
         assert (result.images, result.unreadable, result.changed, result.moved) == (3, 0, 0, 0)
-        assert result.labels == 3 * FACES * (3 + 1)  # three attributes and a pose
+        assert result.labels == 3 * FACES * (3 + 3)  # three attributes, three classes
         assert result.largest < 1e-3
     found["answer/photos/face_box"][0, 0] += 1
     results = differences(found, expected, description)
@@ -197,7 +197,7 @@ def test_a_program_with_tensorflow_alone_asks_for_faces(
     (tmp_path / "b.png").write_bytes(FILES[5])
     reload(["--photos", str(exported), str(tmp_path / "a.jpg"), str(tmp_path / "b.png")])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 * (len(judged[0]) + len(judged[5]))
+    assert len(lines) == 4 * (len(judged[0]) + len(judged[5]))
     left, top, width, height = judged[0][0].box
     place = f"a.jpg face {width:.0f} x {height:.0f} at ({left:.0f}, {top:.0f}): attributes: "
     assert place in lines[0]

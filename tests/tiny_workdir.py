@@ -7,7 +7,9 @@ from data_pipelines.crop.geometry import Crop
 from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
 
 AGE = Task("age", "regression", ("years",))
-TASKS = (MTFL_ATTRIBUTES, POSE, LANDMARKS, AGE, ALIGNMENT)
+RANGE = Task("range", "multiclass", ("young", "grown", "old"), values=(9.0, 30.0, 70.0))
+EMOTION = Task("emotion", "distribution", ("happy", "sad"))
+TASKS = (MTFL_ATTRIBUTES, POSE, LANDMARKS, AGE, ALIGNMENT, RANGE, EMOTION)
 CALIBRATION = {
     "attributes": {"temperature": 2.0, "thresholds": [0.1, 0.5, 0.9]},
     "pose": {"temperature": 0.5, "thresholds": []},

@@ -110,9 +110,9 @@ def _add_build(commands):
         default=[],
         metavar="NAME=VALUE",
         help="an option of the data set's reader, may be repeated; celeba: images=aligned|wild, "
-        "split=official|identity, rows=complete|subset, no=-1|0; fairface: groups=seven|five; utkface: "
-        "images=aligned|wild; manifest: tasks=NAME:KIND:COLUMN,...;... (kinds multilabel, "
-        "multiclass, regression), manifest, path, images, identity, numbers, split, shares, seed, box, corners, "
+        "split=official|identity, rows=complete|subset, no=-1|0; fairface: groups=seven|five; "
+        "fer2013: labels=fer2013|ferplus|ferplus_seven, public=validation|test; utkface: images=aligned|wild; manifest: tasks=NAME:KIND:COLUMN,...;... (kinds multilabel, "
+        "multiclass, distribution, regression), manifest, path, images, identity, numbers, split, shares, seed, box, corners, "
         "landmarks, "
         "minus_one=no|unknown, title, licence",
     )

@@ -25,7 +25,7 @@ from data_pipelines.input.augment import (
     soften,
     ten_crop_patches,
 )
-from data_pipelines.input.labels import join_ragged, label_places, mirror_labels
+from data_pipelines.input.labels import join_distribution, join_ragged, label_places, mirror_labels
 from data_pipelines.input.people import (
     class_people,
     has_people,
@@ -85,7 +85,8 @@ def training_batches(
     Returns:
         `tf.data.Dataset` of dicts: `image` float32 `[B, h, w, 3]` in 0..255, `filename` string
         `[B]`, `transform` float32 `[B, 2, 3]` from crop to source pixels, `source` int32 `[B]`,
-        `labels`: task name to int32 (multilabel, multiclass; -1 unknown) or float32 (NaN unknown).
+        `labels`: task name to int32 (multilabel, multiclass; -1 unknown) or float32 (NaN unknown; of a
+        distribution, where a source stores one class, all votes are for that).
 
     Raises:
         UserError: there is nothing to read, the batch cannot be divided among the workers, or a
@@ -268,8 +269,14 @@ def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
     tasks = [task for task in tasks if task.kind != "transform"]
     joins, apart = label_places(sources, tasks), people_apart(sources)
     record_sets = [source.records for source in sources]
+    stored_kinds = [{(known.name, known.kind) for known in one.tasks} for one in record_sets]
     people = {
         task.name: class_people(sources, task) for task in tasks if has_people(task, record_sets)
+    }
+    of_classes = {
+        task.name: np.array([(task.name, "multiclass") in of for of in stored_kinds])
+        for task in tasks
+        if task.kind == "distribution"
     }
     spec = {
         "image": tf.io.FixedLenFeature([], tf.string),
@@ -279,7 +286,7 @@ def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
         "identity": tf.io.FixedLenFeature([], tf.int64),
     }
     for task in tasks:
-        if task.kind != "landmarks" and task.name not in people:
+        if task.kind not in ("landmarks", "distribution") and task.name not in people:
             dtype = tf.float32 if task.label_dtype == "float32" else tf.int64
             spec[f"tasks/{task.name}"] = tf.io.RaggedFeature(dtype)
 
@@ -295,6 +302,9 @@ def _parser(sources: Sequence[Source], tasks: Sequence[Task]):
                 fields[key] = tf.where(places[..., None] < 0, np.nan, fields["landmarks"])
             elif task.name in people:
                 fields[key] = identity_labels(people[task.name], fields["identity"])
+            elif task.kind == "distribution":
+                single = tf.gather(of_classes[task.name], source)
+                fields[key] = join_distribution(task, serialised, places, single)
             else:
                 fields[key] = join_ragged(task, fields[key], places)
         return fields

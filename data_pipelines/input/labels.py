@@ -13,6 +13,7 @@ def label_places(sources: Sequence[Source], tasks: Sequence[Task]) -> dict[str, 
     """Per task and source, where the stored labels stand: `[sources, labels]`, -1 for unknown.
 
     Of a multiclass task, `[sources, 1]`: 0 where it is stored, or people may be of its classes.
+    A distribution stands there too where it is stored as multiclass, see `join_distribution`.
 
     Raises:
         UserError: a source has a task of that name with other classes, or none of the tasks.
@@ -58,6 +59,29 @@ def join_ragged(task: Task, stored, places):
     stored = tf.pad(stored, [[0, 0], [1, 0]], constant_values=unknown)
     labels = tf.gather(stored, places + 1, batch_dims=1)
     return labels[:, 0] if task.kind == "multiclass" else labels
+
+
+def join_distribution(task: Task, serialised, places, of_classes):
+    """Shares of votes `[B, n]`; where a single class is stored, all of them are for this one.
+
+    Args:
+        task: the model's task, a distribution.
+        serialised: the records `[B]`.
+        places: as of `join_ragged`.
+        of_classes: bool `[B]`, whether the example's source stores a class.
+    """
+    import tensorflow as tf
+
+    def stored(where, dtype):
+        key = f"tasks/{task.name}"
+        kept = tf.where(where, serialised, b"")
+        return tf.io.parse_example(kept, {key: tf.io.RaggedFeature(dtype)})[key]
+
+    nowhere = tf.where(of_classes[:, None], np.int64(-1), places)
+    votes = join_ragged(task, stored(~of_classes, tf.float32), nowhere)
+    classes = stored(of_classes, tf.int64).to_tensor(UNKNOWN, shape=[None, 1])
+    shares = tf.where(classes < 0, np.nan, tf.one_hot(classes[:, 0], len(task.labels)))
+    return tf.where(of_classes[:, None], shares, votes)
 
 
 def mirror_labels(task: Task, labels, flipped):

@@ -9,7 +9,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.formats.user_table import UserTable, unknown
 from data_pipelines.tasks import CELEBA, POSE, UNKNOWN, Task, celeba_name
 
-SYNTAX = "NAME:KIND:COLUMN,...;... with KIND multilabel, multiclass or regression"
+SYNTAX = "NAME:KIND:COLUMN,...;... with KIND multilabel, multiclass, distribution or regression"
 _YES_NO = {
     **dict.fromkeys(("1", "1.0", "yes", "true"), 1),
     **dict.fromkeys(("0", "0.0", "no", "false"), 0),
@@ -24,7 +24,7 @@ class Declaration:
 
     Attributes:
         name: the name of the task.
-        kind: multilabel, multiclass or regression.
+        kind: multilabel, multiclass, distribution or regression.
         columns: label -> column of the table; for multiclass the one column.
         classes: the classes of a multiclass task in their order; empty: those that occur, sorted.
     """
@@ -38,7 +38,8 @@ class Declaration:
 def parse_tasks(text: str, available: list[str]) -> list[Declaration]:
     """Tasks from their declaration, `;` between them.
 
-    `NAME:multilabel:COLUMN,...` and `NAME:regression:COLUMN,...`; a column may be given another
+    `NAME:multilabel:COLUMN,...`, `NAME:regression:COLUMN,...` and `NAME:distribution:COLUMN,...`,
+    whose columns are the classes and hold votes for them; a column may be given another
     label name by `LABEL=COLUMN`, and `*` stands for every column that is one of CelebA's 40
     attributes. `NAME:multiclass:COLUMN`, or `NAME:multiclass:COLUMN:CLASS,...` to fix the classes
     and their order. Without `:COLUMN` the column is called like the task. The labels of a task
@@ -72,7 +73,7 @@ def _parse_task(part, available):
     name, kind, *rest = fields
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name == "landmarks":
         raise UserError(f"tasks: {name!r} in {part!r} is no name for a task (letters, digits, _)")
-    if kind not in ("multilabel", "multiclass", "regression"):
+    if kind not in ("multilabel", "multiclass", "distribution", "regression"):
         raise UserError(f"tasks: {kind!r} in {part!r} is no kind of task; expected {SYNTAX}")
     if len(rest) > (2 if kind == "multiclass" else 1) or "" in rest:
         raise UserError(f"tasks: cannot read {part!r}; expected {SYNTAX}")
@@ -133,8 +134,24 @@ def read_labels(
         ]
     else:
         values = [rows.numbers_of(column) for column in declaration.columns.values()]
+    if declaration.kind == "distribution":
+        values = list(_shares(declaration, rows, np.stack(values, axis=1)).T)
     task = Task(declaration.name, declaration.kind, tuple(declaration.columns))
     return task, np.stack(values, axis=1).astype(task.label_dtype)
+
+
+def _shares(declaration, rows, votes):
+    """Votes `[rows, classes]` as shares; NaN where a row has none."""
+    given = np.isfinite(votes)
+    total = np.where(given, votes, 0).sum(axis=1)
+    wrong = (given & (votes < 0)).any(axis=1) | (given.any(axis=1) & (~given.all(1) | (total <= 0)))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise UserError(
+            f"{rows.where(row)}: the votes of {declaration.name} are {votes[row].tolist()}, expected "
+            "numbers from 0, one of them above 0, or nothing in any column"
+        )
+    return votes / np.where(total > 0, total, np.nan)[:, None]
 
 
 def _classes(declaration, rows):

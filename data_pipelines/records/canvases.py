@@ -227,7 +227,7 @@ def _columns(tasks: tuple[Task, ...]) -> tuple[list[str], str]:
         if task.kind == "multiclass":
             columns.append(task.name)
             declared.append(f"{task.name}:multiclass:{task.name}:{','.join(task.labels)}")
-        elif task.kind in ("multilabel", "regression"):
+        elif task.kind in ("multilabel", "distribution", "regression"):
             columns += task.labels
             celeba = task.name == CELEBA.name and set(task.labels) <= set(CELEBA_ATTRIBUTES)
             declared.append(f"{task.name}:{task.kind}:{'*' if celeba else ','.join(task.labels)}")
@@ -250,6 +250,6 @@ def _row(path: str, split: str, example: dict | None, tasks: tuple[Task, ...], b
             row.append("" if labels[0] == UNKNOWN else task.labels[labels[0]])
         elif task.kind == "multilabel":
             row += ["" if label == UNKNOWN else int(label) for label in labels]
-        elif task.kind == "regression":
+        elif task.kind in ("distribution", "regression"):
             row += ["" if np.isnan(label) else f"{label:.9g}" for label in labels]
     return row

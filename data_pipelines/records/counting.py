@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from data_pipelines.tasks import UNKNOWN, Task
+from data_pipelines.tasks import CLASS_KINDS, UNKNOWN, Task, most_voted
 
 
 def count_labels(
@@ -21,11 +21,11 @@ def count_labels(
     """
     import tensorflow as tf
 
-    counted = [task for task in tasks if task.kind in ("multilabel", "multiclass")]
+    counted = [task for task in tasks if task.kind in ("multilabel", *CLASS_KINDS)]
     measured = [task for task in tasks if task.kind == "regression"]
     spec = {
         f"tasks/{task.name}": tf.io.FixedLenFeature(
-            task.label_shape, tf.float32 if task in measured else tf.int64
+            task.label_shape, tf.float32 if task.label_dtype == "float32" else tf.int64
         )
         for task in counted + measured
     }
@@ -51,7 +51,9 @@ def _statistics(labels: np.ndarray) -> list:
 
 
 def _label_counts(task: Task, labels: np.ndarray) -> list:
-    if task.kind == "multiclass":
+    if task.kind == "distribution":
+        labels = most_voted(labels)
+    if task.kind in CLASS_KINDS:
         return np.bincount(labels[labels != UNKNOWN], minlength=len(task.labels)).tolist()
     return np.stack([(labels == 0).sum(0), (labels == 1).sum(0)], axis=1).tolist()
 

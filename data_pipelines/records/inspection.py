@@ -79,6 +79,10 @@ def label_lines(example: dict, tasks: tuple[Task, ...]) -> list[str]:
             known = labels[0] != UNKNOWN
             text = task.labels[labels[0]].replace("_", " ") if known else "unknown"
             lines.append(f"{task.name}: {text}")
+        elif task.kind == "distribution":
+            shares = sorted(zip(labels, task.labels, strict=True), key=lambda of: -of[0])
+            voted = [f"{name.replace('_', ' ')} {share:.0%}" for share, name in shares if share > 0]
+            lines.append(f"{task.name}: {', '.join(voted[:3]) or 'unknown'}")
         else:
             values = zip(task.labels, labels, strict=True)
             lines += [

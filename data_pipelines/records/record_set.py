@@ -33,7 +33,8 @@ class RecordSet:
         splits: examples per split as stored.
         shards: absolute TFRecord file names per split, in stored order.
         label_counts: split -> task -> `[[no, yes], ...]` per label of a multilabel task (unknown
-            ones left out), `[count, ...]` per class of a multiclass task.
+            ones left out), `[count, ...]` per class of a multiclass task, or of a
+            distribution, where the most voted class counts.
         left_out: what was counted and not stored; `bad images` holds name -> fault.
         description: title, homepage, licence, citation, obtain, options, fingerprint, how many
             images were turned upright or stored in another format, which files beside the images

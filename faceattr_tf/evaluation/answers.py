@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from data_pipelines.crop.geometry import Crop, from_crop_coordinates
-from data_pipelines.tasks import Task
+from data_pipelines.tasks import CLASS_KINDS, Task
 from faceattr_tf.evaluation.metrics import probabilities
 from faceattr_tf.evaluation.transform_metrics import outline
 
@@ -16,10 +16,10 @@ class Answers:
     """What a model says of N faces for one task.
 
     Attributes:
-        values: float32 `[N, n]`: probabilities (multilabel, multiclass) or values (regression);
+        values: float32 `[N, n]`: probabilities (of attributes, classes) or values (regression);
             `[N, n, 2]`: points, or of a transform the corners of its crop, in pixels of the picture.
-        labels: multilabel bool `[N, n]`, whether the probability reaches the threshold; multiclass
-            int `[N]`, the likeliest class; None for the other kinds.
+        labels: multilabel bool `[N, n]`, whether the probability reaches the threshold; of
+            classes int `[N]`, the likeliest class; None for the other kinds.
     """
 
     values: np.ndarray
@@ -44,7 +44,7 @@ def answers(
         points = outline(values) if task.kind == "transform" else values
         place = np.asarray(transforms), crop.height, crop.width
         return Answers(np.asarray(from_crop_coordinates(points, *place)))
-    if task.kind == "multiclass":
+    if task.kind in CLASS_KINDS:
         return Answers(values, values.argmax(axis=-1))
     if task.kind == "multilabel":
         thresholds = calibration.get("thresholds") or [0.5] * len(task.labels)

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from faceattr_tf.evaluation.landmark_metrics import FAILURE
+from faceattr_tf.evaluation.metrics import expected_values
 from faceattr_tf.evaluation.results import ERRORS, TaskResult, known_and_truth
 
 TAILS = (2.5, 97.5)
@@ -43,7 +44,8 @@ def intervals(result: TaskResult, samples: int, thresholds=None, seed: int = 0) 
         seed: the seed of the draws; the same seed gives the same intervals.
 
     Returns:
-        Measure -> `[low, high]`: accuracy and balanced accuracy, nme and failure rate, mae, or
+        Measure -> `[low, high]`: accuracy and balanced accuracy, of classes that stand for numbers
+        also within_one and value_mae, nme and failure rate, mae, or
         corner error; for multilabel such a dict per label under `labels` and one under `mean`. A
         measure that no draw defines is left out.
     """
@@ -74,7 +76,7 @@ def drawn_figures(
     Returns:
         Per threshold, for other kinds once: figure -> float64 `[1 + samples]`, for multilabel
         `[1 + samples, labels]`; NaN where it is not defined. For multilabel and multiclass accuracy
-        and balanced_accuracy; for other kinds error, the metric of `results.ERRORS`, and for
+        and balanced_accuracy, within_one and value_mae where classes stand for numbers; for other kinds error, the metric of `results.ERRORS`, and for
         landmarks failure_rate.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -114,7 +116,17 @@ def _of_classes(result, samples, seed):
     return {
         "accuracy": found.sum(axis=1) / total.sum(axis=1),
         "balanced_accuracy": mean_of_labels(found / total),
+        **(_of_order(result, samples, seed) if result.task.values else {}),
     }
+
+
+def _of_order(result, samples, seed):
+    known, values = np.asarray(result.labels) >= 0, np.array(result.task.values)
+    truth = np.where(known, result.labels, 0).astype(int)
+    near = known & (np.abs(truth - result.scores.argmax(axis=1)) <= 1)
+    errors = known * np.abs(expected_values(result.task, result.scores) - values[truth])
+    count, near, errors = _sums(np.stack([known, near, errors], axis=1), samples, seed).T
+    return {"within_one": near / count, "value_mae": errors / count}
 
 
 def _of_errors(result, samples, seed):

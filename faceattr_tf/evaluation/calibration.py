@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import optimize, special
 
-from data_pipelines.tasks import Task
+from data_pipelines.tasks import CLASS_KINDS, Task
 from faceattr_tf.evaluation.metrics import probabilities
 
 
@@ -28,22 +28,27 @@ def fit_temperature(task: Task, labels, logits) -> float:
 
     Args:
         task: what is predicted.
-        labels: `[N, n]` or `[N]`, -1 where unknown.
+        labels: `[N, n]` or `[N]`, -1 where unknown, or of a distribution NaN.
         logits: `[N, n]`; probabilities are the sigmoid or softmax of `logits / temperature`.
 
     Returns:
         A temperature in [0.05, 20]; 1 for kinds without probabilities and where nothing is known.
     """
     labels, logits = np.asarray(labels), np.asarray(logits, np.float64)
-    if task.kind not in ("multilabel", "multiclass") or not (labels >= 0).any():
-        return 1.0
     mask = labels >= 0
+    if task.kind not in ("multilabel", *CLASS_KINDS) or not mask.any():
+        return 1.0
     if task.kind == "multilabel":
         # log(1 + exp(-margin)), the margin being positive where the sign is right.
         margins = np.where(labels == 1, logits, -logits)[mask]
 
         def cross_entropy(temperature):
             return np.logaddexp(0, -margins / temperature).mean()
+    elif task.kind == "distribution":
+        shares, logits = labels[mask.all(axis=1)], logits[mask.all(axis=1)]
+
+        def cross_entropy(temperature):
+            return -(shares * special.log_softmax(logits / temperature, axis=1)).sum(axis=1).mean()
     else:
         logits, classes = logits[mask], labels[mask].astype(int)[:, None]
 

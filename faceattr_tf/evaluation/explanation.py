@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from data_pipelines.tasks import ALIGNMENT, Task
+from data_pipelines.tasks import ALIGNMENT, CLASS_KINDS, Task
 from faceattr_tf.evaluation.metrics import has_many_classes
 
 GRID = 10
@@ -22,7 +22,7 @@ SQUARE = 3
 
 def explained_tasks(tasks: Sequence[Task]) -> list[Task]:
     """The tasks whose answers have a place: attributes, and classes unless there are many."""
-    kinds = ("multilabel", "multiclass")
+    kinds = ("multilabel", *CLASS_KINDS)
     return [task for task in tasks if task.kind in kinds and not has_many_classes(task)]
 
 

@@ -14,7 +14,7 @@ from scipy import special
 from sklearn import metrics as sklearn_metrics
 
 from data_pipelines.errors import UserError
-from data_pipelines.tasks import Task
+from data_pipelines.tasks import CLASS_KINDS, Task, as_classes, most_voted
 from faceattr_tf.evaluation import landmark_metrics, transform_metrics
 
 MANY_CLASSES = 100
@@ -84,6 +84,12 @@ METRICS = {
     "f1": Metric("F1", shown=()),
     "average_precision": Metric("average precision", shown=("curves",)),
     "roc_auc": Metric("ROC-AUC", shown=("curves",)),
+    "within_one": Metric("at most one class off"),
+    "majority_within_one": Metric("majority guess", shown=("curves",), guess_of="within_one"),
+    "value_mae": _error("error of the expected value", "", 2, EVERYWHERE),
+    "median_value_mae": _error("always the median", "", 2, ("curves",), guess_of="value_mae"),
+    "votes_cross_entropy": _error("cross-entropy to the votes", "nats", 3, ("curves", "summary")),
+    "votes_divergence": _error("divergence from the votes", "nats", 3, EVERYWHERE),
     "mean_error": _error("distance of the class", "places"),
     "mae": _error("mean absolute error", "", 3, EVERYWHERE),
     "rmse": _error("root mean square error", "", 3, ("curves",)),
@@ -141,20 +147,25 @@ def score_of(values: dict[str, float], metric: str) -> float:
 
 def has_many_classes(task: Task) -> bool:
     """Whether a task tells apart so many classes that single ones are left out."""
-    return task.kind == "multiclass" and len(task.labels) > MANY_CLASSES
+    return task.kind in CLASS_KINDS and len(task.labels) > MANY_CLASSES
 
 
 def probabilities(task: Task, outputs, temperature: float = 1.0) -> np.ndarray:
-    """Sigmoid (multilabel) or softmax (multiclass) of `outputs / temperature`, in float64.
+    """Sigmoid (multilabel) or softmax (classes) of `outputs / temperature`, in float64.
 
     Outputs of other kinds come back unchanged.
     """
     outputs = np.asarray(outputs)
     if task.kind == "multilabel":
         return special.expit(outputs.astype(np.float64) / temperature)
-    if task.kind == "multiclass":
+    if task.kind in CLASS_KINDS:
         return special.softmax(outputs.astype(np.float64) / temperature, axis=-1)
     return outputs
+
+
+def expected_values(task: Task, scores) -> np.ndarray:
+    """The mean of the numbers that classes stand for, `[N]`, weighted by probabilities `[N, n]`."""
+    return np.asarray(scores) @ np.array(task.values)
 
 
 def average_mirrored(task: Task, outputs, mirrored_outputs) -> np.ndarray:
@@ -194,8 +205,8 @@ def evaluate_task(
 
     Args:
         task: what is predicted.
-        labels: `[N, n]` (multilabel, regression), `[N]` (multiclass), `[N, n, 2]` (landmarks,
-            normalised to the crop) or `[N, 2, 3]` (transform); -1 or NaN where unknown.
+        labels: `[N, n]` (multilabel, regression, distribution), `[N]` (multiclass), `[N, n, 2]`
+            (landmarks, normalised to the crop) or `[N, 2, 3]` (transform); -1 or NaN where unknown.
         outputs: the model's, `[N, n]`, for landmarks `[N, n, 2]`, for a transform `[N, 2, 3]`.
         thresholds: per label (multilabel), on the probability; a label is yes from there on.
             Default 0.5.
@@ -214,16 +225,24 @@ def evaluate_task(
         multiclass: accuracy, majority_accuracy, balanced_accuracy (over classes that occur),
         mean_error (of the class index, where classes have an order), confusion (rows: true) and
         `classes` (name -> count, precision, recall, f1); of many classes top5_accuracy instead of
-        the last three;
+        the last three; where classes stand for numbers (`Task.values`) also within_one, the share
+        that is at most one class off, value_mae, the mean absolute difference of the expected value
+        from that of the true class, and what the majority and the median of these labels reach;
+        distribution: the same of the most voted class, and the mean votes_cross_entropy, of which
+        votes_divergence (Kullback-Leibler) is what the votes' own entropy does not explain;
         regression: `labels` (name -> count, mae, rmse, r2) and `mean`;
         landmarks: what `landmark_metrics.evaluate` gives;
         transform: what `transform_metrics.evaluate` gives.
     """
     labels, outputs = np.asarray(labels), np.asarray(outputs)
+    if task.kind == "distribution":
+        classes, common = as_classes(task), {"temperature": temperature, "majority": majority}
+        result = evaluate_task(classes, most_voted(labels), outputs, **common)
+        return result | _evaluate_votes(task, labels, outputs, temperature)
     if task.kind == "multilabel":
         result = _evaluate_multilabel(task, labels, outputs, thresholds, temperature, majority)
     elif task.kind == "multiclass":
-        result = _evaluate_multiclass(task, labels, outputs, majority)
+        result = _evaluate_multiclass(task, labels, outputs, temperature, majority)
     elif task.kind == "regression":
         result = _evaluate_regression(task, labels, outputs)
     elif task.kind == "transform":
@@ -307,7 +326,7 @@ def _evaluate_multilabel(task, labels, outputs, thresholds, temperature, majorit
     }
 
 
-def _evaluate_multiclass(task, labels, outputs, majority):
+def _evaluate_multiclass(task, labels, outputs, temperature, majority):
     mask, classes = labels >= 0, len(task.labels)
     truth, outputs = labels[mask].astype(int), outputs[mask]
     predicted = outputs.argmax(axis=-1)
@@ -323,6 +342,8 @@ def _evaluate_multiclass(task, labels, outputs, majority):
         "majority_accuracy": None if usual is None else _ratio((truth == usual).sum(), count),
         "balanced_accuracy": _mean(map(_ratio, right, true)),
     }
+    if task.values:
+        result |= _evaluate_order(task, truth, outputs, temperature, usual)
     if has_many_classes(task):
         return result | {"top5_accuracy": _ratio(_among_first(truth, outputs, 5).sum(), count)}
     confusion = np.bincount(classes * truth + predicted, minlength=classes**2)
@@ -339,6 +360,31 @@ def _evaluate_multiclass(task, labels, outputs, majority):
         "mean_error": _ratio(np.abs(truth - predicted).sum(), count),
         "confusion": confusion.reshape(classes, classes).tolist(),
         "classes": rows,
+    }
+
+
+def _evaluate_order(task, truth, outputs, temperature, usual):
+    count, values = len(truth), np.array(task.values)
+    near = np.abs(truth - outputs.argmax(axis=-1)) <= 1
+    expected = expected_values(task, probabilities(task, outputs, temperature))
+    median = np.median(values[truth]) if count else 0.0
+    usual_near = 0 if usual is None else (np.abs(truth - usual) <= 1).sum()
+    return {
+        "within_one": _ratio(near.sum(), count),
+        "majority_within_one": None if usual is None else _ratio(usual_near, count),
+        "value_mae": _ratio(np.abs(expected - values[truth]).sum(), count),
+        "median_value_mae": _ratio(np.abs(median - values[truth]).sum(), count),
+    }
+
+
+def _evaluate_votes(task, labels, outputs, temperature):
+    known = np.isfinite(labels).all(axis=1)
+    shares, logits = labels[known].astype(np.float64), outputs[known].astype(np.float64)
+    logs = special.log_softmax(logits / temperature, axis=1)
+    count, cross_entropy = len(shares), -(shares * logs).sum()
+    return {
+        "votes_cross_entropy": _ratio(cross_entropy, count),
+        "votes_divergence": _ratio(cross_entropy - special.entr(shares).sum(), count),
     }
 
 

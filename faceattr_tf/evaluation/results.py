@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import special
 
-from data_pipelines.tasks import Task
+from data_pipelines.tasks import Task, as_classes, most_voted
 from faceattr_tf.evaluation import landmark_metrics, metrics, transform_metrics
 
 ERRORS = {"landmarks": "nme", "transform": "corner_error", "regression": "mae"}
@@ -52,6 +52,9 @@ def measure(
 ) -> TaskResult:
     """Every figure of one task.
 
+    A distribution is measured as the multiclass task of its classes, whose labels are the most
+    voted ones; its figures hold those of the votes as well.
+
     Its `numbers` hold `metrics` (at the threshold 0.5); for yes/no attributes
     `metrics_at_thresholds`; and `reliability`, for each label or class whether its probability
     means what it says, unless there are many classes.
@@ -66,6 +69,12 @@ def measure(
         transforms: crop pixels to source pixels.
         crop_size: height and width of the crop.
     """
+    if task.kind == "distribution":
+        voted, classes = labels, as_classes(task)
+        common = {"temperature": temperature, "majority": majority}
+        result = measure(classes, most_voted(voted), outputs, **common)
+        result.numbers["metrics"] = metrics.evaluate_task(task, voted, outputs, **common)
+        return result
     common = {
         "temperature": temperature,
         "majority": majority,

@@ -106,6 +106,9 @@ class Features:
             labels = gather(LABELS + task.name)
             if task.kind in ("multiclass", "landmarks"):
                 return labels
+            if task.kind == "distribution" and labels.ndim == 2:  # stored as single classes
+                shares = np.eye(len(task.labels), dtype=np.float32)[labels]
+                return np.where(labels[..., None] < 0, unknown, shares)
             return np.where(places[task.name] < 0, unknown, labels[..., places[task.name]])
 
         return cls(

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from data_pipelines.errors import UserError
-from data_pipelines.tasks import Task
+from data_pipelines.tasks import CLASS_KINDS, Task
 from faceattr_tf.losses.batch import BatchLoss
 from faceattr_tf.losses.centre import CentreLoss
 from faceattr_tf.losses.similarity import SimilarityLoss
@@ -23,24 +23,27 @@ from faceattr_tf.losses.similarity import SimilarityLoss
 WING_WIDTH = 10 / 32
 WING_CURVATURE = 2 / 32
 
+GAUSSIAN_WIDTH = 0.5
+"""Deviation of `gaussian_cross_entropy`, in mean distances between neighbouring values."""
+
 
 def known(task: Task, labels):
     """Which labels somebody gave.
 
     Args:
         task: the task that the labels belong to.
-        labels: `[B, n]` (multilabel, regression), `[B]` (multiclass), `[B, n, 2]` (landmarks) or
-            `[B, 2, 3]` (transform).
+        labels: `[B, n]` (multilabel, regression, distribution), `[B]` (multiclass), `[B, n, 2]`
+            (landmarks) or `[B, 2, 3]` (transform).
 
     Returns:
-        Booleans `[B, n]`, for multiclass and transform `[B]`. A landmark is known when both
+        Booleans `[B, n]`, for classes and transform `[B]`. A landmark is known when both
         coordinates are, a transform when all six numbers are.
     """
     labels = ops.convert_to_tensor(labels)
     if task.kind in ("multilabel", "multiclass"):
         return labels >= 0
     given = ops.logical_not(ops.isnan(labels))
-    together = {"landmarks": (-1,), "transform": (-2, -1)}.get(task.kind, ())
+    together = {"landmarks": (-1,), "distribution": (-1,), "transform": (-2, -1)}.get(task.kind, ())
     return ops.all(given, axis=together) if together else given
 
 
@@ -52,10 +55,33 @@ def sigmoid_cross_entropy(labels, logits, smoothing=0.0):
 
 def softmax_cross_entropy(labels, logits, smoothing=0.0):
     """Cross-entropy of class indices `[B]` and logits `[B, n]`, `[B]`; smoothing as usual."""
-    classes = logits.shape[-1]
-    targets = ops.one_hot(ops.cast(labels, "int32"), classes, dtype=logits.dtype)
-    targets = targets * (1 - smoothing) + smoothing / classes
+    targets = ops.one_hot(ops.cast(labels, "int32"), logits.shape[-1], dtype=logits.dtype)
+    return votes_cross_entropy(targets, logits, smoothing)
+
+
+def votes_cross_entropy(shares, logits, smoothing=0.0):
+    """Cross-entropy of distributions over classes and logits, both `[B, n]`: `[B]`."""
+    targets = shares * (1 - smoothing) + smoothing / logits.shape[-1]
     return -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1)
+
+
+def gaussian_cross_entropy(labels, logits, values):
+    """Cross-entropy `[B]` of ordered classes whose neighbours share in the target.
+
+    The target falls off with the distance of the classes' values as a Gaussian does (label
+    distribution learning, Geng, TKDE 2016), whose deviation is half the mean distance between
+    neighbouring values: with equal distances the next class has e^-2 of the true one's share.
+
+    Args:
+        labels: class indices `[B]`.
+        logits: `[B, n]`.
+        values: the number that each class stands for, `Task.values`.
+    """
+    values = np.array(values, np.float32)
+    deviation = GAUSSIAN_WIDTH * np.diff(values).mean()
+    weights = np.exp(-0.5 * np.square((values[:, None] - values) / deviation))
+    targets = ops.convert_to_tensor(weights / weights.sum(axis=1, keepdims=True), "float32")
+    return votes_cross_entropy(ops.take(targets, ops.cast(labels, "int32"), axis=0), logits)
 
 
 def squared(labels, outputs):
@@ -117,16 +143,20 @@ class Loss:
         kind: the kind of task that it belongs to.
         function: `(labels, outputs) -> ` loss per label, of the shape of `known`.
         smooths: whether the function takes `smoothing` of labels as well.
+        ordered: whether it takes `values` as well, those of classes that have an order.
     """
 
     kind: str
     function: Callable
     smooths: bool = False
+    ordered: bool = False
 
 
 LOSSES = {
     "sigmoid_cross_entropy": Loss("multilabel", sigmoid_cross_entropy, smooths=True),
     "softmax_cross_entropy": Loss("multiclass", softmax_cross_entropy, smooths=True),
+    "gaussian_cross_entropy": Loss("multiclass", gaussian_cross_entropy, ordered=True),
+    "votes_cross_entropy": Loss("distribution", votes_cross_entropy, smooths=True),
     "squared": Loss("regression", squared),
     "huber": Loss("regression", huber),
     "wing": Loss("landmarks", wing),
@@ -145,7 +175,8 @@ def find_loss(task: Task, name: str = "", label_smoothing: float = 0.0) -> Loss:
     """The loss of that name, or the default of the task's kind.
 
     Raises:
-        UserError: there is no such loss for tasks of this kind, or it smooths no labels.
+        UserError: there is no such loss for tasks of this kind, it smooths no labels, or it needs
+            classes with an order.
     """
     fitting = {key: loss for key, loss in LOSSES.items() if loss.kind == task.kind}
     name = name or next(iter(fitting))
@@ -160,6 +191,11 @@ def find_loss(task: Task, name: str = "", label_smoothing: float = 0.0) -> Loss:
         raise UserError(
             f"task {task.name!r}: the loss {name!r} smooths no labels; "
             f"expected label_smoothing 0 and not {label_smoothing}"
+        )
+    if fitting[name].ordered and not task.values:
+        raise UserError(
+            f"task {task.name!r}: the loss {name!r} is one of classes that stand for numbers, which "
+            "these do not"
         )
     return fitting[name]
 
@@ -202,7 +238,7 @@ def task_loss(
             transform `[B, 2, 3]`.
         loss: a key of `LOSSES`; empty for the default of the task's kind.
         label_weights: factors of the single losses: `[n, 2]` for no and yes (multilabel), else
-            `[n]` per class, value or point; see the function of that name.
+            `[n]` per class (of a distribution the mean over the votes), value or point; see the function of that name.
         label_smoothing: share of the target that is spread over all classes (cross-entropies).
 
     Returns:
@@ -218,12 +254,13 @@ def task_loss(
     while len(given.shape) < len(labels.shape):
         given = ops.expand_dims(given, -1)
     labels = ops.where(given, labels, ops.zeros_like(labels))
-    smoothing = {"smoothing": label_smoothing} if found.smooths else {}
-    values = found.function(labels, outputs, **smoothing)
+    more = {"smoothing": label_smoothing} if found.smooths else {}
+    more |= {"values": task.values} if found.ordered else {}
+    values = found.function(labels, outputs, **more)
     if label_weights is not None:
         values = values * _spread_weights(task, labels, label_weights)
     values = ops.where(mask, values, ops.zeros_like(values))
-    if task.kind in ("multiclass", "transform"):
+    if task.kind in (*CLASS_KINDS, "transform"):
         return values
     count = ops.sum(ops.cast(mask, "float32"), axis=-1)
     return ops.sum(values, axis=-1) / ops.maximum(count, 1.0)
@@ -235,6 +272,8 @@ def _spread_weights(task, labels, label_weights):
         return ops.where(labels > 0.5, weights[:, 1], weights[:, 0])
     if task.kind == "multiclass":
         return ops.take(weights, ops.cast(labels, "int32"), axis=0)
+    if task.kind == "distribution":
+        return ops.sum(labels * weights, axis=-1)
     return weights
 
 
@@ -247,7 +286,7 @@ def label_weights(
     the examples is 1 (before the limit).
 
     Args:
-        task: a multilabel or multiclass task.
+        task: a task of attributes or classes.
         counts: examples per answer: `[[no, yes], ...]` per label, or one count per class.
         strength: exponent of the weights; 0 leaves every weight at 1, 1 balances fully.
         limit: no weight is above this or below its reciprocal.
@@ -258,7 +297,7 @@ def label_weights(
     Raises:
         UserError: the task's kind has no answers to count.
     """
-    if task.kind not in ("multilabel", "multiclass"):
+    if task.kind not in ("multilabel", *CLASS_KINDS):
         raise UserError(f"task {task.name!r}: a {task.kind} task has no classes to weight")
     counts = np.asarray(counts, np.float64)
     shares = counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1)

@@ -91,7 +91,7 @@ def build_model(
 
     Returns:
         A functional model named `name`. Input `image`: float32 `[B, H, W, 3]` in 0..255. Output: a
-        dict from task name to logits `[B, n]` (multilabel, multiclass), values `[B, n]`
+        dict from task name to logits `[B, n]` (attributes, classes), values `[B, n]`
         (regression), normalised coordinates `[B, n, 2]` in the input (landmarks) or the affine
         transform `[B, 2, 3]` of the transformer (`ALIGNMENT`), all float32. An auxiliary classifier
         adds its own under `auxiliary_name`. Its attribute `stages` maps the names of the stages,

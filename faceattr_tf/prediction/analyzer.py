@@ -22,9 +22,9 @@ from data_pipelines.detection.mtcnn import MAXIMUM_SIDE, Detection, Detector
 from data_pipelines.errors import UserError
 from data_pipelines.formats.encoded import MAX_PIXELS
 from data_pipelines.keras_settings import check_keras
-from data_pipelines.tasks import LANDMARK_NAMES, Task
+from data_pipelines.tasks import CLASS_KINDS, LANDMARK_NAMES, Task
 from faceattr_tf.evaluation.transform_metrics import CORNERS, components
-from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face, TaskPrediction
+from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face, Graded, TaskPrediction
 from faceattr_tf.prediction.localisation import Localiser, crop_of_window
 from faceattr_tf.prediction.picture import Image, Picture, as_list, read_picture
 
@@ -253,6 +253,7 @@ class Analyzer:
 
     def _results(self, task: Task, outputs: dict, transforms: np.ndarray) -> list[TaskPrediction]:
         from faceattr_tf.evaluation.answers import answers
+        from faceattr_tf.evaluation.metrics import expected_values
 
         stored = self.calibration.get(task.name, {})
         found = answers(task, outputs[task.name], transforms, self.crop, stored)
@@ -270,8 +271,12 @@ class Analyzer:
         if task.kind == "regression":
             return rows
         said = found.labels.tolist()
-        if task.kind == "multiclass":
-            return [Choice(task.labels[k], row) for k, row in zip(said, rows, strict=True)]
+        if task.kind in CLASS_KINDS:
+            chosen = [task.labels[k] for k in said]
+            if task.values:
+                expected = expected_values(task, found.values).tolist()
+                return list(map(Graded, chosen, rows, expected))
+            return list(map(Choice, chosen, rows))
         return [
             {name: Attribute(row[name], yes) for name, yes in zip(task.labels, one, strict=True)}
             for row, one in zip(rows, said, strict=True)

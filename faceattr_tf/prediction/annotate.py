@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face
+from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face, Graded
 
 HEIGHTS = (480, 960)
 """Pictures are enlarged or shrunk to a height within these pixels, so that text stays readable."""
@@ -55,7 +55,9 @@ def _lines(face: Face) -> list[tuple[str, str, tuple]]:
     lines = []
     for name, result in face.tasks.items():
         if isinstance(result, Choice):
-            lines.append((name, f"{result.label} {result.probabilities[result.label]:.0%}", _TEXT))
+            text = f"{result.label} {result.probabilities[result.label]:.0%}"
+            text += f", {result.value:.3g}" if isinstance(result, Graded) else ""
+            lines.append((name, text, _TEXT))
             continue
         if isinstance(result, Alignment):
             lines.append((name, f"{result.rotation:+.0f} deg, x {result.scale:.2f}", _TEXT))

@@ -22,6 +22,13 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
+class Graded(Choice):
+    """One of several classes that stand for numbers: also the mean, weighted by probability."""
+
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Alignment:
     """What a transformer cuts out of the network's crop.
 
@@ -57,7 +64,7 @@ class Face:
         score: the detector's confidence in 0...1, or what a localiser's peak has above the median
             of its map; None where nothing was detected.
         tasks: name of a task -> what was predicted: label -> `Attribute` (multilabel), `Choice`
-            (multiclass), point -> (x, y) (landmarks), label -> value (regression), or `Alignment`
+            (classes; `Graded` where they stand for numbers), point -> (x, y) (landmarks), label -> value (regression), or `Alignment`
             (transform).
     """
 
@@ -123,7 +130,7 @@ def _table(name: str, result: TaskPrediction) -> list[tuple[str, str, str]]:
         return [
             (name if not rank else "", label, f"{probability:.1%}")
             for rank, (label, probability) in enumerate(ranked)
-        ]
+        ] + ([("", f"expected {result.value:.4g}", "")] if isinstance(result, Graded) else [])
     if isinstance(result, Alignment):
         x, y = result.shift
         values = f"{result.rotation:+.1f}°", f"{result.scale:.3f}", f"({x:+.3f}, {y:+.3f})"

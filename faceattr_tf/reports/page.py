@@ -110,13 +110,17 @@ def task_plots(result: TaskResult) -> list[Plot]:
     if result.task.kind == "multilabel":
         note = "The grey bar is what the model knows beyond the majority guess."
         found.append(Plot("Accuracy by attribute", plots.accuracy_against_guess(result), note))
+    if result.task.values:
+        note = "The expected value is the mean of all classes' values, weighted by probability."
+        found.append(Plot("Expected value", plots.expected_value_curve(result), note))
+    of_labels = result.task.kind == "multilabel"
     return [
         *found,
         Plot(
-            "Confusion matrices" if found else "Confusion matrix",
+            "Confusion matrices" if of_labels else "Confusion matrix",
             plots.confusions(result),
             "Rows are the labels and add up to 100 %"
-            + ("; predictions at the threshold 0.5." if found else "."),
+            + ("; predictions at the threshold 0.5." if of_labels else "."),
         ),
         Plot("ROC curves", plots.roc_curves(result), "The dotted diagonal is guessing."),
         Plot(
@@ -155,6 +159,8 @@ def _transform_plots(result: TaskResult) -> list[Plot]:
 def _about(result: TaskResult) -> str:
     numbers = result.numbers
     text = f"{result.task.kind}, {numbers['metrics']['count']:,} images with labels"
+    if "votes_divergence" in numbers["metrics"]:
+        text += " that are votes, of which the most counts where one class is right"
     if "temperature" in numbers:
         text += f", temperature {numbers['temperature']:.2f}"
     if has_many_classes(result.task):

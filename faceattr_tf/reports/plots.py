@@ -13,7 +13,7 @@ import numpy as np
 from sklearn import metrics as sklearn_metrics
 
 from faceattr_tf.evaluation.landmark_metrics import FAILURE
-from faceattr_tf.evaluation.metrics import METRICS, shown_in
+from faceattr_tf.evaluation.metrics import METRICS, expected_values, shown_in
 from faceattr_tf.evaluation.results import TaskResult, known_and_truth
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8A8F98"
@@ -233,6 +233,33 @@ def reliability_curves(result: TaskResult) -> str:
 
 def _note(axes, x, y, align, text):
     axes.text(x, y, text, ha=align, fontsize=6.5, transform=axes.transAxes, color="#30343A")
+
+
+def expected_value_curve(result: TaskResult) -> str:
+    """Per class the expected value, middle and four fifths of its images, over the class's own."""
+    values = np.array(result.task.values)
+    labels, expected = np.asarray(result.labels), expected_values(result.task, result.scores)
+    found = [(value, expected[labels == index]) for index, value in enumerate(values)]
+    found = [(value, of) for value, of in found if len(of)]
+    places = [value for value, _ in found]
+    low, middle, high = np.array([np.quantile(of, (0.1, 0.5, 0.9)) for _, of in found]).T
+
+    def draw(figure):
+        axes = figure.subplots()
+        axes.plot(values[[0, -1]], values[[0, -1]], color=GREY, linestyle=":", label="right")
+        axes.axhline(
+            np.median(values[labels[labels >= 0]]),
+            color=ORANGE,
+            linestyle="--",
+            linewidth=1,
+            label="always the median",
+        )
+        axes.vlines(places, low, high, color=BLUE, linewidth=1.2, label="80 % of the images")
+        axes.plot(places, middle, "o", color=BLUE, markersize=4.5, label="half below, half above")
+        axes.set(xlabel="value of the labelled class", ylabel="expected value")
+        axes.legend(loc="upper left", fontsize=6.5)
+
+    return svg(draw, 5.5, 3.6)
 
 
 def landmark_error_curve(result: TaskResult) -> str:
