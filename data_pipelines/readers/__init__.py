@@ -9,6 +9,7 @@ import importlib
 READERS = {
     "celeba": "data_pipelines.readers.celeba:Celeba",
     "fairface": "data_pipelines.readers.fairface:Fairface",
+    "fer2013": "data_pipelines.readers.fer2013:Fer2013",
     "lfw": "data_pipelines.readers.lfw:Lfw",
     "lfwa": "data_pipelines.readers.lfwa:Lfwa",
     "manifest": "data_pipelines.readers.manifest:Manifest",

@@ -1,21 +1,39 @@
 """Layouts of data sets of ages, groups and emotions.
 
-Age is drawn as old or young, gender as in all layouts; a group has no look here: those are drawn by lot.
+Age is drawn as old or young, gender as in all layouts, an emotion by brows, eyes and mouth; a group
+has no look here: those are drawn by lot.
 """
 
 import csv
 
+import cv2
 import numpy as np
 
-from data_pipelines.synth.parts import balanced_labels, draw_faces, draw_poses, write_image
+from data_pipelines.synth.parts import (
+    balanced_labels,
+    draw_faces,
+    draw_poses,
+    partition,
+    write_image,
+)
 from data_pipelines.tasks import (
     AGE_RANGE,
     CELEBA_ATTRIBUTES,
+    EMOTIONS,
     FIVE_GROUPS,
     SEVEN_GROUPS,
     range_of,
 )
 
+_LOOKS = {
+    "angry": ("Bushy_Eyebrows", "Narrow_Eyes"),
+    "disgust": ("Big_Nose", "Narrow_Eyes"),
+    "fear": ("Arched_Eyebrows", "Bags_Under_Eyes"),
+    "happy": ("Smiling",),
+    "sad": ("Bags_Under_Eyes",),
+    "surprise": ("Arched_Eyebrows", "Mouth_Slightly_Open"),
+    "neutral": (),
+}
 _MALE, _YOUNG = map(CELEBA_ATTRIBUTES.index, ("Male", "Young"))
 
 
@@ -62,3 +80,30 @@ def fairface(folder, images, seed, size):
     for part, rows in tables.items():
         with open(folder / f"fairface_label_{part}.csv", "w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def fer2013(folder, images, seed, size):
+    """FER2013 in folders, with FER+'s votes: six of ten or more are for the emotion drawn."""
+    rng = np.random.default_rng([seed, 0])
+    counts = partition(images)
+    labels = balanced_labels(rng, counts)
+    emotions = rng.permutation(np.arange(images) % len(EMOTIONS))
+    for name in {name for names in _LOOKS.values() for name in names}:
+        shown = [name in _LOOKS[EMOTIONS[emotion]] for emotion in emotions]
+        labels[:, CELEBA_ATTRIBUTES.index(name)] = shown
+    parts = np.repeat(["Training", "PublicTest", "PrivateTest"], counts)
+    columns = ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear")
+    names = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear")
+    rows = [("Usage", "Image name", *names, "contempt", "unknown", "NF")]
+    faces = draw_faces(
+        seed, labels, draw_poses(rng, images), range(images), [size or (48, 48)] * images
+    )
+    for index, (image, _, _) in enumerate(faces):
+        emotion = EMOTIONS[emotions[index]]
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        write_image(folder / f"{parts[index]}/{emotion.title()}/{index:08d}.jpg", grey)
+        others = rng.multinomial(rng.integers(0, 5), np.full(10, 0.1))
+        others[columns.index(emotion)] += 10 - others.sum()
+        rows.append((parts[index], f"fer{index:07d}.png", *others))
+    with open(folder / "fer2013new.csv", "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)

@@ -17,7 +17,7 @@ import numpy as np
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.formats.matlab import write_matlab
-from data_pipelines.synth.ages_and_emotions import fairface, utkface
+from data_pipelines.synth.ages_and_emotions import fairface, fer2013, utkface
 from data_pipelines.synth.parts import (
     balanced_labels,
     draw_faces,
@@ -288,6 +288,7 @@ def _manifest(folder, images, seed, size):
 LAYOUTS = {
     "celeba": _celeba,
     "fairface": fairface,
+    "fer2013": fer2013,
     "lfw": _lfw,
     "lfwa": _lfwa,
     "manifest": _manifest,
