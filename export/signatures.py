@@ -20,7 +20,7 @@ from data_pipelines.tasks import ALIGNMENT, CLASS_KINDS, LANDMARK_NAMES, Task
 from export.declared_inputs import as_declared
 from export.photo_signatures import describe_photo_signatures, photo_signatures
 from faceattr_tf.evaluation.transform_metrics import outline
-from faceattr_tf.models.heads import HEAD_PREFIX
+from faceattr_tf.models.heads import head_layers
 from faceattr_tf.prediction.localisation import Localiser, crop_of_window
 
 TPU_FUNCTION = "tpu_func"
@@ -149,8 +149,9 @@ def _device_function(model: keras.Model, tasks: Sequence[Task], crop: Crop, desc
 
 def embedding_of(model: keras.Model, tasks: Sequence[Task]):
     """What the heads of a model see, `[N, F]`; of heads that see different things, all of it."""
-    heads = [HEAD_PREFIX + task.name for task in tasks if task.kind != ALIGNMENT.kind]
-    seen = {id(tensor): tensor for tensor in (model.get_layer(name).input for name in heads)}
+    tasks = [task for task in tasks if task.kind != ALIGNMENT.kind]
+    heads = [head for task in tasks for head in head_layers(model, task)]
+    seen = {id(tensor): tensor for tensor in (head.input for head in heads)}
     flat = [keras.layers.Flatten()(tensor) for tensor in seen.values()]
     return keras.layers.Concatenate()(flat) if len(flat) > 1 else flat[0]
 

@@ -293,7 +293,7 @@ def _absolute(recipe: Recipe, record_sets: Sequence[RecordSet]) -> Recipe:
         recipe,
         data=dataclasses.replace(recipe.data, records=records, bottlenecks=kept),
         model=dataclasses.replace(recipe.model, weights=whole(recipe.model.weights)),
-        warm_start=whole(recipe.warm_start),
+        warm_start=",".join(map(whole, recipe.warm_starts)),
     )
 
 

@@ -28,9 +28,11 @@ from faceattr_tf.models import (
     stage_names,
     synchronize,
 )
+from faceattr_tf.models.branching import take_weights
 from faceattr_tf.models.create import pretrained_model
-from faceattr_tf.models.heads import HEAD_PREFIX
+from faceattr_tf.models.heads import HEAD_PREFIX, head_layers
 from faceattr_tf.models.stages import features_at, stages_of
+from faceattr_tf.training.cost import multiply_adds
 
 TASKS = (MTFL_ATTRIBUTES, POSE, LANDMARKS, Task("age", "regression", ("years",)))
 SHAPES = {"attributes": (3,), "pose": (5,), "landmarks": (5, 2), "age": (1,)}
@@ -219,6 +221,38 @@ def test_heads_stand_on_any_stage_and_nothing_is_built_behind_it(name, images):
 def test_an_unknown_stage_is_refused_with_those_that_exist(name):
     with pytest.raises(UserError, match=rf"'mixed99' ends no stage of {name}: .*, \w+"):
         small(name, layer="mixed99")
+
+
+def test_branches_give_what_the_network_gives_and_cost_themselves_alone(name, images, tmp_path):
+    """Of three stages, one of them the last; their layers with the weights that they copy."""
+    plain = small(name)
+    stages = list(plain.stages)
+    first, middle, last = stages[0], stages[len(stages) // 2], stages[-1]
+    entries = (
+        (first, "attributes/Smiling", "age"),
+        (middle, "landmarks"),
+        (last, "attributes/Male"),
+    )
+    entries = entries if name in OWN else entries[1:]  # which takes long to build
+    model = small(name, branches=entries, branch_weights="trunk")
+    take_weights(model, plain, copies=True)
+    kernel, bias = plain.get_layer("head_attributes").get_weights()
+    labels = {"Smiling": [1], "Male": [0], "head": [2] if name in OWN else [1, 2]}
+    for head in head_layers(model, MTFL_ATTRIBUTES):
+        own = labels[head.name.removeprefix("branch_").removeprefix("attributes_").split("_")[0]]
+        head.set_weights([kernel[:, own], bias[own]])
+    for head in ("head_pose", "head_landmarks", "head_age"):
+        model.get_layer(head).set_weights(plain.get_layer(head).get_weights())
+    expected = plain(images)
+    model.save(tmp_path / "model.keras")
+    for outputs in (model(images), keras.saving.load_model(tmp_path / "model.keras")(images)):
+        for task in TASKS:
+            np.testing.assert_allclose(outputs[task.name], expected[task.name], atol=1e-5)
+    depths, copied = stages_of(plain), stages_of(model)
+    assert all(copied[one] == depths[of] for one, of in model.copies.items() if of in depths)
+    top = small(name, branches=entries, top=True)
+    trunk = keras.Model(model.input, list(model.taps.values()))
+    assert multiply_adds(model) == multiply_adds(trunk) + multiply_adds(top)
 
 
 def test_features_of_every_stage_are_kept_on_disk(name, tmp_path, mtfl_records):

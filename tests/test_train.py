@@ -250,10 +250,10 @@ def test_a_warm_start_takes_the_layers_that_are_asked_for(finished, mtfl_records
     from faceattr_tf.experiment import Experiment
     from faceattr_tf.training.state import TrainingState, warm_start
 
-    recipe = tiny(mtfl_records, seed=9)
+    recipe = tiny(mtfl_records, seed=9, warm_start=str(finished[0]), warm_start_layers="^stem")
     state = TrainingState(Experiment.of(recipe), tf.distribute.get_strategy())
     before = {weight.path: weight.numpy() for weight in state.model.weights}
-    warm_start(state, finished[0], "^stem")
+    warm_start(state, recipe)
     changed = {
         weight.path.split("/")[0]
         for weight in state.model.weights
@@ -261,7 +261,7 @@ def test_a_warm_start_takes_the_layers_that_are_asked_for(finished, mtfl_records
     }
     assert changed == {"stem", "stem_norm"}
     with pytest.raises(UserError, match="no weight of .* fits"):
-        warm_start(state, finished[0], "^conv")
+        warm_start(state, dataclasses.replace(recipe, warm_start_layers="^conv"))
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])

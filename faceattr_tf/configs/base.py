@@ -31,19 +31,22 @@ LINEAR_SVM = "linear_svm"
 class Bottlenecks:
     """What a frozen network gives for every image, computed once and kept.
 
-    With them a run trains the layers behind the network's pooled features alone; its model is the
-    whole network nevertheless.
+    With them a run trains the layers behind the network's pooled features alone, or its branches
+    and heads; its model is the whole network nevertheless.
 
     Attributes:
         use: train on them.
         copies: randomly changed copies of every training image, by `data.augment`, beside the
             image itself.
         folder: where they are kept; empty means `bottlenecks` in the folder of the records.
+        map_type: as what the maps are kept from which branches learn: `float16`, which takes half
+            the space, or `float32`. Pooled features are float32 always.
     """
 
     use: bool = False
     copies: int = 0
     folder: str = ""
+    map_type: str = "float16"
 
 
 @dataclasses.dataclass
@@ -145,6 +148,11 @@ class Model:
             Keras itself distributes.
         auxiliary_weight: weight of the losses of an auxiliary classifier, which only training
             builds; 0 for none.
+        branches: what has layers of its own from a stage on, `(stage, what, ...)` with tasks or
+            `task/Label` of a multilabel task: `(("conv17", "age"), ("fc", "attributes/Male"))`.
+            What no entry names stands on the network's own end.
+        branch_weights: what these layers begin with: `new`, drawn anew, or `trunk`, the pretrained
+            weights of the layers that they copy.
     """
 
     name: str = "resnet_small"
@@ -156,6 +164,8 @@ class Model:
     layer: str = ""
     weights: str = ""
     auxiliary_weight: float = 0.0
+    branches: tuple[tuple[str, ...], ...] = ()
+    branch_weights: str = "new"
 
 
 @dataclasses.dataclass
@@ -235,7 +245,8 @@ class Recipe:
             came to, and a run goes on in that.
         strategy: `default` (one device), `mirrored` (all GPUs), `multi_worker` (machines named by
             `TF_CONFIG`) or `tpu`.
-        warm_start: workdir whose model gives the initial weights where name and shape agree.
+        warm_start: workdir whose model gives the initial weights where name and shape agree; or
+            several with commas, whose branches are joined on the trunk that they share.
         warm_start_layers: regular expression of the names of layers that it gives weights to; empty
             means all.
         evaluate_epochs: epochs between validations.
@@ -270,6 +281,11 @@ class Recipe:
         data = self.data
         by_person, of_training = data.validation_by_person, data.validation_of_training
         return data.validation_share, self.seed, by_person, of_training
+
+    @property
+    def warm_starts(self) -> tuple[str, ...]:
+        """The workdirs of `warm_start`."""
+        return tuple(filter(None, self.warm_start.split(",")))
 
     def to_dict(self) -> dict:
         """A JSON-ready copy, the inverse of `from_dict`."""

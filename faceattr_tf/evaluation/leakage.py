@@ -52,16 +52,17 @@ def _training_records(workdir, unchecked: list[str]):
     """Path and `validation_rule` of every record set behind the model's weights."""
     from faceattr_tf.workdir import Workdir
 
-    seen = set()
-    while True:
+    seen, queue = set(), [workdir]
+    while queue:
+        workdir = queue.pop(0)
         recipe = workdir.recipe()
         for entry in workdir.metadata().get("records", []):
             yield entry["path"], *recipe.validation_rule
         seen.add(workdir.path.resolve())
-        if not recipe.warm_start or local(recipe.warm_start).resolve() in seen:
-            return
-        try:
-            workdir = Workdir.open(recipe.warm_start)
-        except UserError as error:
-            unchecked.append(f"the weights that training started from: {error}")
-            return
+        for path in recipe.warm_starts:
+            if local(path).resolve() in seen:
+                continue
+            try:
+                queue.append(Workdir.open(path))
+            except UserError as error:
+                unchecked.append(f"the weights that training started from: {error}")

@@ -31,6 +31,7 @@ from faceattr_tf.experiment import Experiment
 from faceattr_tf.models import MODELS, options_of
 from faceattr_tf.models.create import model_options
 from faceattr_tf.models.keras_applications import BACKBONES
+from faceattr_tf.models.stages import MAP
 
 BLOCK = 512
 """Images that are kept together: what an interruption loses at most."""
@@ -53,11 +54,13 @@ class Cache:
         folder: where they lie, named by a digest of the key.
         key: everything that decides the features.
         count: images in the split.
+        dtype: of the features on disk.
     """
 
     folder: pathlib.Path
     key: dict
     count: int
+    dtype: np.dtype
 
     @classmethod
     def of(
@@ -74,7 +77,7 @@ class Cache:
         Args:
             experiment: gives network, crop and options.
             source: a whole stored split.
-            layer: whose pooled output the features are.
+            layer: whose pooled output the features are, or, with `MAP` behind it, output.
             copy: 0 for the images themselves, else the number of a randomly changed copy.
             weights: what `weights_digest` gave.
             mirrored: whether they are those of the mirrored crops.
@@ -84,7 +87,8 @@ class Cache:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         parent = experiment.recipe.data.bottlenecks.folder
         parent = local(parent or pathlib.Path(source.records.path) / "bottlenecks")
-        return cls(parent / f"{key['network']}-{layer}-{digest[:20]}", key, source.count)
+        folder = parent / f"{key['network']}-{layer}-{digest[:20]}"
+        return cls(folder, key, source.count, np.dtype(key.get("type", "float32")))
 
     @property
     def blocks(self) -> int:
@@ -93,7 +97,7 @@ class Cache:
 
     @property
     def features(self) -> pathlib.Path:
-        """The file of all features, float32 `[count, F]`, for NumPy."""
+        """The file of all features, `[count, F]`, for NumPy."""
         return self.folder / "features.npy"
 
     def read(self, index: int) -> dict[str, np.ndarray] | None:
@@ -107,7 +111,7 @@ class Cache:
                 arrays = dict(stored)  # Reading checks the sums of the archive.
             features = np.load(self.features, mmap_mode="r", allow_pickle=False)
             same = zlib.crc32(features[self._rows(index)]) == arrays.pop("checksum")
-            if same and len(features) == self.count and features.dtype == np.float32:
+            if same and len(features) == self.count and features.dtype == self.dtype:
                 return arrays
         except FileNotFoundError:
             return None
@@ -119,16 +123,16 @@ class Cache:
     def write(self, index: int, features: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
         """Keeps a block: its features in their place, then the others under the block's name."""
         rows = self._rows(index)
-        features = np.ascontiguousarray(features, np.float32)
+        features = np.ascontiguousarray(features, self.dtype)
         shape = (self.count, *features.shape[1:])
         try:
             try:
                 place = np.load(self.features, mmap_mode="r", allow_pickle=False)
-                fits = place.shape == shape and place.dtype == np.float32
+                fits = place.shape == shape and place.dtype == self.dtype
             except (OSError, ValueError, EOFError):
                 fits = False
             if not fits:
-                place = np.lib.format.open_memmap(self.features, "w+", np.float32, shape)
+                place = np.lib.format.open_memmap(self.features, "w+", self.dtype, shape)
             # By a file, since a full disk ends a process that writes to a map.
             with open(self.features, "r+b") as file:
                 file.seek(place.offset + rows.start * features[0].nbytes)
@@ -217,6 +221,8 @@ def feature_key(
         "images in a block": BLOCK,
         "copy": copy,
     }
+    if layer.endswith(MAP):
+        key["type"] = recipe.data.bottlenecks.map_type
     if copy:
         key |= {"augment": dataclasses.asdict(recipe.data.augment), "seed": recipe.seed}
     return key

@@ -4,10 +4,13 @@ Source: KTH-MTFL ("Prediction of Attributes"), section 3.3: the features of the 
 output ("bottlenecks") are kept, and a new top is trained on them alone.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
 import itertools
+import math
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 
 import keras
@@ -27,8 +30,13 @@ from faceattr_tf.features.batches import Features
 from faceattr_tf.features.cache import BLOCK, LABELS, Cache, weights_digest
 from faceattr_tf.models import stage_names
 from faceattr_tf.models.auxiliary import AUXILIARY_INPUT, AUXILIARY_STAGE
-from faceattr_tf.models.create import model_options, pretrained_model
-from faceattr_tf.models.stages import features_at, pool_features, stages_named
+from faceattr_tf.models.create import (
+    frozen_layers,
+    model_options,
+    pretrained_model,
+    without_branches,
+)
+from faceattr_tf.models.stages import MAP, features_at, pool_features, stages_named
 
 BATCH = 64
 """Images of a forward pass; blocks are multiples of it."""
@@ -43,9 +51,9 @@ def for_run(experiment: Experiment, *, progress: bool = True) -> dict[str, list[
     Raises:
         UserError: see `extract`.
     """
-    layer = experiment.recipe.model.layer
+    layer = frozen_layers(experiment)
     return {
-        split: extract(experiment, split, progress=progress)[layer]
+        split: extract(experiment, split, (layer,), progress=progress)[layer]
         for split in ("train", "validation")
     }
 
@@ -63,7 +71,7 @@ def for_new_layers(experiment: Experiment, *, progress: bool = True) -> list[Fea
     recipe = experiment.recipe
     own = dataclasses.replace(recipe.data.bottlenecks, copies=0)
     unchanged = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, bottlenecks=own))
-    layer = recipe.model.layer
+    layer = frozen_layers(experiment)
     if recipe.model.auxiliary_weight:
         layer = f"{layer or network_stages(experiment)[-1]}+{AUXILIARY_INPUT}"
     experiment = dataclasses.replace(experiment, recipe=unchanged)
@@ -91,7 +99,8 @@ def extract(
         split: "train", "validation", "test" or whatever the records have.
         layers: stages of the network whose features are wanted, several joined by `+`, see
             `faceattr_tf.models.stages.stages_named`; empty for the last. `AUXILIARY_INPUT`: what
-            the auxiliary classifier sees. None: the recipe's layer.
+            the auxiliary classifier sees. A layer's name with `MAP` behind it: what it gives,
+            flat. None: the recipe's layer.
         mirrored: the features of the mirrored crops, without changed copies.
         progress: show a bar with images per second and the time that is left.
         create: makes `images [B, h, w, 3] -> {layer: features [B, F]}` from the names of layers,
@@ -109,6 +118,7 @@ def extract(
     layers = (recipe.model.layer,) if layers is None else layers
     stages = network_stages(experiment)
     known = (*stages, *([AUXILIARY_INPUT] if AUXILIARY_STAGE in stages else []))
+    known += tuple(name for layer in layers for name in layer.split("+") if name.endswith(MAP))
     named = {layer: stages_named(layer or stages[-1], known, recipe.model.name) for layer in layers}
     wanted = tuple(dict.fromkeys(itertools.chain(*named.values())))
     sources = experiment.sources(split)
@@ -180,6 +190,10 @@ def _check(experiment: Experiment) -> None:
             f"bottlenecks.copies {data.bottlenecks.copies}: data.augment changes nothing, so that "
             "all copies would be the same"
         )
+    if data.bottlenecks.map_type not in ("float16", "float32"):
+        raise UserError(
+            f"bottlenecks.map_type {data.bottlenecks.map_type!r}: expected float16 or float32"
+        )
     data.augment.check()
 
 
@@ -200,10 +214,13 @@ def feature_function(experiment: Experiment, layers: Sequence[str]) -> Callable:
         experiment: gives network, weights and precision.
         layers: names of stages, as `features_at` takes them.
     """
-    recipe = experiment.recipe
-    ends = [AUXILIARY_STAGE if layer == AUXILIARY_INPUT else layer for layer in layers]
-    last = max(ends, key=network_stages(experiment).index)
-    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, layer=last))
+    experiment = without_branches(experiment)
+    recipe, stages = experiment.recipe, network_stages(experiment)
+    ends = {layer.removesuffix(MAP) for layer in layers}
+    ends = {AUXILIARY_STAGE if layer == AUXILIARY_INPUT else layer for layer in ends}
+    if ends <= set(stages):  # nothing behind them is needed
+        last = max(ends, key=stages.index)
+        recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, layer=last))
     model = pretrained_model(dataclasses.replace(experiment, recipe=recipe), recipe.precision)
     outputs = {layer: features_at(model, layer) for layer in layers}
     network = functools.partial(keras.Model(model.input, outputs), training=False)
@@ -286,25 +303,39 @@ class _Part:
             for index in indices:
                 rows = []
                 for batch in itertools.islice(batches, BLOCK // BATCH):
-                    rows.append(_arrays(batch, network(batch["image"])))
+                    rows.append(self._arrays(batch, network(batch["image"])))
                     bar.update(len(batch["filename"]))
                 self._keep(index, rows)
 
+    def _arrays(self, batch: dict, features: dict) -> tuple[dict, dict]:
+        """What is kept of a batch: labels, names and transforms; and the features of each layer."""
+        common = {LABELS + name: label.numpy() for name, label in batch["labels"].items()}
+        common["transform"] = batch["transform"].numpy()
+        common["identity"] = batch["identity"].numpy()
+        common["filename"] = batch["filename"].numpy().astype(bytes)
+        found = {}
+        for layer, value in features.items():
+            value, kind = np.asarray(value, np.float32), self.caches[layer].dtype
+            if len(value) != len(common["filename"]):
+                raise UserError(
+                    f"layer {layer!r} gives {len(value)} rows for {len(common['filename'])} images, "
+                    "which cannot be kept; expected a run on images"
+                )
+            if kind == np.float16 and np.abs(value).max() > np.finfo(kind).max:
+                raise UserError(
+                    f"layer {layer!r} gives {np.abs(value).max():.4g}, more than float16 holds; "
+                    "expected --config.data.bottlenecks.map_type=float32"
+                )
+            found[layer] = value.astype(kind)
+        return common, found
+
     def _keep(self, index: int, rows: list[tuple[dict, dict]]) -> None:
         common = _concatenate([common for common, _ in rows])
-        for layer, features in _concatenate([features for _, features in rows]).items():
+        for layer in rows[0][1]:
             if self.blocks[layer][index] is None:
+                features = np.concatenate([features[layer] for _, features in rows])
                 self.caches[layer].write(index, features, common)
                 self.blocks[layer][index] = common
-
-
-def _arrays(batch: dict, features: dict) -> tuple[dict, dict]:
-    """What is kept of a batch: labels, names and transforms; and the features of each layer."""
-    common = {LABELS + name: label.numpy() for name, label in batch["labels"].items()}
-    common["transform"] = batch["transform"].numpy()
-    common["identity"] = batch["identity"].numpy()
-    common["filename"] = batch["filename"].numpy().astype(bytes)
-    return common, {name: np.asarray(value, np.float32) for name, value in features.items()}
 
 
 def _concatenate(rows: list[dict]) -> dict[str, np.ndarray]:
@@ -336,8 +367,47 @@ def _complete(experiment: Experiment, parts: list[_Part], create, progress: bool
         )
         if not rest:
             return
-        network = create(layers)
+        network = _checking_space(create(layers), incomplete)
         with progress_bar(rest, "image", show=progress) as bar:
             bar.set_description("bottlenecks")
             for part in incomplete:
                 part.compute(experiment, network, bar)
+
+
+def _checking_space(network: Callable, parts: list[_Part]) -> Callable:
+    """The network, its first features telling whether the disk has room for all that are missing.
+
+    Raises:
+        UserError: it has not; nothing has been written then.
+    """
+    checked = False
+
+    def measured(images):
+        nonlocal checked
+        features = network(images)
+        if not checked:
+            _check_space({name: math.prod(of.shape[1:]) for name, of in features.items()}, parts)
+            checked = True
+        return features
+
+    return measured
+
+
+def _check_space(widths: dict[str, int], parts: list[_Part]) -> None:
+    needed = collections.Counter()
+    for part in parts:
+        for layer in part.incomplete():
+            cache = part.caches[layer]
+            rows = part.size(i for i, block in enumerate(part.blocks[layer]) if block is None)
+            needed[cache.folder.parent] += rows * widths[layer] * cache.dtype.itemsize
+    for folder, size in needed.items():
+        free = shutil.disk_usage(folder).free
+        if any(layer.endswith(MAP) for layer in widths):
+            print(
+                f"{folder}: {size / 2**20:,.0f} MiB of features, {free / 2**20:,.0f} MiB are free"
+            )
+        if size > free:
+            raise UserError(
+                f"{folder}: features take {size / 2**20:,.0f} MiB and {free / 2**20:,.0f} MiB are "
+                "free; name another folder by --config.data.bottlenecks.folder=DIR"
+            )

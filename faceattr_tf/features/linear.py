@@ -34,6 +34,8 @@ def check_linear_svm(experiment: Experiment, phase: Phase) -> None:
     where = f"phase {phase.name!r}: optimizer {LINEAR_SVM!r}"
     if not experiment.recipe.data.bottlenecks.use:
         raise UserError(f"{where} fits heads to stored features: expected data.bottlenecks.use")
+    if experiment.recipe.model.branches:
+        raise UserError(f"{where} fits heads to what a whole network gives: expected no branches")
     if phase.steps != 1:
         raise UserError(f"{where} takes all examples at once: expected steps 1, not {phase.steps}")
     if not phase.costs or min(phase.costs) <= 0:

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import types
 from collections.abc import Callable, Sequence
 
 import keras
@@ -27,9 +26,10 @@ from faceattr_tf.models import (
     vgg_face,
 )
 from faceattr_tf.models.auxiliary import auxiliary_classifier, auxiliary_name
+from faceattr_tf.models.branching import BRANCH_WEIGHTS, Plan, grow_branches
 from faceattr_tf.models.heads import TRANSFORMER, image_input
 from faceattr_tf.models.keras_applications import BACKBONES
-from faceattr_tf.models.stages import drop_and_grow, join_features, stages_named
+from faceattr_tf.models.stages import describe, places_of, stages_named
 
 MODELS = {
     "anet": anet.build,
@@ -64,6 +64,9 @@ def build_model(
     layer: str = "",
     dropout: float | None = None,
     auxiliary: bool = False,
+    branches: Sequence[Sequence[str]] = (),
+    branch_weights: str = "new",
+    top: bool = False,
     transformer: str = "",
     transformer_options: dict | None = None,
     **options,
@@ -84,18 +87,25 @@ def build_model(
         dropout: share of the features that training drops before the heads. None: none, but with
             `vgg_face` the paper's half.
         auxiliary: add the auxiliary classifier of `faceattr_tf.models.auxiliary`.
+        branches: `(stage, what, ...)`: what stands on a copy of everything above a stage, tasks or
+            `task/Label` of a multilabel task; everything else stands on the trunk's own end. See
+            `faceattr_tf.models.branching`.
+        branch_weights: `new`, or `trunk`: the layers of branches will have the weights of those that
+            they copy, and learn at their rate where rates fall from stage to stage.
+        top: build the branches and heads alone.
         transformer: a key of `TRANSFORMERS`: what it finds is sampled by a spatial transformer, of
             which the network sees the result; empty for none.
         transformer_options: keyword arguments of the transformer's `build`.
         **options: keyword arguments of the network's `build`.
 
     Returns:
-        A functional model named `name`. Input `image`: float32 `[B, H, W, 3]` in 0..255. Output: a
-        dict from task name to logits `[B, n]` (attributes, classes), values `[B, n]`
+        A functional model named `name` with the attributes of `faceattr_tf.models.stages.describe`.
+        Input `image`: float32 `[B, H, W, 3]` in 0..255. Output: a dict from task name to logits
+        `[B, n]` (attributes, classes), values `[B, n]`
         (regression), normalised coordinates `[B, n, 2]` in the input (landmarks) or the affine
         transform `[B, 2, 3]` of the transformer (`ALIGNMENT`), all float32. An auxiliary classifier
-        adds its own under `auxiliary_name`. Its attribute `stages` maps the names of the stages,
-        from the pixels to the heads, to what they give.
+        adds its own under `auxiliary_name`. Of `top`, the input is flat: what `taps` of the
+        whole model give, one behind the other.
 
     Raises:
         UserError: the name or an option does not exist, the input is too small for the network, or
@@ -117,14 +127,26 @@ def build_model(
     stages = build(pixels, **options)
     ends = stages_named(layer, tuple(stages), name)
     names = tuple(stages)[: max(map(tuple(stages).index, ends)) + 1]
-    outputs = drop_and_grow(join_features([stages[end] for end in ends]), predicted, dropout)
+    if branch_weights not in BRANCH_WEIGHTS:
+        raise UserError(f"branch_weights {branch_weights!r} is none of {', '.join(BRANCH_WEIGHTS)}")
+    if branches and auxiliary:
+        raise UserError("branches: an auxiliary classifier stands on a network without branches")
+    plan = Plan.of(branches, predicted, names, name)
+    grown = grow_branches(image, stages, ends, plan, dropout, top=top)
+    outputs = grown.outputs
     if auxiliary:
         outputs |= auxiliary_classifier({name: stages[name] for name in names}, predicted)
     if transformer:
         outputs = {**_to_input(outputs, predicted, theta), ALIGNMENT.name: theta}
-    model = keras.Model(image, outputs, name=name)
-    # Keras would look for variables in a plain dict.
-    model.stages = types.MappingProxyType({name: stages[name] for name in names})
+    model = keras.Model(grown.image, outputs, name="top" if top else name)
+    built = {layer.name for layer in model.layers}
+    seen = {} if top else {one: stages[one] for one in names if not branches or one in built}
+    depths = {}
+    if branch_weights == "trunk":
+        places = places_of(image, stages)
+        last = len(names) - 1
+        depths = {copy: min(places.get(of, last), last) for copy, of in grown.copies.items()}
+    describe(model, seen, grown.features, grown.taps, grown.copies, depths)
     return model
 
 

@@ -1,17 +1,19 @@
 """Networks as recipes name them: their options, their weights, their precision."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import keras
 
 from data_pipelines.errors import UserError
 from data_pipelines.keras_settings import check_keras
-from data_pipelines.tasks import Task
+from data_pipelines.tasks import ALIGNMENT, Task
 from faceattr_tf.configs.base import Model as ModelConfig
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.models import MODELS, build_model, head_dropout, options_of, stage_names
+from faceattr_tf.models.branching import take_weights
 from faceattr_tf.models.face_parts import EYES_ELSEWHERE
-from faceattr_tf.models.heads import HEAD_PREFIX
+from faceattr_tf.models.heads import head_layers
 from faceattr_tf.models.keras_applications import BACKBONES
 from faceattr_tf.models.pretrained import load_imagenet, load_weights
 from faceattr_tf.models.stages import build_top, pool_features, stages_named
@@ -20,13 +22,16 @@ PLACES = 6
 """Places along a side that a map has to have to be worth a look."""
 
 
-def create_model(experiment: Experiment, precision: str, *, training: bool = False) -> keras.Model:
+def create_model(
+    experiment: Experiment, precision: str, *, training: bool = False, top: bool = False
+) -> keras.Model:
     """The recipe's network for its tasks and crop, under a precision policy.
 
     Args:
         experiment: gives recipe, tasks and crop.
         precision: name of a Keras dtype policy.
         training: build the auxiliary classifier too, where the recipe has one.
+        top: build its branches and heads alone.
 
     Raises:
         UserError: see `create_network`; or the network looks for the parts of a face at the places
@@ -41,11 +46,13 @@ def create_model(experiment: Experiment, precision: str, *, training: bool = Fal
         precision,
         crop=experiment.view.aligned or experiment.crop,
         auxiliary=training and bool(recipe.model.auxiliary_weight),
+        top=top,
     )
     for task in experiment.tasks:
         if task.kind == "regression":
             # A head that begins at the mean has no long way to go.
-            model.get_layer(HEAD_PREFIX + task.name).bias.assign(experiment.statistics(task)[:, 0])
+            (head,) = head_layers(model, task)
+            head.bias.assign(experiment.statistics(task)[:, 0])
     return model
 
 
@@ -75,9 +82,17 @@ def _check_landmarks(experiment: Experiment) -> None:
         )
 
 
-def create_top(experiment: Experiment, features: int) -> keras.Model:
-    """The heads of the recipe's network alone, behind so many features of a frozen network."""
+def create_top(experiment: Experiment, features: int, precision: str = "float32") -> keras.Model:
+    """The new layers of the recipe's network alone: its heads, and branches where it has some.
+
+    Args:
+        experiment: gives recipe, tasks and crop.
+        features: how many numbers of the frozen network they see of an image.
+        precision: name of a Keras dtype policy, for branches; heads are float32 under each.
+    """
     config = experiment.recipe.model
+    if config.branches:
+        return create_model(experiment, precision, top=True)
     dropout = head_dropout(config.name, model_options(config).get("dropout"))
     return build_top(features, experiment.tasks, dropout=dropout)
 
@@ -110,6 +125,8 @@ def create_network(
             config.name,
             tasks,
             input_shape,
+            branches=config.branches,
+            branch_weights=config.branch_weights,
             transformer=config.transformer,
             transformer_options=dict(config.transformer_options),
             **options,
@@ -138,7 +155,7 @@ def model_options(config: ModelConfig, **options) -> dict:
 
 
 def load_pretrained(model: keras.Model, config: ModelConfig) -> None:
-    """Gives a model the weights that its configuration names, and says which.
+    """Gives a model without branches the weights that its configuration names, and says which.
 
     Raises:
         UserError: they cannot be had or do not fit.
@@ -155,6 +172,29 @@ def load_pretrained(model: keras.Model, config: ModelConfig) -> None:
         )
 
 
+def load_recipe_weights(model: keras.Model, experiment: Experiment) -> None:
+    """Gives a recipe's network, or its branches and heads alone, the weights that it names.
+
+    Branches have them where they begin with the trunk's.
+
+    Raises:
+        UserError: see `load_pretrained`.
+    """
+    config = experiment.recipe.model
+    if not config.branches:
+        load_pretrained(model, config)
+        return
+    given = pretrained_model(without_branches(experiment), "float32")
+    take_weights(model, given, copies=config.branch_weights == "trunk")
+
+
+def without_branches(experiment: Experiment) -> Experiment:
+    """The same with all heads on the network's own end."""
+    recipe = experiment.recipe
+    model = dataclasses.replace(recipe.model, branches=(), branch_weights="new")
+    return dataclasses.replace(experiment, recipe=dataclasses.replace(recipe, model=model))
+
+
 def pretrained_model(experiment: Experiment, precision: str) -> keras.Model:
     """The recipe's network from images to outputs as a run on bottlenecks begins with it.
 
@@ -164,8 +204,15 @@ def pretrained_model(experiment: Experiment, precision: str) -> keras.Model:
     keras.utils.set_random_seed(recipe.seed)
     model = create_model(experiment, precision)
     if recipe.model.weights:
-        load_pretrained(model, recipe.model)
+        load_recipe_weights(model, experiment)
     return model
+
+
+def frozen_layers(experiment: Experiment) -> str:
+    """What a run's new layers learn from, several joined by `+`, as `features.extract` takes it."""
+    if not experiment.recipe.model.branches:
+        return experiment.recipe.model.layer
+    return "+".join(create_model(experiment, "float32").taps)
 
 
 def whole_model(top: keras.Model, experiment: Experiment) -> keras.Model:
@@ -195,7 +242,7 @@ def map_stage(model: keras.Model, config: ModelConfig, layer: str = "") -> str:
     Args:
         model: the network, built or loaded.
         config: names network and options.
-        layer: a stage that gives maps and that the heads see; empty for the last whose maps have at
+        layer: a stage that gives maps and that all heads see; empty for the last whose maps have at
             least `PLACES` on either side, or else the most: the last of all may have 3 by 3 places,
             which say nothing about parts of a face.
 
@@ -203,7 +250,13 @@ def map_stage(model: keras.Model, config: ModelConfig, layer: str = "") -> str:
         UserError: it gives no maps, or no stage does.
     """
     outputs = seen_stages(model, config).items()
-    known = {name: min(out.shape[1:3]) for name, out in outputs if len(out.shape) == 4}
+    answers = [one for task, one in model.output.items() if task != ALIGNMENT.name]
+    seen = [keras.Function(model.input, one).operations for one in answers]
+    known = {
+        name: min(out.shape[1:3])
+        for name, out in outputs
+        if len(out.shape) == 4 and all(model.get_layer(name) in of for of in seen)
+    }
     if not known:
         raise UserError(f"{config.name}: none of its stages gives maps")
     if layer and layer not in known:

@@ -20,7 +20,10 @@ AUXILIARY = "aux_"
 LOCALIZATION = "lonet_"
 """The layers of a transformer's localisation network begin so."""
 
-NEW_LAYERS = (HEAD_PREFIX, AUXILIARY, LOCALIZATION)
+BRANCH = "branch_"
+"""The layers that a task has for itself begin so (`faceattr_tf.models.branching`)."""
+
+NEW_LAYERS = (HEAD_PREFIX, AUXILIARY, LOCALIZATION, BRANCH)
 """The layers that no pretrained network has begin so."""
 
 BOTTLENECK = "bottleneck"
@@ -109,6 +112,17 @@ def head_output(model: keras.Model, task: Task):
     """What a task's head gives in a model, before a transformer's geometry is taken into account."""
     points = task.kind == "landmarks"
     return model.get_layer(f"{task.name}_points" if points else HEAD_PREFIX + task.name).output
+
+
+def head_layers(model: keras.Model, task: Task) -> list[keras.Layer]:
+    """The layers in which a task's head learns: one, or of labels on several branches one each."""
+    name = HEAD_PREFIX + task.name
+    parts = [
+        layer
+        for layer in model.layers
+        if layer.name.startswith(BRANCH) and layer.name.endswith(name) and layer.weights
+    ]
+    return parts or [model.get_layer(name)]
 
 
 def _head(features, task: Task, prefix: str):

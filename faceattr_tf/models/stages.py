@@ -7,7 +7,8 @@ pooling.
 
 import itertools
 import math
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 
 import keras
 from keras import layers, ops
@@ -16,6 +17,9 @@ from data_pipelines.errors import UserError
 from data_pipelines.tasks import ALIGNMENT, Task
 from faceattr_tf.models.auxiliary import AUXILIARY_INPUT, AUXILIARY_STAGE, auxiliary_pool
 from faceattr_tf.models.heads import BOTTLENECK, NEW_LAYERS, TRANSFORMER, grow_heads, head_output
+
+MAP = "-map"
+"""What follows the name of a layer where its output itself is meant, flat, and not its means."""
 
 
 def pool_features(stage, name: str | None = None):
@@ -30,16 +34,27 @@ def pool_features(stage, name: str | None = None):
     return layers.GlobalAveragePooling2D(dtype="float32", name=name)(stage)
 
 
-def join_features(stages: Sequence):
-    """What heads see of one stage or of several: their features `[B, F]`, one behind the other.
+def pool_stages(stages: Sequence) -> list:
+    """The features `[B, F]` of the stages on which heads stand.
 
     Args:
         stages: outputs of stages, `[B, F]` or `[B, H, W, C]`.
     """
     if len(stages) == 1:
-        return pool_features(stages[0], BOTTLENECK)
-    pooled = [pool_features(one, f"{BOTTLENECK}_{index}") for index, one in enumerate(stages)]
-    return layers.Concatenate(dtype="float32", name=BOTTLENECK)(pooled)
+        return [pool_features(stages[0], BOTTLENECK)]
+    return [pool_features(one, f"{BOTTLENECK}_{index}") for index, one in enumerate(stages)]
+
+
+def join_features(features: Sequence, name: str | None = None):
+    """Features of one place or of several `[B, F]`, one behind the other.
+
+    Args:
+        features: `[B, F]` each.
+        name: the name of the layer that joins them.
+    """
+    if len(features) == 1:
+        return features[0]
+    return layers.Concatenate(dtype="float32", name=name)(features)
 
 
 def drop_and_grow(features, tasks: Sequence[Task], dropout: float) -> dict:
@@ -61,7 +76,34 @@ def build_top(features: int, tasks: Sequence[Task], *, dropout: float = 0.0) -> 
         A model from the input `image`, the features `[B, F]` in float32, to task name -> output.
     """
     inputs = keras.Input((features,), name="image", dtype="float32")
-    return keras.Model(inputs, drop_and_grow(inputs, tasks, dropout), name="top")
+    model = keras.Model(inputs, drop_and_grow(inputs, tasks, dropout), name="top")
+    describe(model, {}, inputs, {})
+    return model
+
+
+def describe(
+    model: keras.Model,
+    stages: Mapping,
+    features,
+    taps: Mapping,
+    copies: Mapping = types.MappingProxyType({}),
+    depths: Mapping = types.MappingProxyType({}),
+) -> None:
+    """Gives a model, as attributes, what it is made of.
+
+    Args:
+        model: a network or its new layers alone.
+        stages: name -> output, from the pixels to the heads.
+        features: what its heads see, `[B, F]`, before dropout; of heads in several places, all.
+        taps: name for `features_at` -> what its heads and branches take from the layers before.
+        copies: name of a branch's layer -> name of the layer that it copies.
+        depths: name of a branch's layer -> index of its stage, where it is no new layer.
+    """
+    parts = {"stages": stages, "taps": taps, "copies": copies, "depths": depths}
+    for name, part in parts.items():
+        # Keras would look for variables in a plain dict.
+        setattr(model, name, types.MappingProxyType(dict(part)))
+    model.features = features
 
 
 def features_at(model: keras.Model, stage: str):
@@ -69,10 +111,13 @@ def features_at(model: keras.Model, stage: str):
 
     Args:
         model: what `build_model` gave, whose heads stand on this stage or on a later one.
-        stage: see `model.stages`, for its features; or `AUXILIARY_INPUT`, flat.
+        stage: see `model.stages`, for its features; `AUXILIARY_INPUT`, flat; or a layer's name with
+            `MAP` behind it, for what the layer gives, flat.
     """
     if stage == AUXILIARY_INPUT:
         return layers.Flatten()(auxiliary_pool(model.get_layer(AUXILIARY_STAGE).output))
+    if stage.endswith(MAP):
+        return layers.Flatten()(model.get_layer(stage.removesuffix(MAP)).output)
     return pool_features(model.stages[stage])
 
 
@@ -91,36 +136,36 @@ def fully_convolutional(model: keras.Model, stage: str) -> keras.Model:
     return keras.Model(image, graph.call(image), name=stage)
 
 
-def head_input(model: keras.Model):
-    """What the heads of a model of `build_model` or `build_top` see, `[B, F]`, before dropout."""
-    present = {layer.name for layer in model.layers}
-    if "stages" not in vars(model):
-        return model.input
-    return model.get_layer(BOTTLENECK if BOTTLENECK in present else list(model.stages)[-1]).output
+def split_features(features, parts: Sequence) -> list:
+    """Flat features `[B, F]` cut into tensors of the shapes of `parts`, which they stand for."""
+    sizes = [math.prod(part.shape[1:]) for part in parts]
+    return [
+        ops.reshape(features[:, stop - size : stop], (-1, *part.shape[1:]))
+        for stop, size, part in zip(itertools.accumulate(sizes), sizes, parts, strict=True)
+    ]
 
 
 def new_layers_of(model: keras.Model) -> keras.Model:
-    """The heads and, where it has one, the auxiliary classifier of a network: the same variables.
+    """The branches, heads and, where it has one, the auxiliary classifier: the same variables.
 
     Args:
         model: what `build_model` gave, without a transformer.
 
     Returns:
-        A model from what the layers before them give, `[B, F]`: the features that the heads see and
-        then the output of `AUXILIARY_INPUT`, flat; to the outputs of the network and the features.
+        A model from what the layers before them give, `[B, F]`: `model.taps` and then the output of
+        `AUXILIARY_INPUT`, flat, one behind the other; to the outputs of the network and its
+        `features`.
     """
-    ends = [head_input(model)]
+    ends = list(model.taps.values())
     if any(layer.name == AUXILIARY_INPUT for layer in model.layers):
         ends.append(model.get_layer(AUXILIARY_INPUT).output)
-    sizes = [math.prod(end.shape[1:]) for end in ends]
-    features = keras.Input((sum(sizes),), name="features", dtype="float32")
-    stops = list(itertools.accumulate(sizes))
-    parts = [
-        ops.reshape(features[:, stop - size : stop], (-1, *end.shape[1:]))
-        for stop, size, end in zip(stops, sizes, ends, strict=True)
-    ]
-    outputs = keras.Model(ends, model.output)(parts)
-    return keras.Model(features, [outputs, parts[0]])
+    size = sum(math.prod(end.shape[1:]) for end in ends)
+    features = keras.Input((size,), name="features", dtype="float32")
+    parts = split_features(features, ends)
+    for end, part in zip(ends, parts, strict=True):
+        if end is model.features:  # Keras takes no input for an output.
+            return keras.Model(features, [keras.Model(ends, model.output)(parts), part])
+    return keras.Model(features, keras.Model(ends, [model.output, model.features])(parts))
 
 
 def stages_of(model: keras.Model) -> dict[str, int]:
@@ -130,19 +175,22 @@ def stages_of(model: keras.Model) -> dict[str, int]:
         model: what `build_model` gave.
 
     Returns:
-        Layer name -> index of its stage; for heads, an auxiliary classifier and a transformer, the
-        number of stages of the model.
+        Layer name -> index of its stage; for new layers, as heads, an auxiliary classifier and a
+        transformer, and branches unless they begin with the trunk's weights, one more than all.
     """
+    indices = {**places_of(model.input, model.stages), **model.depths}
+    top = max([len(model.stages), *(index + 1 for index in indices.values())])
+    return {layer.name: indices.get(layer.name, top) for layer in model.layers if layer.weights}
+
+
+def places_of(image, stages: Mapping) -> dict[str, int]:
+    """Name of a layer, other than new ones -> index of the stage that it belongs to."""
     indices = {}
-    for index, end in enumerate(model.stages.values()):
-        for layer in keras.Model(model.input, end).layers:
-            if not layer.name.startswith(NEW_LAYERS):
-                indices.setdefault(layer.name, index)
-    return {
-        layer.name: indices.get(layer.name, len(model.stages))
-        for layer in model.layers
-        if layer.weights
-    }
+    for index, end in enumerate(stages.values()):
+        for operation in keras.Function(image, end).operations:
+            if not operation.name.startswith(NEW_LAYERS):
+                indices.setdefault(operation.name, index)
+    return indices
 
 
 def classifier_of(model: keras.Model, tasks: Sequence[Task]) -> keras.Model:
@@ -153,7 +201,7 @@ def classifier_of(model: keras.Model, tasks: Sequence[Task]) -> keras.Model:
         tasks but `alignment`, landmarks normalised to that crop, and what the heads see.
     """
     outputs = {task.name: head_output(model, task) for task in tasks if task != ALIGNMENT}
-    return keras.Model(model.get_layer(TRANSFORMER).output, [outputs, head_input(model)])
+    return keras.Model(model.get_layer(TRANSFORMER).output, [outputs, model.features])
 
 
 def stages_named(layer: str, stages: Sequence[str], network: str) -> tuple[str, ...]:

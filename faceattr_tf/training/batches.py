@@ -31,7 +31,7 @@ def check_bottlenecks(model: keras.Model, experiment: Experiment, phase: Phase) 
     old = [name for name in learning if not name.startswith(NEW_LAYERS)]
     reason = ""
     if old:
-        reason = f"its layer {old[0]!r} trains; expected trainable '^(head|aux)_'"
+        reason = f"its layer {old[0]!r} trains; expected trainable '^(head|aux|branch)_'"
     elif experiment.augment(phase) != Augment():
         reason = "its images change at random"
     elif recipe.warm_start:

@@ -101,7 +101,7 @@ def _trial(recipe: Recipe, steps: int) -> Recipe:
         optimizer="adamw" if phase.optimizer == LINEAR_SVM else phase.optimizer,
         schedule="constant",
         steps=steps,
-        trainable="^head_" if recipe.data.bottlenecks.use else "",
+        trainable="^(head|branch)_" if recipe.data.bottlenecks.use else "",
         layer_decay=1.0,
         bottlenecks=False,
     )

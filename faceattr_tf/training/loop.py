@@ -25,7 +25,7 @@ from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import Features
 from faceattr_tf.features.extract import for_run
 from faceattr_tf.features.linear import check_linear_svm, fit_heads
-from faceattr_tf.models.create import load_pretrained, whole_model
+from faceattr_tf.models.create import load_recipe_weights, whole_model
 from faceattr_tf.training.batches import check_bottlenecks, training_stream
 from faceattr_tf.training.distribution import (
     check_agreement,
@@ -74,14 +74,19 @@ def train_and_evaluate(
     for phase in recipe.phases:
         if phase.optimizer == LINEAR_SVM:
             check_linear_svm(experiment, phase)
+    if recipe.data.bottlenecks.use and recipe.warm_start:
+        raise UserError(
+            "data.bottlenecks.use learns from what model.weights give: expected "
+            "--config.model.weights=WORKDIR/model.keras and no warm_start"
+        )
     features = for_run(experiment, progress=progress) if recipe.data.bottlenecks.use else {}
     width = features["train"][0].features.width if features else 0
     state = TrainingState(experiment, strategy, features=width)
-    if recipe.model.weights and not features:
-        load_pretrained(state.model, recipe.model)
+    if recipe.model.weights and (recipe.model.branches or not features):
+        load_recipe_weights(state.model, experiment)
         state.restart_averages()
     if recipe.warm_start:
-        warm_start(state, recipe.warm_start, recipe.warm_start_layers)
+        warm_start(state, recipe)
     for phase in recipe.phases:
         if phase.bottlenecks and not features:
             check_bottlenecks(state.model, experiment, phase)

@@ -28,8 +28,8 @@ def model_card(recipe: Recipe, metadata: dict, parameters: int) -> str:
         f"of {recipe.data.batch_size} images, seed {recipe.seed}; this is the model of step "
         f"{best['step']:,}, the best by `{recipe.best_metric}` on validation."
     )
-    if recipe.warm_start:
-        lines.append(f"Initial weights came from `{recipe.warm_start}`; its licence applies too.")
+    for path in recipe.warm_starts:
+        lines.append(f"Initial weights came from `{path}`; its licence applies too.")
     crop = ", ".join(f"{key} {value}" for key, value in metadata["crop"].items())
     lines += ["", f"Input: RGB in 0…255, cropped by: {crop}.", "", "Predicts:", ""]
     for task in metadata["tasks"]:

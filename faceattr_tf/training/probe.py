@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -18,7 +19,12 @@ from faceattr_tf.features.extract import extract, network_stages
 from faceattr_tf.training.batches import training_stream
 from faceattr_tf.training.state import TrainingState
 from faceattr_tf.training.step import create_train_step
-from faceattr_tf.training.validation import check_validation, validate, validation_batches
+from faceattr_tf.training.validation import (
+    check_validation,
+    figures_of,
+    validation_batches,
+    validation_outputs,
+)
 
 EVALUATIONS = 10
 """Validations of a cell, of which the best counts."""
@@ -95,8 +101,8 @@ def probe(
                     phases = [dataclasses.replace(p, weight_decay=decay) for p in recipe.phases]
                     changed = dataclasses.replace(experiment.recipe, phases=tuple(phases))
                     one = dataclasses.replace(experiment, recipe=changed)
-                    trained = _train(one, training[layer], validation[layer])
-                    cells.append(Cell(name, layer, decay, *trained))
+                    step, values, _ = train_top(one, training[layer], validation[layer])
+                    cells.append(Cell(name, layer, decay, step, values))
                     bar.update()
     return cells
 
@@ -106,12 +112,28 @@ def best_cell(cells: Sequence[Cell], metric: str) -> Cell:
     return min(cells, key=lambda cell: score_of(cell.values, metric))
 
 
-def _train(
-    experiment: Experiment, training: Sequence[Features], validation: Sequence[Features]
-) -> tuple[int, dict[str, float]]:
-    """The best of a few validations on the way: its step and what it measured."""
+def train_top(
+    experiment: Experiment,
+    training: Sequence[Features],
+    validation: Sequence[Features],
+    prepare: Callable[[keras.Model], None] | None = None,
+) -> tuple[int, dict[str, float], tuple]:
+    """Trains new layers on stored features, of which the best of a few validations counts.
+
+    Args:
+        experiment: gives recipe and tasks.
+        training: the features of the training sources.
+        validation: those of validation.
+        prepare: gives the new layers weights to begin with.
+
+    Returns:
+        The step of the best validation, what it measured, and what `validation_outputs` gave then.
+    """
     strategy = tf.distribute.get_strategy()
     state = TrainingState(experiment, strategy, features=training[0].features.width)
+    if prepare:
+        prepare(state.model)
+        state.restart_averages()
     batches_of_validation = validation_batches(experiment, validation)
     total, metric = experiment.phase_ends[-1], experiment.recipe.best_metric
     ends = {round(total * share) for share in np.linspace(0, 1, EVALUATIONS + 1)[1:]}
@@ -124,9 +146,10 @@ def _train(
         train_step(next(batches))
         if step + 1 in ends:
             state.update_evaluated_model()
-            values = validate(state.forward, experiment, batches_of_validation)
+            found = validation_outputs(state.forward, experiment, batches_of_validation)
+            values = figures_of(experiment, *found)
             if best is None or score_of(values, metric) < score_of(best[1], metric):
-                best = step + 1, values
+                best = step + 1, values, found
     return best
 
 

@@ -107,7 +107,8 @@ def _deciding(config: dict) -> dict:
     del config["data"]["records"], config["data"]["bottlenecks"]["folder"]
     for part, name in ((config["model"], "weights"), (config, "warm_start")):
         if part[name] not in ("", "imagenet"):
-            part[name] = str(local(part[name]).resolve())
+            paths = part[name].split(",") if name == "warm_start" else [part[name]]
+            part[name] = ",".join(str(local(path).resolve()) for path in paths)
     return config
 
 

@@ -13,7 +13,7 @@ from faceattr_tf.experiment import Experiment
 from faceattr_tf.models import synchronize
 from faceattr_tf.models.create import create_model, create_top
 from faceattr_tf.models.heads import AUXILIARY
-from faceattr_tf.models.stages import head_input
+from faceattr_tf.models.joining import take_from_runs
 from faceattr_tf.training.objective import create_batch_losses
 from faceattr_tf.training.optimizers import create_optimizer
 from faceattr_tf.workdir import Workdir
@@ -39,13 +39,13 @@ class TrainingState:
         keras.utils.set_random_seed(recipe.seed)
         with strategy.scope():
             self.model = (
-                create_top(experiment, features)
+                create_top(experiment, features, recipe.precision)
                 if features
                 else create_model(experiment, recipe.precision, training=True)
             )
             if strategy.num_replicas_in_sync > 1:
                 synchronize(self.model)
-            self.losses = create_batch_losses(experiment, head_input(self.model).shape[-1])
+            self.losses = create_batch_losses(experiment, self.model.features.shape[-1])
             tasks = len(experiment.tasks)
             count = tasks + len(self.losses)
             # 1 for every task that still learns, 0 for one that was stopped.
@@ -150,28 +150,17 @@ def freeze(model: keras.Model, phase: Phase) -> list:
     return list(model.trainable_variables)
 
 
-def warm_start(state: TrainingState, path: str, layers: str = "") -> None:
-    """Takes over the weights of another run's model where name and shape agree, and says which.
+def warm_start(state: TrainingState, recipe: Recipe) -> None:
+    """Takes over the weights of other runs' models where name and shape agree, and says how many.
 
     Args:
         state: has the model.
-        path: the other run's workdir.
-        layers: regular expression of the names of layers that are given weights; empty means all.
+        recipe: names the runs, the layers, and what branches begin with.
 
     Raises:
-        UserError: no weight fits.
+        UserError: no weight fits, or two runs differ in what they should share.
     """
-    chosen = [
-        layer for layer in Workdir.open(path).load_model().layers if re.search(layers, layer.name)
-    ]
-    given = {weight.path: weight for layer in chosen for weight in layer.weights}
-    taken = 0
-    for weight in state.model.weights:
-        source = given.get(weight.path)
-        if source is not None and source.shape == weight.shape:
-            weight.assign(source.numpy())
-            taken += 1
-    if not taken:
-        raise UserError(f"warm start: no weight of {path} fits this model by name and shape")
+    runs = {path: Workdir.open(path).load_model() for path in recipe.warm_starts}
+    copies = recipe.model.branch_weights == "trunk"
+    take_from_runs(state.model, runs, layers=recipe.warm_start_layers, copies=copies)
     state.restart_averages()
-    print(f"warm start: {taken} of {len(state.model.weights)} weights from {path}")

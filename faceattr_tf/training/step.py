@@ -8,7 +8,7 @@ import tensorflow as tf
 from faceattr_tf.configs.base import Phase
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.models.heads import scale_pixels
-from faceattr_tf.models.stages import classifier_of, head_input, new_layers_of
+from faceattr_tf.models.stages import classifier_of, new_layers_of
 from faceattr_tf.training.objective import Objective, seen_of
 from faceattr_tf.training.optimizers import decayed, rate_factors
 from faceattr_tf.training.state import TrainingState, freeze
@@ -194,7 +194,7 @@ def forward_of(model: keras.Model, experiment: Experiment, phase: Phase, *, top:
     if phase.bottlenecks and not top:
         network = new_layers_of(model)
     elif phase.classifier_input == "transformed":
-        network = keras.Model(model.input, [model.output, head_input(model)])
+        network = keras.Model(model.input, [model.output, model.features])
     else:
         classifier = classifier_of(model, experiment.tasks)
         return lambda images: classifier(scale_pixels(images), training=True)

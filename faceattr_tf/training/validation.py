@@ -109,10 +109,18 @@ def validate(
         batches: `validation_batches(experiment)`, from a caller that validates repeatedly.
 
     Returns:
+        What `figures_of` gives.
+    """
+    return figures_of(experiment, *validation_outputs(forward, experiment, batches))
+
+
+def figures_of(experiment: Experiment, outputs: dict, labels: dict, transforms) -> dict:
+    """Losses and metrics of what `validation_outputs` gave.
+
+    Returns:
         `{"loss": weighted sum, "<task>/loss": …, "<task>/<metric>": …}`, without the metrics where
         the loss is not finite.
     """
-    outputs, labels, transforms = validation_outputs(forward, experiment, batches)
     losses = create_losses(experiment)
     majority = experiment.majority()
     values = {"loss": 0.0}

@@ -83,14 +83,17 @@ def grouping(subject: Subject) -> Finding:
 
 def _vectors(subject: Subject) -> tuple[list[str], np.ndarray]:
     """Names of the attributes, and their weights `[L, F]` as `_ABOUT` says."""
-    from faceattr_tf.models.heads import HEAD_PREFIX
+    from faceattr_tf.models.heads import head_layers
 
     responses = subject.responses(subject.layer())
     names, kernels = [], []
     for task in subject.tasks:
         if task.kind != "multilabel":
             continue
-        kernel = subject.model.get_layer(HEAD_PREFIX + task.name).get_weights()[0]
+        heads = head_layers(subject.model, task)
+        if len(heads) > 1:
+            raise UserError(f"task {task.name!r}: its attributes stand on {len(heads)} branches")
+        kernel = heads[0].get_weights()[0]
         if len(kernel) != responses.shape[1]:
             raise UserError(
                 f"task {task.name!r}: its head sees {len(kernel):,} features, not the "
