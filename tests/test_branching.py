@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
+import json
+import shutil
 
 import keras
 import numpy as np
 import pytest
 
 from data_pipelines.crop.geometry import Crop
-from data_pipelines.tasks import POSE
+from data_pipelines.errors import UserError
+from data_pipelines.tasks import MTFL_ATTRIBUTES, POSE
 from faceattr_tf.configs import TaskConfig
 from faceattr_tf.configs.base import Bottlenecks, Data, Model, Phase, Recipe
 from faceattr_tf.models import build_model
@@ -123,3 +126,162 @@ def test_branches_begin_anew_or_with_the_weights_of_the_trunk(runs, weights):
             pairs = zip(model.get_layer(copy).weights, plain.get_layer(of).weights, strict=True)
             for ours, theirs in pairs:
                 assert np.array_equal(ours, theirs) == (choice == "trunk"), copy
+
+
+def pictures():
+    return np.random.default_rng(0).uniform(0, 255, (5, 32, 32, 3)).astype("float32")
+
+
+def test_joined_runs_answer_as_each_of_them(runs, tmp_path):
+    from faceattr_tf.training.joining import join
+
+    join([str(path) for path in runs], str(tmp_path / "joined"))
+    joined = Workdir.open(tmp_path / "joined")
+    outputs = joined.load_model()(pictures())
+    assert [task.name for task in joined.tasks] == ["attributes", "pose"]
+    assert joined.recipe().model.branches == (SMILE, LOOK)
+    for path in runs:
+        run = Workdir.open(path)
+        for name, expected in run.load_model()(pictures()).items():
+            np.testing.assert_allclose(outputs[name], expected, atol=1e-5)
+            chosen, given = joined.calibration()[name], run.calibration()[name]
+            assert chosen["temperature"] == pytest.approx(given["temperature"])
+            assert chosen["thresholds"] == pytest.approx(given["thresholds"])
+            assert joined.metadata()["majority"][name] == run.metadata()["majority"][name]
+    with pytest.raises(UserError, match="holds a run already"):
+        join([str(path) for path in runs], str(tmp_path / "joined"))
+
+
+def test_a_warm_start_joins_runs_and_trains_on(runs):
+    import tensorflow as tf
+
+    from faceattr_tf.experiment import Experiment
+    from faceattr_tf.training.state import TrainingState, warm_start
+
+    smile, look = runs.values()
+    model = dataclasses.replace(smile.model, branches=(SMILE, LOOK), weights="")
+    both = dataclasses.replace(
+        smile, model=model, tasks=smile.tasks + look.tasks, warm_start=",".join(map(str, runs))
+    )
+    state = TrainingState(Experiment.of(both), tf.distribute.get_strategy())
+    warm_start(state, both)
+    outputs = state.model(pictures())
+    for path in runs:
+        for name, expected in Workdir.open(path).load_model()(pictures()).items():
+            np.testing.assert_allclose(outputs[name], expected, atol=1e-5)
+
+
+def test_runs_that_do_not_share_a_trunk_are_not_joined(runs, tmp_path):
+    from faceattr_tf.training.joining import join
+
+    smile, look = map(str, runs)
+    other = Workdir(shutil.copytree(look, tmp_path / "other"))
+    model = other.load_model()
+    for layer, what in (
+        ("stem", "it belongs to the trunk"),
+        ("branch_pose_stage3_block1_conv1", ""),
+    ):
+        if what:
+            changed = model.get_layer(layer)
+            changed.set_weights([weight + 1e-3 for weight in changed.get_weights()])
+            other.save_model(model)
+            with pytest.raises(UserError, match=f"differ in layer '{layer}': {what}"):
+                join([smile, str(other.path)], str(tmp_path / "joined"))
+    with pytest.raises(UserError, match="pose is predicted by .*look and .*other"):
+        join([look, str(other.path)], str(tmp_path / "joined"))
+    config = json.loads((other.path / "config.json").read_text())
+    config["model"]["options"][0] = ["filters", [8, 12, 20]]
+    (other.path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"cannot be joined .*options\[0\]\[1\]\[2\] is 16"):
+        join([smile, str(other.path)], str(tmp_path / "joined"))
+    assert not (tmp_path / "joined").exists()
+
+
+def test_one_temperature_for_attributes_of_several_runs_keeps_their_decisions():
+    from faceattr_tf.training.joining import _calibration
+
+    class Run:
+        def __init__(self, labels, temperature, thresholds):
+            self.tasks = (MTFL_ATTRIBUTES.select(labels),)
+            self.own = {"temperature": temperature, "thresholds": thresholds}
+
+        def calibration(self):
+            return {"attributes": self.own}
+
+    parts = [Run(("Male", "Smiling"), 2.0, [0.3, 0.5]), Run(("Eyeglasses",), 0.5, [0.9])]
+    found = _calibration(parts, (MTFL_ATTRIBUTES,))["attributes"]
+    assert found["temperature"] == pytest.approx(1.5)
+    logits = np.random.default_rng(0).normal(0, 3, (500, 3))
+    before = 1 / (1 + np.exp(-logits / [2.0, 2.0, 0.5])) >= [0.3, 0.5, 0.9]
+    after = 1 / (1 + np.exp(-logits / found["temperature"])) >= found["thresholds"]
+    np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize(
+    ("branches", "message"),
+    [
+        (("stem", "pose"), "'stem' is none; expected"),
+        ((("pool",),), "is none; expected"),
+        ((("fc", "pose"),), "'fc' ends no stage of resnet_small: stem_relu, pool"),
+        ((("pool", "age"),), "there is no task 'age'; there are: attributes, pose"),
+        ((("pool", "attributes/Bald"),), "'Bald' is no attribute .*: Male, Smiling, Eyeglasses"),
+        ((("pool", "pose/left"),), r"'left' is no attribute of the task 'pose' \(multiclass\)"),
+        (
+            (("pool", "attributes/Male"), ("stem_relu", "attributes")),
+            "attributes/Male stands on the branch 'attributes/Male' already",
+        ),
+    ],
+)
+def test_branches_that_cannot_be_are_named(branches, message):
+    from faceattr_tf.models.branching import Plan
+
+    with pytest.raises(UserError, match=message):
+        Plan.of(branches, (MTFL_ATTRIBUTES, POSE), ("stem_relu", "pool"), "resnet_small")
+
+
+def stored(records, folder, give, **changes):
+    """What is kept of `stem-map` for the test images, where the network gives `give(images)`."""
+    from faceattr_tf.experiment import Experiment
+    from faceattr_tf.features.extract import extract
+
+    recipe = recipe_for(records, "", folder, (), (TaskConfig("pose"),))
+    recipe.data.bottlenecks.map_type = "float16"
+    found = extract(
+        Experiment.of(recipe),
+        "test",
+        ("stem-map",),
+        progress=False,
+        create=lambda layers: lambda images: {layer: give(images) for layer in layers},
+    )
+    return found["stem-map"][0]
+
+
+def test_maps_are_kept_in_half_precision(tmp_path, mtfl_records, capsys):
+    part = stored(
+        mtfl_records, tmp_path, lambda images: np.asarray(images)[:, ::8].reshape(-1, 384)
+    )
+    (file,) = tmp_path.glob("*stem-map*/features.npy")
+    kept = np.load(file)
+    assert kept.dtype == np.float16 and kept.shape == (len(part), 384)
+    rows = part.features.read(np.arange(4), np.zeros(4, int))
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows, kept[:4])
+    key = json.loads((file.parent / "key.json").read_text())
+    assert key["layer"] == "stem-map" and key["type"] == "float16"
+    assert "0 MiB of features" in capsys.readouterr().out
+
+
+def test_what_cannot_be_kept_is_refused_before_anything_is_written(
+    tmp_path, mtfl_records, monkeypatch
+):
+    for give, message in (
+        (lambda images: np.full((len(images), 3), 1e5), "gives 1e.05, more than float16 holds"),
+        (lambda images: np.ones((2 * len(images), 3)), "gives 32 rows for 16 images"),
+    ):
+        with pytest.raises(UserError, match=message):
+            stored(mtfl_records, tmp_path, give)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
+    with pytest.raises(UserError, match="features take 5 MiB and 1 MiB are free; name another"):
+        stored(mtfl_records, tmp_path, lambda images: np.ones((len(images), 160_000)))
+    assert not list(tmp_path.glob("*/features.npy"))

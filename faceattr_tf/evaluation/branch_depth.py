@@ -36,7 +36,8 @@ class Cell:
         seed: of new weights and of the order of examples.
         step: at which validation was best.
         values: what validation measured then, metric -> value.
-        draws: the metric by which depths are chosen, as measured and with the images drawn again.
+        draws: the metric by which depths are chosen, as measured and with the images drawn again;
+            None where it is not defined.
         guess: the same metric of the best answer that sees no image; None where there is none.
     """
 
@@ -47,7 +48,7 @@ class Cell:
     seed: int
     step: int
     values: dict[str, float]
-    draws: list[float]
+    draws: list[float | None]
     guess: float | None
 
 
@@ -75,7 +76,7 @@ def main_metric(task: Task) -> str:
     return ERRORS.get(task.kind, "balanced_accuracy")
 
 
-def draw(task: Task, labels, outputs, **common) -> list[float]:
+def draw(task: Task, labels, outputs, **common) -> list[float | None]:
     """The main metric as measured and with the images drawn again, the same draws for the same
     images.
 
@@ -88,7 +89,7 @@ def draw(task: Task, labels, outputs, **common) -> list[float]:
     (found,) = drawn_figures(measure(task, labels, outputs, **common), DRAWS)
     draws = found["error" if task.kind in ERRORS else main_metric(task)]
     draws = mean_of_labels(draws) if draws.ndim == 2 else draws
-    return [round(float(value), 6) for value in draws]
+    return [round(float(value), 6) if np.isfinite(value) else None for value in draws]
 
 
 def compare_depths(cells: Sequence[Cell], metric: str) -> list[Depth]:
@@ -104,7 +105,7 @@ def compare_depths(cells: Sequence[Cell], metric: str) -> list[Depth]:
     """
     runs = {}
     for cell in cells:
-        runs.setdefault((cell.stage, cell.weights), []).append(np.array(cell.draws))
+        runs.setdefault((cell.stage, cell.weights), []).append(np.array(cell.draws, float))
     figures = [draws for of in runs.values() for draws in of]
     weights = seed_weights([len(of) for of in runs.values()], len(figures[0]) - 1)
     means = [over_runs(figures, one) for one in weights]
