@@ -16,7 +16,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import write_text
 from data_pipelines.progress import progress_bar
 from data_pipelines.records.record_set import RecordSet
-from data_pipelines.tasks import Task, join_labels
+from data_pipelines.tasks import Task, as_classes, join_labels
 from faceattr_tf.configs.base import Recipe, TaskConfig
 from faceattr_tf.evaluation.branch_depth import Cell, draw, main_metric
 from faceattr_tf.experiment import Experiment
@@ -280,8 +280,9 @@ def _measured(experiment: Experiment, outputs: dict, labels: dict, transforms) -
         "multiclass": lambda: np.eye(len(task.labels))[experiment.majority()[task.name][0]],
         "regression": lambda: experiment.statistics(task)[:, 0],
     }
-    if task.kind not in answers:
+    kind = as_classes(task).kind
+    if kind not in answers:
         return draws, None
-    constant = np.tile(answers[task.kind](), (len(given), 1)).astype(np.float32)
+    constant = np.tile(answers[kind](), (len(given), 1)).astype(np.float32)
     guess = figures_of(experiment, {task.name: constant}, labels, transforms)
     return draws, guess.get(f"{task.name}/{main_metric(task)}")
