@@ -230,6 +230,14 @@ EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """FER2013's classes, in its order."""
 
 
+SENSITIVE = frozenset({"ethnicity", "ethnicities", "race", "races"})
+"""Names of tasks that are answered only when asked for by name, errors first in reports.
+
+Their labels are what others took people on pictures for, by looks and in a few coarse groups; they
+are not how anybody describes themselves. To be taken for what one is not offends.
+"""
+
+
 def ethnicity_tasks(groups: tuple[str, ...]) -> tuple[Task, Task]:
     """Which group others took somebody for: as one of the groups, and as yes or no to each.
 

@@ -15,6 +15,7 @@ import numpy as np
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.tasks import LANDMARK_NAMES, Task, as_classes
+from faceattr_tf.prediction.sensitive import answered_tasks
 
 METADATA_NAME = "faceattr.json"
 
@@ -50,13 +51,14 @@ def describe(workdir, model, options, localiser=None) -> dict:
         the code that exported.
 
     Raises:
-        UserError: two tasks would share an output.
+        UserError: two tasks would share an output, or a sensitive task is asked for that there is
+            not.
     """
     from export.signatures import TPU_FUNCTION, describe_signatures, embedding_of
 
     metadata, calibration, recipe = workdir.metadata(), workdir.calibration(), workdir.recipe()
-    tasks = []
-    for task in workdir.tasks:
+    tasks, answered = [], answered_tasks(workdir.tasks, options.sensitive)
+    for task in answered:
         stored = calibration.get(task.name, {})
         task = as_classes(task)  # how its classes were taught is nothing to whom they answer
         fields = {"name": task.name, "kind": task.kind, "labels": list(task.labels)}
@@ -71,10 +73,10 @@ def describe(workdir, model, options, localiser=None) -> dict:
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise UserError(f"two tasks would share the output {repeated[0]!r}: rename one of them")
-    width = embedding_of(model, workdir.tasks).shape[-1]
+    width = embedding_of(model, answered).shape[-1]
     faces = localiser.faces if localiser else 0
     return {
-        "signatures": describe_signatures(workdir.tasks, tasks, width, faces),
+        "signatures": describe_signatures(answered, tasks, width, faces),
         "device_function": TPU_FUNCTION,
         "tasks": tasks,
         **dataclasses.asdict(options),
@@ -91,6 +93,12 @@ def describe(workdir, model, options, localiser=None) -> dict:
         "packages": {name: _package_version(name) for name in _PACKAGES},
         "commit": _commit(),
     }
+
+
+def described_tasks(workdir, description: dict) -> list[Task]:
+    """The tasks of a workdir that an export answers for."""
+    names = [fields["name"] for fields in description["tasks"]]
+    return [task for task in workdir.tasks if task.name in names]
 
 
 def output_names(task: Task) -> dict[str, str]:

@@ -12,7 +12,7 @@ from data_pipelines.files import local
 from data_pipelines.formats.encoded import ENDINGS, upright
 from data_pipelines.formats.images import ImageFolder
 from data_pipelines.tasks import Task, most_voted
-from export.description import FACE_BOX, FACE_RESPONSE, FACES, PHOTO_PIXELS, PHOTOS
+from export.description import FACE_BOX, FACE_RESPONSE, FACES, PHOTO_PIXELS, PHOTOS, described_tasks
 from export.drawn_requests import draw_requests
 from faceattr_tf.evaluation.answers import answers
 from faceattr_tf.evaluation.metrics import expected_values
@@ -119,7 +119,8 @@ def task_answers(raw: dict, transform, workdir, description: dict) -> dict[str, 
         description: the export's metadata.
     """
     found = {}
-    for task, fields in zip(workdir.tasks, description["tasks"], strict=True):
+    tasks = described_tasks(workdir, description)
+    for task, fields in zip(tasks, description["tasks"], strict=True):
         names = fields["outputs"]
         said = answers(task, raw[task.name], transform, workdir.crop, fields)
         if said.labels is not None:
@@ -141,7 +142,8 @@ def expected_answers(model, workdir, description: dict, examples: Examples, loca
     from export.signatures import EMBEDDING, embedding_of
 
     crop = workdir.crop
-    network = keras.Model(model.input, (model.output, embedding_of(model, workdir.tasks)))
+    seen = embedding_of(model, described_tasks(workdir, description))
+    network = keras.Model(model.input, (model.output, seen))
     unknown = np.full_like(examples.box, np.nan), np.full_like(examples.landmarks, np.nan)
 
     def from_files(box, landmarks):

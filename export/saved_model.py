@@ -53,14 +53,16 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
+from data_pipelines.tasks import Task
 from export.check import TOLERANCES, Check, pass_check
-from export.description import METADATA_NAME, describe
+from export.description import METADATA_NAME, describe, described_tasks
 from export.examples import task_answers
 from export.warmup import write_warmup
 
@@ -91,12 +93,15 @@ class ExportOptions:
             Weights, heads and all that is done to pixels are float32 always.
         batch_sizes: the sizes that a server joins requests to, and warms up.
         warmup: write requests for a server to replay before a version answers.
+        sensitive: names of sensitive tasks that are exported too, see
+            `faceattr_tf.prediction.sensitive`; the heads of the others are not in the export.
     """
 
     max_pixels: int = 16_000_000
     precision: str = "float32"
     batch_sizes: tuple[int, ...] = (1, 8, 32)
     warmup: bool = True
+    sensitive: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raises UserError if a value makes no sense."""
@@ -166,6 +171,7 @@ def export_model(
         with tempfile.TemporaryDirectory(dir=parent, prefix=".export-") as temporary:
             prepared = Path(temporary, "model")
             served = with_precision(model, workdir, options.precision)
+            served = answering(served, described_tasks(workdir, description))
             _save(served, workdir, description, localiser, prepared)
             _check(prepared, model, workdir, description, _TOLERANCES[options.precision])
             _add_extras(prepared, name, description)
@@ -208,6 +214,15 @@ def with_precision(model, workdir, precision: str):
     return other
 
 
+def answering(model, tasks: Sequence[Task]):
+    """The part of a network that answers for these tasks."""
+    import keras
+
+    if {task.name for task in tasks} == set(model.output):
+        return model
+    return keras.Model(model.input, {task.name: model.output[task.name] for task in tasks})
+
+
 def _save(model, workdir, description: dict, localiser, target: Path) -> None:
     import tensorflow as tf
 
@@ -221,7 +236,7 @@ def _save(model, workdir, description: dict, localiser, target: Path) -> None:
         file.write_text(json.dumps(description, indent=1) + "\n")
         module.description = tf.saved_model.Asset(str(file))
         signatures, module.on_device = create_signatures(
-            model, workdir.tasks, workdir.crop, description, localiser
+            model, described_tasks(workdir, description), workdir.crop, description, localiser
         )
         options = tf.saved_model.SaveOptions(function_aliases={TPU_FUNCTION: module.on_device})
         tf.saved_model.save(module, str(target), signatures, options)

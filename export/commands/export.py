@@ -86,6 +86,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="POINTS",
         help="of mean balanced accuracy that it may lose there (default: 0.5)",
     )
+    add(
+        "--sensitive",
+        type=_names,
+        default=(),
+        metavar="TASK[,TASK...]",
+        help="sensitive tasks that are exported too, such as ethnicity; else they are left out",
+    )
     add("--no_warmup", action="store_true", help="write no requests for a server to replay")
     return result
 
@@ -99,7 +106,11 @@ def main(arguments: list[str]) -> None:
     from export.saved_model import ExportOptions, export_model
 
     options = ExportOptions(
-        flags.max_pixels, flags.precision, flags.batch_sizes, not flags.no_warmup
+        flags.max_pixels,
+        flags.precision,
+        flags.batch_sizes,
+        not flags.no_warmup,
+        flags.sensitive,
     )
     check = None
     if flags.check:
@@ -119,6 +130,10 @@ def main(arguments: list[str]) -> None:
 
 def _sizes(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
 
 
 def run() -> None:

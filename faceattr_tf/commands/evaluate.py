@@ -47,6 +47,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="resamples for the 95%% intervals; 0: no intervals (default: 1000)",
     )
+    add(
+        "--false_positive_rate",
+        type=float,
+        metavar="RATE",
+        help="also measure yes/no labels at thresholds that no larger share of the run's validation "
+        "images without the label reaches, such as 0.01",
+    )
     add("--batch_size", type=int, default=128, metavar="N", help="images at a time (default: 128)")
     return result
 
@@ -66,6 +73,7 @@ def main() -> None:
         ten_crop=flags.ten_crop,
         bootstrap=flags.bootstrap,
         batch_size=flags.batch_size,
+        false_positive_rate=flags.false_positive_rate,
     )
     from faceattr_tf.reports.page import title, warnings
     from faceattr_tf.reports.tables import summary_table

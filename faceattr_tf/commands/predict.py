@@ -76,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="LABEL[,LABEL...]",
         help="attributes or classes of which heat maps are drawn (with --output)",
     )
+    add(
+        "--sensitive",
+        default="",
+        metavar="TASK[,TASK...]",
+        help="sensitive tasks that are answered too, such as ethnicity; else they are left out",
+    )
     add("--noprogress", dest="progress", action="store_false", help="show no progress bar")
     return result
 
@@ -111,6 +117,7 @@ def main(arguments: list[str]) -> None:
         max_pixels=flags.max_pixels,
         maximum_side=flags.maximum_side,
         progress=flags.progress,
+        sensitive=[name for name in flags.sensitive.split(",") if name],
     )
     for what, count in summary.passed_over.items():
         print(f"not read: {count:,} {what}", file=sys.stderr)

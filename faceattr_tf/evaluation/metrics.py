@@ -14,7 +14,7 @@ from scipy import special
 from sklearn import metrics as sklearn_metrics
 
 from data_pipelines.errors import UserError
-from data_pipelines.tasks import CLASS_KINDS, Task, as_classes, most_voted
+from data_pipelines.tasks import CLASS_KINDS, SENSITIVE, Task, as_classes, most_voted
 from faceattr_tf.evaluation import landmark_metrics, transform_metrics
 
 MANY_CLASSES = 100
@@ -71,6 +71,7 @@ def _error(words, unit, digits=2, shown=(), **more) -> Metric:
 
 METRICS = {
     "loss": _error("loss", "", 4),
+    "false_positive_rate": _error("false positive rate", "%", 2, ("curves", "summary")),
     "accuracy": Metric("accuracy"),
     "majority_accuracy": Metric("majority guess", shown=("curves",), guess_of="accuracy"),
     "balanced_accuracy": Metric("balanced accuracy", chance=1, tuned=True),
@@ -218,7 +219,8 @@ def evaluate_task(
             that is, a square in normalised units.
 
     Returns:
-        A dict with `kind`, `count` (examples with any known label) and
+        A dict with `kind`, `count` (examples with any known label), of sensitive tasks
+        false_positive_rate (of each label, of multiclass the mean over the classes), and
         multilabel: `labels` (name -> count, positives, threshold, accuracy, majority_accuracy,
         balanced_accuracy, the same two `_at_half`, precision, recall, precision_no, recall_no, f1,
         average_precision, roc_auc, confusion `[[tn, fp], [fn, tp]]`) and `mean` over the labels;
@@ -285,6 +287,10 @@ def _accuracies(confusion):
     return _ratio(tp + tn, confusion.sum()), balanced
 
 
+def _false_positives(task, rate):
+    return {"false_positive_rate": rate} if task.name in SENSITIVE else {}
+
+
 def _evaluate_multilabel(task, labels, outputs, thresholds, temperature, majority):
     scores = probabilities(task, outputs, temperature)
     thresholds = np.full(len(task.labels), 0.5) if thresholds is None else np.asarray(thresholds)
@@ -301,6 +307,7 @@ def _evaluate_multilabel(task, labels, outputs, thresholds, temperature, majorit
         ranks = 0 < positives < count
         rows[name] = {
             "count": count,
+            **_false_positives(task, _ratio(fp, tn + fp)),
             "positives": positives,
             "threshold": float(thresholds[index]),
             "accuracy": accuracy,
@@ -336,8 +343,10 @@ def _evaluate_multiclass(task, labels, outputs, temperature, majority):
     )
     count = len(truth)
     usual = None if majority is None else int(np.ravel(majority)[0])
+    wrongly = [_ratio(*of) for of in zip(guessed - right, count - true, strict=True)]
     result = {
         "count": count,
+        **_false_positives(task, _mean(wrongly)),
         "accuracy": _ratio(right.sum(), count),
         "majority_accuracy": None if usual is None else _ratio((truth == usual).sum(), count),
         "balanced_accuracy": _mean(map(_ratio, right, true)),
@@ -350,6 +359,7 @@ def _evaluate_multiclass(task, labels, outputs, temperature, majority):
     rows = {
         name: {
             "count": int(true[index]),
+            **_false_positives(task, wrongly[index]),
             "precision": _ratio(right[index], guessed[index]),
             "recall": _ratio(right[index], true[index]),
             "f1": _ratio(2 * right[index], true[index] + guessed[index]),

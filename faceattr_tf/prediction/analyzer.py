@@ -27,6 +27,7 @@ from faceattr_tf.evaluation.transform_metrics import CORNERS, components
 from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face, Graded, TaskPrediction
 from faceattr_tf.prediction.localisation import Localiser, crop_of_window
 from faceattr_tf.prediction.picture import Image, Picture, as_list, read_picture
+from faceattr_tf.prediction.sensitive import answered_tasks
 
 NO_IMAGE = "not an image that can be decoded"
 _DECODED = 8  # pictures held at a time for detection, decoded and reduced
@@ -47,6 +48,11 @@ class Analyzer:
             see `data_pipelines.detection.mtcnn.Detector`; all else sees the picture as it is.
         localiser: looks for faces in place of MTCNN. What is judged of a face is then its window,
             where the model was trained on whole pictures, too (`crop_of_window`).
+        sensitive: names of tasks of `data_pipelines.tasks.SENSITIVE` that are answered, too; the
+            others are left out, which a line on standard error says.
+
+    Raises:
+        UserError: a name is no sensitive task of the model, or nothing is left to answer.
     """
 
     def __init__(
@@ -60,13 +66,14 @@ class Analyzer:
         max_pixels: int = MAX_PIXELS,
         maximum_side: int = MAXIMUM_SIDE,
         localiser: Localiser | None = None,
+        sensitive: Sequence[str] = (),
     ):
         """Keeps what it is given; networks are compiled when they are first used."""
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}: expected at least 1")
         check_keras()
         self.model = model
-        self.tasks = tuple(tasks)
+        self.tasks = answered_tasks(tasks, sensitive)
         self.crop = crop_of_window(crop) if localiser else crop
         self.calibration = calibration or {}
         self.batch_size = batch_size

@@ -11,6 +11,11 @@ from collections.abc import Sequence
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.records.record_set import RecordSet
+from faceattr_tf.evaluation.operating_point import (
+    choose_on_validation,
+    measure_at,
+    validation_records,
+)
 from faceattr_tf.evaluation.split import (
     measure_split,
     share_tasks,
@@ -30,6 +35,7 @@ def evaluate(
     ten_crop: bool = False,
     bootstrap: int = 1000,
     batch_size: int = 128,
+    false_positive_rate: float | None = None,
 ) -> dict[str, dict]:
     """Evaluates a trained model on record sets and writes a report for each.
 
@@ -43,14 +49,17 @@ def evaluate(
             as the run was trained on by `Augment.ten_crop`.
         bootstrap: resamples for the 95 % intervals; 0 leaves them out.
         batch_size: images per forward pass.
+        false_positive_rate: also measure yes/no labels at thresholds that were chosen for it on
+            the run's validation images.
 
     Returns:
         Name of the report's folder (`<records>-<split>[-flip|-ten_crop]`) -> everything that is in
         its `report.json`; the key `folder` says where it lies.
 
     Raises:
-        UserError: the workdir or records are missing, share no task, the split is unknown, or the
-            run was not trained on ten crops.
+        UserError: the workdir or records are missing, share no task, the split is unknown, the
+            run was not trained on ten crops, or it has no validation images for a false positive
+            rate.
     """
     from faceattr_tf.workdir import Workdir
 
@@ -58,6 +67,10 @@ def evaluate(
         raise UserError(f"bootstrap {bootstrap}: expected 0 or more resamples")
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: expected at least 1")
+    if false_positive_rate is not None and not 0 < false_positive_rate < 1:
+        raise UserError(
+            f"false positive rate {false_positive_rate}: expected a share between 0 and 1"
+        )
     workdir = Workdir.open(workdir)
     folder = local(output) if output else workdir.path / "evaluation"
     if isinstance(records, str | os.PathLike):
@@ -70,8 +83,15 @@ def evaluate(
         share_tasks(workdir.tasks, record_set)
         if not record_set.count(split, *validation_part(workdir, record_set)):
             raise UserError(f"{record_set.path}: split {split!r} holds no examples")
+    if false_positive_rate is not None:
+        validation_records(workdir)
     share = ten_crop_share(workdir) if ten_crop else 0.0
     model = workdir.load_model()
+    settings = _Settings(flip, share, bootstrap, batch_size, false_positive_rate)
+    thresholds = {}
+    if false_positive_rate is not None:
+        shown = {"flip": flip, "ten_crop": share, "batch_size": batch_size}
+        thresholds = choose_on_validation(workdir, model, false_positive_rate, **shown)
     reports = {}
     for record_set in record_sets:
         stem = f"{record_set.name}-{split}" + ("-ten_crop" if share else "-flip" if flip else "")
@@ -80,14 +100,23 @@ def evaluate(
             number += 1
             name = f"{stem}-{number}"
         reports[name] = _evaluate_records(
-            workdir, model, record_set, split, folder / name, flip, share, bootstrap, batch_size
+            workdir, model, record_set, split, folder / name, settings, thresholds
         )
     return reports
 
 
-def _evaluate_records(
-    workdir, model, records, split, folder, flip, ten_crop, bootstrap, batch_size
-):
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """How answers come about and are measured, see `evaluate`."""
+
+    flip: bool
+    ten_crop: float
+    bootstrap: int
+    batch_size: int
+    false_positive_rate: float | None
+
+
+def _evaluate_records(workdir, model, records, split, folder, settings, thresholds):
     from faceattr_tf.evaluation.bootstrap import intervals
     from faceattr_tf.evaluation.leakage import training_overlap
     from faceattr_tf.reports import page
@@ -97,9 +126,16 @@ def _evaluate_records(
     folder.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     recipe, metadata = workdir.recipe(), workdir.metadata()
 
-    batches = split_batches(workdir, records, split, batch_size)
-    shown = split_batches(workdir, records, split, batch_size, ten_crop) if ten_crop else batches
-    results, filenames = measure_split(workdir, model, records, shown, flip or bool(ten_crop))
+    bootstrap, ten_crop = settings.bootstrap, settings.ten_crop
+    part = workdir, records, split, settings.batch_size
+    batches = split_batches(*part)
+    shown = split_batches(*part, ten_crop) if ten_crop else batches
+    averaged = settings.flip or bool(ten_crop)
+    results, filenames = measure_split(workdir, model, records, shown, averaged)
+    for result in (result for result in results if result.task.name in thresholds):
+        result.numbers["operating_point"] = measure_at(
+            result, thresholds[result.task.name], settings.false_positive_rate
+        )
     if bootstrap:
         for result in results:
             result.numbers["intervals"] = intervals(result, bootstrap)
@@ -126,7 +162,7 @@ def _evaluate_records(
             "crop": workdir.crop.to_dict(),
             "trained_on": metadata.get("records", []),
         },
-        "flip": flip,
+        "flip": settings.flip,
         "ten_crop": ten_crop,
         "bootstrap": bootstrap,
         "tasks": {result.task.name: result.numbers for result in results},

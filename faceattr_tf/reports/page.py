@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.files import write_text
+from data_pipelines.tasks import SENSITIVE
 from faceattr_tf.evaluation.metrics import MANY_CLASSES, has_many_classes
 from faceattr_tf.evaluation.results import TaskResult
 from faceattr_tf.reports import plots, transform_plots
@@ -163,6 +164,12 @@ def _about(result: TaskResult) -> str:
         text += " that are votes, of which the most counts where one class is right"
     if "temperature" in numbers:
         text += f", temperature {numbers['temperature']:.2f}"
+    if result.task.name in SENSITIVE:
+        text += (
+            ". Its labels are what others took the people on the pictures for, in a few coarse groups, "
+            "and not how they describe themselves; to be taken for what one is not offends, so false "
+            "positives come first"
+        )
     if has_many_classes(result.task):
         text += (
             f"; figures and plots of its {len(result.task.labels):,} single classes are left out"

@@ -129,6 +129,12 @@ def summary_table(contents: dict) -> Table:
     """The main figures of every task, in per cent where nothing else is said."""
     rows = []
     for name, numbers in contents["tasks"].items():
+        if point := numbers.get("operating_point"):
+            together = point["together"]
+            words = f"false positive rate, {percent(point['rate'], 2)} % on validation"
+            beside = f"true positive rate {percent(together['true_positive_rate'], 2)}"
+            beside += f", no label {percent(point['without_label'], 2)}"
+            rows.append((name, words, percent(together["false_positive_rate"], 2), NONE, beside))
         for figure in main_figures(numbers):
             unit = "" if figure.unit in ("", "%") else f", in {figure.unit}"
             guess = f"{figure.guess} {figure.guess_words}".strip()
@@ -142,7 +148,8 @@ def task_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
     """Every table of one task."""
     found = numbers["metrics"]
     if numbers["kind"] == "multilabel":
-        return [_attribute_table(numbers), *_published_tables(numbers, published)]
+        tables = [_attribute_table(numbers), *_published_tables(numbers, published)]
+        return [*_wrong_first(numbers), *tables]
     if numbers["kind"] == "multiclass":
         if "classes" not in found:
             return []
@@ -157,6 +164,49 @@ def task_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
     if numbers["kind"] == "transform":
         return _transform_tables(found)
     return [_label_table("Value", found["labels"])]
+
+
+def _wrong_first(numbers: dict) -> list[Table]:
+    """Who is wrongly told a label: at 0.5 of sensitive tasks, and at the operating point."""
+    header = ("Label", "Images without it", "False positive rate %", "False positives")
+    tables = []
+    if point := numbers.get("operating_point"):
+        rows = [
+            (
+                label,
+                f"{row['negatives']:,}",
+                percent(row["false_positive_rate"], 2),
+                f"{row['false_positives']:,}",
+                f"{row['positives']:,}",
+                percent(row["true_positive_rate"], 2),
+                f"{row['threshold']:.3f}" if "threshold" in row else "",
+                percent(row.get("validation_rate"), 2) if "threshold" in row else "",
+            )
+            for label, row in (*point["labels"].items(), ("Together", point["together"]))
+        ]
+        more = ("Images with it", "True positive rate %", "Threshold", "On validation %")
+        title = f"At a false positive rate of {percent(point['rate'], 2)} % on validation"
+        note = (
+            "Each threshold is the lowest that no larger share of the run's validation images "
+            f"without the label reaches. {percent(point['without_label'], 2)} % of the images get "
+            "no label at all."
+        )
+        tables.append(Table((*header, *more), tuple(rows), title, note))
+    if "false_positive_rate" in numbers["metrics"]["mean"]:
+        rows = [
+            (
+                label,
+                f"{row['count'] - row['positives']:,}",
+                percent(row["false_positive_rate"], 2),
+                f"{row['confusion'][0][1]:,}",
+                f"{row['positives']:,}",
+                percent(row["recall"], 2),
+            )
+            for label, row in numbers["metrics"]["labels"].items()
+        ]
+        more = ("Images with it", "True positive rate %")
+        tables.append(Table((*header, *more), tuple(rows), "False positives at 0.5", ""))
+    return tables
 
 
 def _label_table(what: str, labels: dict[str, dict], note: str = "") -> Table:
