@@ -194,6 +194,8 @@ def test_regression_equals_scikit_learn():
         row = found["labels"][name]
         assert row["count"] == mask.sum()
         assert row["mae"] == pytest.approx(reference.mean_absolute_error(*pair))
+        middle = np.full(mask.sum(), np.median(pair[0]))
+        assert row["median_mae"] == pytest.approx(reference.mean_absolute_error(pair[0], middle))
         assert row["rmse"] == pytest.approx(reference.root_mean_squared_error(*pair))
         assert row["r2"] == pytest.approx(reference.r2_score(*pair))
     assert found["mean"]["mae"] == pytest.approx(
@@ -292,7 +294,8 @@ def test_mirrored_outputs_are_seen_from_the_original():
 
 
 FLOORS = {
-    *("majority_accuracy", "majority_within_one", "median_value_mae", "corner_error_identity"),
+    *("majority_accuracy", "majority_within_one", "median_value_mae", "median_mae"),
+    "corner_error_identity",
 }
 
 
@@ -328,10 +331,14 @@ def test_every_metric_prefers_the_truth_to_its_opposite(task):
 
 
 def test_what_is_no_metric_chooses_no_model():
-    with pytest.raises(UserError, match="'luck' chooses no model; there are: loss, accuracy"):
+    with pytest.raises(
+        UserError, match="'luck' chooses no model; there are: loss, false_positive_rate, acc"
+    ):
         score_of({"pose/luck": 1.0}, "pose/luck")
     for name in FLOORS:
-        with pytest.raises(UserError, match=f"'{name}' chooses no model; there are: loss, accura"):
+        with pytest.raises(
+            UserError, match=f"'{name}' chooses no model; there are: loss, false_pos"
+        ):
             score_of({f"pose/{name}": 1.0}, f"pose/{name}")
     assert score_of({}, "attributes/precision") == math.inf
 

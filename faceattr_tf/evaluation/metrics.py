@@ -93,6 +93,7 @@ METRICS = {
     "votes_divergence": _error("divergence from the votes", "nats", 3, EVERYWHERE),
     "mean_error": _error("distance of the class", "places"),
     "mae": _error("mean absolute error", "", 3, EVERYWHERE),
+    "median_mae": _error("always the median", "", 3, ("curves",), guess_of="mae"),
     "rmse": _error("root mean square error", "", 3, ("curves",)),
     "r2": Metric("R²", unit="", digits=3, shown=()),
     "nme": _error("mean error / eye distance", "%", 2, EVERYWHERE),
@@ -232,7 +233,8 @@ def evaluate_task(
         from that of the true class, and what the majority and the median of these labels reach;
         distribution: the same of the most voted class, and the mean votes_cross_entropy, of which
         votes_divergence (Kullback-Leibler) is what the votes' own entropy does not explain;
-        regression: `labels` (name -> count, mae, rmse, r2) and `mean`;
+        regression: `labels` (name -> count, mae, median_mae, what the median of these labels has,
+        rmse, r2) and `mean`;
         landmarks: what `landmark_metrics.evaluate` gives;
         transform: what `transform_metrics.evaluate` gives.
     """
@@ -417,6 +419,7 @@ def _evaluate_regression(task, labels, outputs):
         rows[name] = {
             "count": count,
             "mae": _ratio(np.abs(difference).sum(), count),
+            "median_mae": _ratio(np.abs(truth - np.median(truth)).sum(), count) if count else None,
             "rmse": None if mean_square is None else math.sqrt(mean_square),
             "r2": None if unexplained is None else 1 - unexplained,
         }
