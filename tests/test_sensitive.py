@@ -15,11 +15,13 @@ from data_pipelines.synth import layouts
 from data_pipelines.tasks import FIVE_GROUPS, MALE, ethnicity_tasks
 from faceattr_tf import Analyzer
 from faceattr_tf.commands.predict import main as predict
+from faceattr_tf.configs.base import Recipe
 from faceattr_tf.evaluation.operating_point import threshold_for
 from faceattr_tf.evaluation.split import measure_split, split_batches
 from faceattr_tf.prediction.sensitive import answered_tasks
 from faceattr_tf.reports.evaluate import evaluate
 from faceattr_tf.reports.page import headlines
+from faceattr_tf.training.model_card import model_card
 
 GROUP, GROUPS = ethnicity_tasks(FIVE_GROUPS)
 
@@ -174,3 +176,11 @@ def test_a_rate_that_cannot_be_had_is_refused_before_anything_is_computed(evalua
     none = make_run(tmp_path / "none", tasks=(MALE,))
     with pytest.raises(UserError, match="chosen on the run's validation images, and its records"):
         evaluate(none.path, records.path, "train", false_positive_rate=0.1)
+
+
+def test_the_model_card_says_what_such_labels_are():
+    metadata = {"best": {"step": 1}, "steps": 1, "crop": {}, "records": []}
+    for tasks, said in (((MALE,), False), ((MALE, GROUPS), True)):
+        described = metadata | {"tasks": [task.to_dict() for task in tasks]}
+        card = model_card(Recipe(name="small"), described, 1)
+        assert ("- `ethnicities`: what others took the people on pictures for" in card) == said

@@ -13,6 +13,7 @@ from data_pipelines.synth import layouts
 from data_pipelines.tasks import AGE_BINS, EMOTIONS, Task
 from faceattr_tf.configs.base import TaskConfig
 from faceattr_tf.experiment import Experiment
+from faceattr_tf.features.batches import Features
 from faceattr_tf.reports.evaluate import evaluate
 
 
@@ -34,6 +35,25 @@ def test_votes_and_single_classes_are_one_task_whichever_records_come_first(emot
         experiment = Experiment.of(tiny(records, tasks=(TaskConfig("emotion"),)))
         assert experiment.tasks == (votes,)
         assert experiment.label_counts()["emotion"].tolist() == counts.tolist()
+
+
+def test_features_on_disk_hold_single_classes_as_votes_for_one():
+    task = Task("emotion", "distribution", ("happy", "sad"))
+    block = {
+        "labels/emotion": np.array([1, -1, 0]),
+        "filename": np.array([b"a", b"b", b"c"]),
+        "identity": np.full(3, -1),
+        "transform": np.zeros((3, 2, 3), np.float32),
+    }
+    votes = {"labels/emotion": np.array([[0.3, 0.7], [np.nan, np.nan], [1, 0]], np.float32)}
+    places = {"emotion": np.arange(2)}
+    for stored, expected in (
+        (block, [[0, 1], [np.nan, np.nan], [1, 0]]),
+        (block | votes, votes["labels/emotion"]),
+    ):
+        found = Features.of([task], [["a.npy"]], [[stored]], None, places).labels["emotion"]
+        np.testing.assert_array_equal(found, np.array(expected, np.float32)[:, None])
+        assert found.dtype == np.float32
 
 
 def test_a_model_of_votes_is_trained_and_judged_by_single_classes_too(emotions, tmp_path):

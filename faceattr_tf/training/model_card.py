@@ -1,6 +1,6 @@
 """The model card of a run: what it was trained on, how well it does, where it ends."""
 
-from data_pipelines.tasks import list_labels
+from data_pipelines.tasks import SENSITIVE, list_labels
 from faceattr_tf.configs.base import Recipe
 
 _LIMITS = """\
@@ -11,6 +11,11 @@ _LIMITS = """\
 - Probabilities were calibrated on the validation split; on other data they may be off.
 - The network expects the crop below. Other crops give other, usually worse, numbers.
 - Not for decisions about persons, identification or surveillance."""
+
+
+_GROUPS = """\
+- {names}: what others took the people on pictures for, by looks and in a few coarse groups, and not
+  how they describe themselves. Answered only when asked for by name; look at false positives first."""
 
 
 def model_card(recipe: Recipe, metadata: dict, parameters: int) -> str:
@@ -51,5 +56,8 @@ def model_card(recipe: Recipe, metadata: dict, parameters: int) -> str:
     for name, value in best.items():
         if name.startswith("validation/"):
             lines.append(f"| {name.removeprefix('validation/')} | {value:.4f} |")
-    lines += ["", "## Limits", "", _LIMITS, ""]
+    lines += ["", "## Limits", "", _LIMITS]
+    if names := [f"`{task['name']}`" for task in metadata["tasks"] if task["name"] in SENSITIVE]:
+        lines.append(_GROUPS.format(names=", ".join(names)))
+    lines.append("")
     return "\n".join(lines)
