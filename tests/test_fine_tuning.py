@@ -222,8 +222,8 @@ def test_bottlenecks_train_the_top_of_the_whole_network(tmp_path, mtfl_records, 
 
 def on_bottlenecks(records, folder, **phase) -> Recipe:
     """New layers first on bottlenecks, then every layer on images."""
-    recipe = pretrained(records, trainable="^(head|aux)_", bottlenecks=True, **phase)
-    recipe.data.bottlenecks.folder = str(folder)
+    recipe = pretrained(records, trainable="^(head|aux|branch)_", bottlenecks=True, **phase)
+    recipe.data.bottlenecks.folder, recipe.data.bottlenecks.map_type = str(folder), "float32"
     recipe.phases += (dataclasses.replace(recipe.phases[0], trainable="", bottlenecks=False),)
     return recipe
 
@@ -232,11 +232,16 @@ def on_bottlenecks(records, folder, **phase) -> Recipe:
     ("model", "size", "features"),
     [
         (Model("mobilenet_v3_small"), 48, 576),
+        (
+            Model("resnet_small", width=0.25, branches=(("stage2_block1_relu2", "pose"),)),
+            32,
+            8 * 8 * 16 + 32,
+        ),
         pytest.param(
             Model("inception_v3", auxiliary_weight=0.4), 75, 2048 + 768, marks=pytest.mark.thorough
         ),
     ],
-    ids=["mobilenet_v3_small", "inception_v3"],
+    ids=["mobilenet_v3_small", "branches", "inception_v3"],
 )
 def test_new_layers_learn_from_bottlenecks_what_they_learn_from_images(
     tmp_path, mtfl_records, model, size, features
