@@ -16,7 +16,7 @@ from data_pipelines.input.view import View
 from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import ALIGNMENT, CLASS_KINDS, IDENTITY, Task, identity_task, join_labels
 from faceattr_tf.configs.base import Phase, Recipe, TaskConfig
-from faceattr_tf.precision import PRECISIONS, resolve
+from faceattr_tf.precision import resolve
 
 CLASSIFIER_INPUTS = ("transformed", "crop", "aligned")
 
@@ -55,8 +55,6 @@ class Experiment:
             raise UserError("no records: give --records=FOLDER, as faceattr-data build wrote it")
         if not recipe.phases:
             raise UserError(f"recipe {recipe.name!r} has no phases")
-        if recipe.precision not in PRECISIONS:
-            raise UserError(f"precision {recipe.precision!r} is none of {', '.join(PRECISIONS)}")
         recipe = dataclasses.replace(
             recipe, precision=resolve(recipe.precision, recipe.strategy)[0]
         )

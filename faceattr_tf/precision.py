@@ -8,6 +8,8 @@ a timing, which might come out differently when a run is continued.
 import os
 import pathlib
 
+from data_pipelines.errors import UserError
+
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 UNITS = ("avx512_bf16", "amx_bf16")
 """Features of a processor, as Linux names them, with which TensorFlow computes in bfloat16."""
@@ -29,7 +31,12 @@ def resolve(precision: str, strategy: str = "default") -> tuple[str, str]:
 
     Returns:
         The policy, and a reason in words that follows "since"; empty unless `auto` was resolved.
+
+    Raises:
+        UserError: it is none of `PRECISIONS`.
     """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
     if precision != "auto":
         return precision, ""
     if strategy == "tpu":

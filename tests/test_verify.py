@@ -158,6 +158,7 @@ def test_a_recipe_is_measured_on_development_pairs(run, lfw_records, lfw_tree, c
     assert "what a recipe's weights saw is not known" in err
     contents = json.loads((output / "verification.json").read_text())
     (stage,) = contents["stages"].values()
+    assert stage["thresholds"] == [stage["threshold"]]  # the development pairs' for others, too
     assert stage["standard_error"] is None and contents["workdir"] is None
     assert contents["development"]["path"].endswith("pairsDevTrain.txt")
 
