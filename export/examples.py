@@ -15,7 +15,7 @@ from data_pipelines.tasks import Task, most_voted
 from export.description import FACE_BOX, FACE_RESPONSE, FACES, PHOTO_PIXELS, PHOTOS, described_tasks
 from export.drawn_requests import draw_requests
 from faceattr_tf.evaluation.answers import answers
-from faceattr_tf.evaluation.metrics import expected_values
+from faceattr_tf.evaluation.class_metrics import expected_values
 
 PAGE = 32
 """Pictures on a page of drawn faces."""

@@ -38,6 +38,7 @@ WITHOUT_TENSORFLOW = (
     "data_pipelines/detection/response_windows.py",
     "faceattr_tf/layers/",
     "faceattr_tf/losses/",
+    "faceattr_tf/evaluation/class_metrics.py",
     "faceattr_tf/evaluation/metrics.py",
     "faceattr_tf/models/",
 )

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import sparse
 
+from faceattr_tf.evaluation.class_metrics import expected_values
 from faceattr_tf.evaluation.landmark_metrics import FAILURE
-from faceattr_tf.evaluation.metrics import expected_values
 from faceattr_tf.evaluation.results import ERRORS, TaskResult, known_and_truth
 
 TAILS = (2.5, 97.5)

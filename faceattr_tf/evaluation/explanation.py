@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.tasks import ALIGNMENT, CLASS_KINDS, Task
-from faceattr_tf.evaluation.metrics import has_many_classes
+from faceattr_tf.evaluation.class_metrics import has_many_classes
 
 GRID = 10
 """Cells of an occlusion map along either side of the crop."""

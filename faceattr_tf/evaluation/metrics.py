@@ -14,11 +14,9 @@ from scipy import special
 from sklearn import metrics as sklearn_metrics
 
 from data_pipelines.errors import UserError
-from data_pipelines.tasks import CLASS_KINDS, SENSITIVE, Task, as_classes, most_voted
-from faceattr_tf.evaluation import landmark_metrics, transform_metrics
-
-MANY_CLASSES = 100
-"""Beyond as many classes, single ones get no figures, and nothing grows with their square."""
+from data_pipelines.tasks import CLASS_KINDS, Task, as_classes, most_voted
+from faceattr_tf.evaluation import class_metrics, landmark_metrics, transform_metrics
+from faceattr_tf.evaluation.class_metrics import false_positives, mean, ratio
 
 EVERYWHERE = ("log", "curves", "summary")
 
@@ -147,11 +145,6 @@ def score_of(values: dict[str, float], metric: str) -> float:
     return METRICS[name].sign * value
 
 
-def has_many_classes(task: Task) -> bool:
-    """Whether a task tells apart so many classes that single ones are left out."""
-    return task.kind in CLASS_KINDS and len(task.labels) > MANY_CLASSES
-
-
 def probabilities(task: Task, outputs, temperature: float = 1.0) -> np.ndarray:
     """Sigmoid (multilabel) or softmax (classes) of `outputs / temperature`, in float64.
 
@@ -163,11 +156,6 @@ def probabilities(task: Task, outputs, temperature: float = 1.0) -> np.ndarray:
     if task.kind in CLASS_KINDS:
         return special.softmax(outputs.astype(np.float64) / temperature, axis=-1)
     return outputs
-
-
-def expected_values(task: Task, scores) -> np.ndarray:
-    """The mean of the numbers that classes stand for, `[N]`, weighted by probabilities `[N, n]`."""
-    return np.asarray(scores) @ np.array(task.values)
 
 
 def average_mirrored(task: Task, outputs, mirrored_outputs) -> np.ndarray:
@@ -242,11 +230,11 @@ def evaluate_task(
     if task.kind == "distribution":
         classes, common = as_classes(task), {"temperature": temperature, "majority": majority}
         result = evaluate_task(classes, most_voted(labels), outputs, **common)
-        return result | _evaluate_votes(task, labels, outputs, temperature)
+        return result | class_metrics.evaluate_votes(labels, outputs, temperature)
     if task.kind == "multilabel":
         result = _evaluate_multilabel(task, labels, outputs, thresholds, temperature, majority)
     elif task.kind == "multiclass":
-        result = _evaluate_multiclass(task, labels, outputs, temperature, majority)
+        result = class_metrics.evaluate(task, labels, outputs, temperature, majority)
     elif task.kind == "regression":
         result = _evaluate_regression(task, labels, outputs)
     elif task.kind == "transform":
@@ -256,19 +244,10 @@ def evaluate_task(
     return {"kind": task.kind, **result}
 
 
-def _ratio(part, whole):
-    return float(part) / float(whole) if whole else None
-
-
-def _mean(values):
-    values = [value for value in values if value is not None]
-    return sum(values) / len(values) if values else None
-
-
 def _mean_of_labels(rows: dict, left_out=()) -> dict:
     first = next(iter(rows.values()))
     return {
-        key: _mean(row[key] for row in rows.values())
+        key: mean(row[key] for row in rows.values())
         for key, value in first.items()
         if key not in left_out and not isinstance(value, list)
     }
@@ -285,12 +264,8 @@ def _confusion(truth, predicted):
 
 def _accuracies(confusion):
     (tn, fp), (fn, tp) = confusion
-    balanced = _balanced(_ratio(tp, tp + fn), _ratio(tn, tn + fp))
-    return _ratio(tp + tn, confusion.sum()), balanced
-
-
-def _false_positives(task, rate):
-    return {"false_positive_rate": rate} if task.name in SENSITIVE else {}
+    balanced = _balanced(ratio(tp, tp + fn), ratio(tn, tn + fp))
+    return ratio(tp + tn, confusion.sum()), balanced
 
 
 def _evaluate_multilabel(task, labels, outputs, thresholds, temperature, majority):
@@ -309,19 +284,19 @@ def _evaluate_multilabel(task, labels, outputs, thresholds, temperature, majorit
         ranks = 0 < positives < count
         rows[name] = {
             "count": count,
-            **_false_positives(task, _ratio(fp, tn + fp)),
+            **false_positives(task, ratio(fp, tn + fp)),
             "positives": positives,
             "threshold": float(thresholds[index]),
             "accuracy": accuracy,
-            "majority_accuracy": None if usual is None else _ratio((truth == usual).sum(), count),
+            "majority_accuracy": None if usual is None else ratio((truth == usual).sum(), count),
             "balanced_accuracy": balanced,
             "accuracy_at_half": accuracy_at_half,
             "balanced_accuracy_at_half": balanced_at_half,
-            "precision": _ratio(tp, tp + fp),
-            "recall": _ratio(tp, tp + fn),
-            "precision_no": _ratio(tn, tn + fn),
-            "recall_no": _ratio(tn, tn + fp),
-            "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+            "precision": ratio(tp, tp + fp),
+            "recall": ratio(tp, tp + fn),
+            "precision_no": ratio(tn, tn + fn),
+            "recall_no": ratio(tn, tn + fp),
+            "f1": ratio(2 * tp, 2 * tp + fp + fn),
             "average_precision": float(sklearn_metrics.average_precision_score(truth, score))
             if ranks
             else None,
@@ -335,78 +310,6 @@ def _evaluate_multilabel(task, labels, outputs, thresholds, temperature, majorit
     }
 
 
-def _evaluate_multiclass(task, labels, outputs, temperature, majority):
-    mask, classes = labels >= 0, len(task.labels)
-    truth, outputs = labels[mask].astype(int), outputs[mask]
-    predicted = outputs.argmax(axis=-1)
-    right, true, guessed = (
-        np.bincount(found, minlength=classes)
-        for found in (truth[truth == predicted], truth, predicted)
-    )
-    count = len(truth)
-    usual = None if majority is None else int(np.ravel(majority)[0])
-    wrongly = [_ratio(*of) for of in zip(guessed - right, count - true, strict=True)]
-    result = {
-        "count": count,
-        **_false_positives(task, _mean(wrongly)),
-        "accuracy": _ratio(right.sum(), count),
-        "majority_accuracy": None if usual is None else _ratio((truth == usual).sum(), count),
-        "balanced_accuracy": _mean(map(_ratio, right, true)),
-    }
-    if task.values:
-        result |= _evaluate_order(task, truth, outputs, temperature, usual)
-    if has_many_classes(task):
-        return result | {"top5_accuracy": _ratio(_among_first(truth, outputs, 5).sum(), count)}
-    confusion = np.bincount(classes * truth + predicted, minlength=classes**2)
-    rows = {
-        name: {
-            "count": int(true[index]),
-            **_false_positives(task, wrongly[index]),
-            "precision": _ratio(right[index], guessed[index]),
-            "recall": _ratio(right[index], true[index]),
-            "f1": _ratio(2 * right[index], true[index] + guessed[index]),
-        }
-        for index, name in enumerate(task.labels)
-    }
-    return result | {
-        "mean_error": _ratio(np.abs(truth - predicted).sum(), count),
-        "confusion": confusion.reshape(classes, classes).tolist(),
-        "classes": rows,
-    }
-
-
-def _evaluate_order(task, truth, outputs, temperature, usual):
-    count, values = len(truth), np.array(task.values)
-    near = np.abs(truth - outputs.argmax(axis=-1)) <= 1
-    expected = expected_values(task, probabilities(task, outputs, temperature))
-    median = np.median(values[truth]) if count else 0.0
-    usual_near = 0 if usual is None else (np.abs(truth - usual) <= 1).sum()
-    return {
-        "within_one": _ratio(near.sum(), count),
-        "majority_within_one": None if usual is None else _ratio(usual_near, count),
-        "value_mae": _ratio(np.abs(expected - values[truth]).sum(), count),
-        "median_value_mae": _ratio(np.abs(median - values[truth]).sum(), count),
-    }
-
-
-def _evaluate_votes(task, labels, outputs, temperature):
-    known = np.isfinite(labels).all(axis=1)
-    shares, logits = labels[known].astype(np.float64), outputs[known].astype(np.float64)
-    logs = special.log_softmax(logits / temperature, axis=1)
-    count, cross_entropy = len(shares), -(shares * logs).sum()
-    return {
-        "votes_cross_entropy": _ratio(cross_entropy, count),
-        "votes_divergence": _ratio(cross_entropy - special.entr(shares).sum(), count),
-    }
-
-
-def _among_first(truth, outputs, most):
-    """Where the true class is among the `most` largest outputs; of equal ones the first wins."""
-    own = outputs[np.arange(len(truth)), truth][:, None]
-    earlier = (outputs == own) & (np.arange(outputs.shape[1]) < truth[:, None])
-    return (~(outputs <= own) | earlier).sum(axis=1) < most
-
-
 def _evaluate_regression(task, labels, outputs):
     rows = {}
     for index, name in enumerate(task.labels):
@@ -414,12 +317,12 @@ def _evaluate_regression(task, labels, outputs):
         truth = labels[mask, index].astype(np.float64)
         difference = outputs[mask, index] - truth
         count, spread = len(truth), np.square(truth - truth.mean()).sum() if len(truth) else 0
-        mean_square = _ratio(np.square(difference).sum(), count)
-        unexplained = _ratio(np.square(difference).sum(), spread)
+        mean_square = ratio(np.square(difference).sum(), count)
+        unexplained = ratio(np.square(difference).sum(), spread)
         rows[name] = {
             "count": count,
-            "mae": _ratio(np.abs(difference).sum(), count),
-            "median_mae": _ratio(np.abs(truth - np.median(truth)).sum(), count) if count else None,
+            "mae": ratio(np.abs(difference).sum(), count),
+            "median_mae": ratio(np.abs(truth - np.median(truth)).sum(), count) if count else None,
             "rmse": None if mean_square is None else math.sqrt(mean_square),
             "r2": None if unexplained is None else 1 - unexplained,
         }

@@ -7,6 +7,7 @@ from scipy import special
 
 from data_pipelines.tasks import Task, as_classes, most_voted
 from faceattr_tf.evaluation import landmark_metrics, metrics, transform_metrics
+from faceattr_tf.evaluation.class_metrics import has_many_classes
 
 ERRORS = {"landmarks": "nme", "transform": "corner_error", "regression": "mae"}
 """Kind of task -> the metric that is the mean of its errors."""
@@ -90,7 +91,7 @@ def measure(
     errors = image_errors(task, labels, outputs, scores, transforms, crop_size)
     if task.kind in ("multilabel", "multiclass"):
         numbers["temperature"] = temperature
-        if not metrics.has_many_classes(task):
+        if not has_many_classes(task):
             numbers["reliability"] = _reliability(task, labels, scores)
     if task.kind == "multilabel":
         thresholds = tuple(thresholds) or (0.5,) * len(task.labels)

@@ -260,7 +260,7 @@ class Analyzer:
 
     def _results(self, task: Task, outputs: dict, transforms: np.ndarray) -> list[TaskPrediction]:
         from faceattr_tf.evaluation.answers import answers
-        from faceattr_tf.evaluation.metrics import expected_values
+        from faceattr_tf.evaluation.class_metrics import expected_values
 
         stored = self.calibration.get(task.name, {})
         found = answers(task, outputs[task.name], transforms, self.crop, stored)

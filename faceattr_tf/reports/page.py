@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipelines.files import write_text
 from data_pipelines.tasks import SENSITIVE
-from faceattr_tf.evaluation.metrics import MANY_CLASSES, has_many_classes
+from faceattr_tf.evaluation.class_metrics import MANY_CLASSES, has_many_classes
 from faceattr_tf.evaluation.results import TaskResult
 from faceattr_tf.reports import plots, transform_plots
 from faceattr_tf.reports.galleries import Gallery

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sklearn import metrics as sklearn_metrics
 
+from faceattr_tf.evaluation.class_metrics import expected_values
 from faceattr_tf.evaluation.landmark_metrics import FAILURE
-from faceattr_tf.evaluation.metrics import METRICS, expected_values, shown_in
+from faceattr_tf.evaluation.metrics import METRICS, shown_in
 from faceattr_tf.evaluation.results import TaskResult, known_and_truth
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8A8F98"
