@@ -90,8 +90,23 @@ def test_a_cell_is_the_run_of_its_recipe(grid, tmp_path):
     assert best["validation/attributes/loss"] == pytest.approx(expected, rel=1e-3)
 
 
+def test_a_group_learns_from_the_records_that_know_it(tmp_path, mtfl_records, celeba_records):
+    recipe = small(mtfl_records, tmp_path)
+    recipe.data.records = (mtfl_records.path, celeba_records.path)
+    recipe.data.weights = (0.3, 0.7)
+    bald, gender = Group.parse("bald=attributes/Bald"), Group.parse("attributes/Male")
+    grid = Grid(recipe, STAGES, (GROUPS[1], bald, gender))
+    given = {group: experiment.recipe.data for group, experiment in grid.experiments.items()}
+    assert given[GROUPS[1]].records == (mtfl_records.path,) and given[GROUPS[1]].weights == (0.3,)
+    assert given[bald].records == (celeba_records.path,) and given[bald].weights == (0.7,)
+    assert given[gender].records == recipe.data.records
+    tasks = [one.tasks[0].labels for one in grid.experiments.values()]
+    assert tasks[1:] == [("Bald",), ("Male",)]
+
+
 def test_groups_are_read_from_flags():
     assert Group.parse("age") == Group("age", "age")
+    assert Group.parse("attributes/Male") == Group("attributes/Male", "attributes", ("Male",))
     assert Group.parse("gender=attributes/Male").whats == ("attributes/Male",)
     two = Group.parse("mouth=attributes/Smiling+attributes/Big_Lips")
     assert two.labels == ("Smiling", "Big_Lips") and two.name == "mouth"
@@ -202,5 +217,6 @@ def test_mistakes_are_one_line(mtfl_records, tmp_path, monkeypatch, capsys):
     assert "expected a name that ends in .png" in run("--tasks=pose", "--figure=grid")
     assert "its folder does not exist" in run("--tasks=pose", f"--output={tmp_path}/no/grid.json")
     assert "'fc' ends no stage of resnet_small: stem_relu" in run("--tasks=pose", "--stages=fc")
+    assert "'pose' names more than one column" in run("--tasks=pose,pose")
     assert "no records hold attributes/Bald" in run("--tasks=bald=attributes/Bald")
     assert "names no --config.model.weights" in run("--tasks=pose", "--branch_weights=trunk")

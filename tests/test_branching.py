@@ -24,14 +24,14 @@ OPTIONS = (("filters", (8, 12, 16)), ("blocks", (1, 1, 1)))
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A file of weights of the small network whose branches these are."""
+    """What a run of the small network without branches leaves behind."""
     keras.utils.set_random_seed(3)
     model = build_model("resnet_small", (POSE,), (32, 32, 3), **dict(OPTIONS))
     for layer in model.layers:
         if "norm" in layer.name:  # as after training: no scale of zero, statistics of its own
             layer.set_weights([np.random.uniform(0.5, 1, w.shape) for w in layer.get_weights()])
-    path = tmp_path_factory.mktemp("weights") / "trunk.weights.h5"
-    model.save_weights(path)
+    path = tmp_path_factory.mktemp("weights") / "model.keras"
+    model.save(path)
     return str(path)
 
 
@@ -112,8 +112,7 @@ def small_network(recipe):
 
 def test_branches_begin_anew_or_with_the_weights_of_the_trunk(runs, weights):
     recipe = next(iter(runs.values()))
-    plain = build_model("resnet_small", (POSE,), (32, 32, 3), **dict(OPTIONS))
-    plain.load_weights(weights)
+    plain = keras.saving.load_model(weights)
     for choice in ("new", "trunk"):
         recipe.model.branch_weights = choice
         model = small_network(recipe)
@@ -271,15 +270,31 @@ def test_maps_are_kept_in_half_precision(tmp_path, mtfl_records, capsys):
     assert "0 MiB of features" in capsys.readouterr().out
 
 
-def test_what_cannot_be_kept_is_refused_before_anything_is_written(
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.full((4, 3), 1e5), "gives 1e.05, more than float16 holds"),
+        (np.ones((8, 3)), "gives 8 rows for 4 images"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(given, message):
+    import tensorflow as tf
+
+    from faceattr_tf.features.extract import _Part
+
+    class Kept:
+        dtype = np.dtype("float16")
+
+    part = _Part(None, 0, False, {"stem-map": Kept()}, {})
+    fields = ("transform", "identity", "filename")
+    batch = {"labels": {}, **{name: tf.zeros(4) for name in fields}}
+    with pytest.raises(UserError, match=message):
+        part._arrays(batch, {"stem-map": given})
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     tmp_path, mtfl_records, monkeypatch
 ):
-    for give, message in (
-        (lambda images: np.full((len(images), 3), 1e5), "gives 1e.05, more than float16 holds"),
-        (lambda images: np.ones((2 * len(images), 3)), "gives 32 rows for 16 images"),
-    ):
-        with pytest.raises(UserError, match=message):
-            stored(mtfl_records, tmp_path, give)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
     with pytest.raises(UserError, match="features take 5 MiB and 1 MiB are free; name another"):

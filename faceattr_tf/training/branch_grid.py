@@ -84,6 +84,10 @@ class Grid:
         data = dataclasses.replace(recipe.data, bottlenecks=own)
         self.recipe = dataclasses.replace(recipe, data=data)
         self.groups = tuple(groups)
+        names = [group.name for group in self.groups]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"tasks: {name!r} names more than one column")
         self.experiments = {group: self._experiment(group) for group in self.groups}
         known = network_stages(next(iter(self.experiments.values())))
         self.stages = tuple(stage for stage in known if stage in (stages or known))
