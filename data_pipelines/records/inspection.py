@@ -82,7 +82,7 @@ def label_lines(example: dict, tasks: tuple[Task, ...]) -> list[str]:
         elif task.kind == "distribution":
             shares = sorted(zip(labels, task.labels, strict=True), key=lambda of: -of[0])
             voted = [f"{name.replace('_', ' ')} {share:.0%}" for share, name in shares if share > 0]
-            lines.append(f"{task.name}: {', '.join(voted[:3]) or 'unknown'}")
+            lines.append(f"{task.name}: {', '.join(voted[:2]) or 'unknown'}")
         else:
             values = zip(task.labels, labels, strict=True)
             lines += [
