@@ -36,7 +36,7 @@ from faceattr_tf.models.create import (
     pretrained_model,
     without_branches,
 )
-from faceattr_tf.models.stages import MAP, features_at, pool_features, stages_named
+from faceattr_tf.models.stages import MAP, features_at, stages_named
 
 BATCH = 64
 """Images of a forward pass; blocks are multiples of it."""
@@ -223,18 +223,6 @@ def feature_function(experiment: Experiment, layers: Sequence[str]) -> Callable:
         recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, layer=last))
     model = pretrained_model(dataclasses.replace(experiment, recipe=recipe), recipe.precision)
     outputs = {layer: features_at(model, layer) for layer in layers}
-    network = functools.partial(keras.Model(model.input, outputs), training=False)
-    return tf.function(network, autograph=False)
-
-
-def loaded_function(model: keras.Model, layers: Sequence[str]) -> Callable:
-    """A network that was loaded as `feature_function` gives one that is new.
-
-    Args:
-        model: knows its layers, not its stages.
-        layers: names of stages.
-    """
-    outputs = {layer: pool_features(model.get_layer(layer).output) for layer in layers}
     network = functools.partial(keras.Model(model.input, outputs), training=False)
     return tf.function(network, autograph=False)
 

@@ -4,7 +4,9 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from data_pipelines.errors import UserError
 from data_pipelines.input.batches import Source, evaluation_batches, named_failures
@@ -14,9 +16,9 @@ from data_pipelines.tasks import POSE
 from faceattr_tf.configs.base import Bottlenecks, Recipe
 from faceattr_tf.experiment import Experiment, resolve_crop
 from faceattr_tf.features.cache import weights_digest
-from faceattr_tf.features.extract import extract, feature_function, loaded_function, network_stages
+from faceattr_tf.features.extract import extract, feature_function, network_stages
 from faceattr_tf.models.create import feature_layer
-from faceattr_tf.models.stages import stages_named
+from faceattr_tf.models.stages import pool_features, stages_named
 from faceattr_tf.precision import resolve
 from faceattr_tf.workdir import MODEL, Workdir
 
@@ -159,6 +161,18 @@ class FrozenNetwork:
                     start += len(images)
                     bar.update(len(images))
         return pixels
+
+
+def loaded_function(model: keras.Model, layers: Sequence[str]) -> Callable:
+    """A network that was loaded, as `extract.feature_function` gives one that is new.
+
+    Args:
+        model: knows its layers, not its stages.
+        layers: names of stages.
+    """
+    outputs = {layer: pool_features(model.get_layer(layer).output) for layer in layers}
+    network = functools.partial(keras.Model(model.input, outputs), training=False)
+    return tf.function(network, autograph=False)
 
 
 def _experiment(recipe: Recipe, records: RecordSet, crop) -> Experiment:

@@ -56,7 +56,8 @@ class Fits:
     def __init__(self, subject: Subject, task: Task, layers: Sequence[str]):
         """Computes the features of all parts, or finds them on disk."""
         from faceattr_tf.experiment import Experiment
-        from faceattr_tf.features.extract import extract, loaded_function
+        from faceattr_tf.features.extract import extract
+        from faceattr_tf.features.frozen import loaded_function
 
         part = validation_part(subject.workdir, subject.records)
         counts = subject.records.label_counts
