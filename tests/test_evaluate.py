@@ -192,6 +192,17 @@ def test_the_records_of_a_warm_start_count_too(stored, tmp_path, monkeypatch):
     assert found["filenames"] == ["0.jpg", "1.jpg"]
 
 
+def test_the_records_of_all_runs_that_were_joined_count(stored, tmp_path, monkeypatch):
+    for index, name in enumerate(("first", "second", "third")):
+        stored[name] = _record_set((), name, str(index), [f"{index}.jpg"])
+    runs = {str(tmp_path / name): _Run(tmp_path / name, [name]) for name in ("first", "second")}
+    monkeypatch.setattr(Workdir, "open", runs.__getitem__)
+    joined = _Run(tmp_path / "joined", ["third"], warm_start=",".join(runs))
+    names = [f"{index}.jpg" for index in range(4)]
+    found = leakage.training_overlap(joined, _record_set((), "x", "9"), names)
+    assert found["filenames"] == names[:3]
+
+
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, mtfl_records):
     """A tiny workdir, trained on the train split of `mtfl_records`, and its report on test."""

@@ -152,4 +152,7 @@ def test_what_is_written_below_a_tilde_lies_in_the_home_folder(home, mtfl_record
     assert found.data.records == (built.path,)
     assert found.model.weights == str(home / "weights.h5")
     assert found.warm_start == str(pathlib.Path("before").absolute())
+    begun.warm_start = "before,~/after"
+    expected = str(pathlib.Path("before").absolute()), str(pathlib.Path("~/after").expanduser())
+    assert Experiment.of(begun).recipe.warm_starts == expected
     assert not any(pathlib.Path().iterdir())
