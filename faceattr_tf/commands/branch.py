@@ -1,7 +1,7 @@
 """faceattr-branch: from which stage on every task should have layers of its own.
 
   faceattr-branch --config=RECIPE --records=RECORDS[,RECORDS…] --config.model.weights=FILE \\
-      --stages=conv17,conv19,fc --tasks=gender=attributes/Male,age,emotion \\
+      --stages=conv17,conv19,conv_bn320 --tasks=gender=attributes/Male,age,emotion \\
       --branch_weights=new,trunk --seeds=0,1,2 --output=grid.json --figure=grid.png
 
 Trains, on stored activations of the frozen network, a branch from every stage for every task or

@@ -149,7 +149,7 @@ class Model:
         auxiliary_weight: weight of the losses of an auxiliary classifier, which only training
             builds; 0 for none.
         branches: what has layers of its own from a stage on, `(stage, what, ...)` with tasks or
-            `task/Label` of a multilabel task: `(("conv17", "age"), ("fc", "attributes/Male"))`.
+            `task/Label` of a multilabel task: `(("conv17", "age"), ("conv22", "attributes/Male"))`.
             What no entry names stands on the network's own end.
         branch_weights: what these layers begin with: `new`, drawn anew, or `trunk`, the pretrained
             weights of the layers that they copy.

@@ -17,9 +17,10 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -242,3 +243,26 @@ def weights_digest(recipe: Recipe) -> str:
         return file_digest(weights)
     except OSError as error:
         raise UserError(f"{weights}: these weights cannot be read ({error.strerror})") from None
+
+
+def check_space(needed: Mapping[pathlib.Path, int], *, aloud: bool) -> None:
+    """Makes sure that disks have room for features before any of them are written.
+
+    Args:
+        needed: folder -> bytes.
+        aloud: say how much it is.
+
+    Raises:
+        UserError: one has not.
+    """
+    for folder, size in needed.items():
+        free = shutil.disk_usage(folder).free
+        if aloud:
+            print(
+                f"{folder}: {size / 2**20:,.0f} MiB of features, {free / 2**20:,.0f} MiB are free"
+            )
+        if size > free:
+            raise UserError(
+                f"{folder}: features take {size / 2**20:,.0f} MiB and {free / 2**20:,.0f} MiB are "
+                "free; name another folder by --config.data.bottlenecks.folder=DIR"
+            )

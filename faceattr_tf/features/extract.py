@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import math
-import shutil
+import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
 import keras
@@ -27,7 +27,7 @@ from data_pipelines.input.stream import Source
 from data_pipelines.progress import progress_bar
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import Features
-from faceattr_tf.features.cache import BLOCK, LABELS, Cache, weights_digest
+from faceattr_tf.features.cache import BLOCK, LABELS, Cache, check_space, weights_digest
 from faceattr_tf.models import stage_names
 from faceattr_tf.models.auxiliary import AUXILIARY_INPUT, AUXILIARY_STAGE
 from faceattr_tf.models.create import (
@@ -269,6 +269,15 @@ class _Part:
         """Images in these blocks."""
         return sum(min(BLOCK, self.source.count - index * BLOCK) for index in indices)
 
+    def space(self, widths: dict[str, int]) -> dict[pathlib.Path, int]:
+        """Bytes that what is missing takes, by folder, given the features of an image per layer."""
+        needed = collections.Counter()
+        for layer in self.incomplete():
+            cache, blocks = self.caches[layer], self.blocks[layer]
+            rows = self.size(index for index, block in enumerate(blocks) if block is None)
+            needed[cache.folder.parent] += rows * widths[layer] * cache.dtype.itemsize
+        return needed
+
     def compute(self, experiment: Experiment, network: Callable, bar) -> None:
         """Computes and keeps what is missing."""
         missing, recipe = self.missing(), experiment.recipe
@@ -374,28 +383,12 @@ def _checking_space(network: Callable, parts: list[_Part]) -> Callable:
         nonlocal checked
         features = network(images)
         if not checked:
-            _check_space({name: math.prod(of.shape[1:]) for name, of in features.items()}, parts)
+            widths = {name: math.prod(of.shape[1:]) for name, of in features.items()}
+            needed = collections.Counter()
+            for part in parts:
+                needed.update(part.space(widths))
+            check_space(needed, aloud=any(layer.endswith(MAP) for layer in widths))
             checked = True
         return features
 
     return measured
-
-
-def _check_space(widths: dict[str, int], parts: list[_Part]) -> None:
-    needed = collections.Counter()
-    for part in parts:
-        for layer in part.incomplete():
-            cache = part.caches[layer]
-            rows = part.size(i for i, block in enumerate(part.blocks[layer]) if block is None)
-            needed[cache.folder.parent] += rows * widths[layer] * cache.dtype.itemsize
-    for folder, size in needed.items():
-        free = shutil.disk_usage(folder).free
-        if any(layer.endswith(MAP) for layer in widths):
-            print(
-                f"{folder}: {size / 2**20:,.0f} MiB of features, {free / 2**20:,.0f} MiB are free"
-            )
-        if size > free:
-            raise UserError(
-                f"{folder}: features take {size / 2**20:,.0f} MiB and {free / 2**20:,.0f} MiB are "
-                "free; name another folder by --config.data.bottlenecks.folder=DIR"
-            )
