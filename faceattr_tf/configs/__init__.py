@@ -40,6 +40,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "facestn_mtfl_unaligned": facestn.mtfl_unaligned,
     "facetracer_celeba": lnets_anet.facetracer_celeba,
     "facetracer_lfwa": lnets_anet.facetracer_lfwa,
+    "flickr_branches": flickr.branches,
     "flickr_identity": flickr.identity,
     "flickr_identity_small": flickr.identity_small,
     "inception_bottleneck_celeba": inception.bottleneck_celeba,

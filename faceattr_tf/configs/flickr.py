@@ -3,7 +3,8 @@
 import dataclasses
 
 from data_pipelines.crop.geometry import Crop
-from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
+from data_pipelines.input.augment import Augment
+from faceattr_tf.configs.base import Bottlenecks, Data, Model, Phase, Recipe, TaskConfig
 from faceattr_tf.configs.lnets_anet import DISTORTIONS, FACE
 
 
@@ -65,3 +66,40 @@ def identity_small() -> Recipe:
     recipe.evaluate_steps = 0
     recipe.evaluate_epochs = 4.0
     return recipe
+
+
+def branches() -> Recipe:
+    """Sections 3.2 and 4.3: what `faceattr-branch` trains on the frozen stages of a network.
+
+    Any network: `--config.model.name=NETWORK --config.model.weights=FILE`, here the MobileNet of
+    Keras on faces of 112x112 pixels, aligned where landmarks are known (`faceattr-data detect`). Of
+    every training image its mirror image, a little turned and moved, is a further example, the same
+    for all branches; the paper says nothing of either, nor of rates.
+
+    `faceattr-branch --config=flickr_branches --records=RECORDS --tasks=age,emotion`
+    """
+    return Recipe(
+        data=Data(
+            crop=Crop(kind="align", height=112, width=112, margin=0.1, vertical=0.1),
+            augment=Augment(flip=True, shift=0.04, rotate=7.0, scale=0.08, brightness=0.1),
+            batch_size=64,
+            validation_share=0.1,
+            bottlenecks=Bottlenecks(use=True, copies=1),
+        ),
+        model=Model("mobilenet", dropout=0.3, weights="imagenet"),
+        phases=(
+            Phase(
+                name="branch",
+                epochs=6.0,
+                learning_rate=1e-3,
+                schedule="cosine",
+                warmup=0.05,
+                decay=0.0,
+                weight_decay=0.05,
+                clip_norm=5.0,
+                trainable="^(head|branch)_",
+            ),
+        ),
+        ema_decay=0.99,
+        best_metric="loss",
+    )
