@@ -4,6 +4,7 @@ Of the pretrained networks, which share their construction, the smallest stands 
 they have of their own is in `test_keras_applications.py`.
 """
 
+import functools
 import inspect
 
 import keras
@@ -56,8 +57,14 @@ def small(name, tasks=TASKS, **options):
     return build_model(name, tasks, SIZE, **{**SMALL.get(name, {}), **options})
 
 
+@functools.cache
+def whole(name):
+    """`small(name)`, built once: for tests that change nothing of it."""
+    return small(name)
+
+
 def test_input_and_outputs(name, images):
-    model = small(name)
+    model = whole(name)
     assert model.name == name
     assert model.input.name == "image"
     assert model.input.shape == (None, *SIZE)
@@ -71,7 +78,7 @@ def test_input_and_outputs(name, images):
 
 
 def test_one_head_per_task(name, images):
-    model = small(name)
+    model = whole(name)
     heads = [layer.name for layer in model.layers if layer.name.startswith(HEAD_PREFIX)]
     assert sorted(heads) == sorted(HEAD_PREFIX + task.name for task in TASKS)
     assert set(small(name, tasks=(POSE,))(images)) == {"pose"}
@@ -83,14 +90,14 @@ def test_pixels_are_normalised_inside(name, images):
         pytest.skip(
             "its signal vanishes before anything is trained; see test_keras_applications.py"
         )
-    model = small(name)
+    model = whole(name)
     logits, grey = model(images)["pose"], model(np.full_like(images, 127.5))["pose"]
     assert np.abs(logits).max() < 1
     assert np.abs(logits - grey).max() > 1e-4
 
 
 def test_saved_model_gives_the_same_numbers(name, images, tmp_path):
-    model = small(name)
+    model = whole(name)
     model.save(tmp_path / "model.keras")
     reloaded = keras.saving.load_model(tmp_path / "model.keras")
     expected, found = model(images), reloaded(images)
@@ -99,7 +106,7 @@ def test_saved_model_gives_the_same_numbers(name, images, tmp_path):
 
 
 def test_names_of_weights_do_not_depend_on_what_was_built_before(name):
-    first, second = small(name), small(name)
+    first, second = whole(name), small(name)
     assert [w.path for w in first.weights] == [w.path for w in second.weights]
 
 
@@ -117,7 +124,6 @@ def test_every_variable_learns(name, images):
     optimizer.build(model.trainable_variables)
     before = [np.array(variable) for variable in model.trainable_variables]
 
-    @tf.function
     def step():
         with tf.GradientTape() as tape:
             outputs = model(images, training=True)
@@ -129,7 +135,9 @@ def test_every_variable_learns(name, images):
         optimizer.apply(gradients, model.trainable_variables)
         return loss
 
-    losses = [float(step()) for _ in range(15)]
+    losses = [float(step())]
+    while losses[-1] >= 0.8 * losses[0] and len(losses) < 15:
+        losses.append(float(step()))
     assert losses[-1] < 0.8 * losses[0]
     for variable, start in zip(model.trainable_variables, before, strict=True):
         assert np.isfinite(variable).all(), variable.path
@@ -143,7 +151,7 @@ def test_outputs_are_float32_under_mixed_precision(name, images):
     finally:
         keras.config.set_dtype_policy("float32")
     assert all(output.dtype == "float32" for output in model(images).values())
-    full = small(name)(images)
+    full = whole(name)(images)
     for task, output in model(images).items():
         np.testing.assert_allclose(output, full[task], atol=0.02)
 
@@ -162,7 +170,7 @@ def test_dropout_acts_in_training_only(name, images):
 def test_width_scales_the_network(name):
     if "width" not in options_of(MODELS[name]):
         pytest.skip("comes in one width")
-    narrow, wide = small(name, width=0.25), small(name, width=0.5)
+    narrow, wide = whole(name), small(name, width=0.5)
     assert 1.5 < wide.count_params() / narrow.count_params() < 4.5
 
 
@@ -178,13 +186,12 @@ def test_statistics_can_be_synchronised(name):
     assert all(layer.synchronized for layer in norms)
 
 
-def names_of_stages(name):
-    return stage_names(name, SIZE, **SMALL.get(name, {}))
-
-
 def test_stages_are_layers_from_the_pixels_to_the_heads(name, images):
-    model = small(name)
-    assert tuple(model.stages) == names_of_stages(name) and len(model.stages) > 3
+    model = whole(name)
+    assert (
+        tuple(model.stages) == stage_names(name, SIZE, **SMALL.get(name, {}))
+        and len(model.stages) > 3
+    )
     to_stages = keras.Model(model.input, list(model.stages.values()))
     order = [layer.name for layer in to_stages.layers]
     places = [order.index(stage) for stage in model.stages]
@@ -200,13 +207,13 @@ def test_stages_are_layers_from_the_pixels_to_the_heads(name, images):
 
 
 def test_heads_stand_on_any_stage_and_nothing_is_built_behind_it(name, images):
-    whole = small(name)
-    for index, stage in enumerate(whole.stages):
+    full = whole(name)
+    for index, stage in enumerate(full.stages):
         model = small(name, layer=stage)
-        assert tuple(model.stages) == tuple(whole.stages)[: index + 1]
+        assert tuple(model.stages) == tuple(full.stages)[: index + 1]
         assert {w.path for w in model.weights if not w.path.startswith(HEAD_PREFIX)} == {
             weight.path
-            for layer in keras.Model(whole.input, whole.stages[stage]).layers
+            for layer in keras.Model(full.input, full.stages[stage]).layers
             for weight in layer.weights
         }
         places = model.get_layer(stage).output, features_at(model, stage)
@@ -225,7 +232,7 @@ def test_an_unknown_stage_is_refused_with_those_that_exist(name):
 
 def test_branches_give_what_the_network_gives_and_cost_themselves_alone(name, images, tmp_path):
     """Of three stages, one of them the last; their layers with the weights that they copy."""
-    plain = small(name)
+    plain = whole(name)
     stages = list(plain.stages)
     first, middle, last = stages[0], stages[len(stages) // 2], stages[-1]
     entries = (
@@ -255,24 +262,37 @@ def test_branches_give_what_the_network_gives_and_cost_themselves_alone(name, im
     assert multiply_adds(model) == multiply_adds(trunk) + multiply_adds(top)
 
 
-def test_features_of_every_stage_are_kept_on_disk(name, tmp_path, mtfl_records):
+def aligned(records):
     recipe = create_recipe("smoke")
+    recipe.data.records = (records.path,)
+    recipe.data.crop = Crop(kind="align", height=SIZE[0], width=SIZE[1])
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def faces(mtfl_records):
+    """The aligned faces of the test split in one batch, which every network sees."""
+    experiment = Experiment.of(aligned(mtfl_records))
+    (source,) = experiment.sources("test")
+    (batch,) = evaluation_batches(source, experiment.tasks, experiment.view, batch_size=16)
+    return batch["image"]
+
+
+def test_features_of_every_stage_are_kept_on_disk(name, tmp_path, mtfl_records, faces):
+    recipe = aligned(mtfl_records)
     options = dict(SMALL.get(name, {}))
     recipe.model.name, recipe.model.width = name, options.pop("width", 1.0)
     recipe.model.options = tuple(options.items())
-    recipe.data.records = (mtfl_records.path,)
-    recipe.data.crop = Crop(kind="align", height=SIZE[0], width=SIZE[1])
     recipe.data.bottlenecks.folder = str(tmp_path)
     experiment = Experiment.of(recipe)
-    found = extract(experiment, "test", names_of_stages(name), progress=False)
-    (source,) = experiment.sources("test")
-    (batch,) = evaluation_batches(source, experiment.tasks, experiment.view, batch_size=16)
+    names = tuple(whole(name).stages)
+    found = extract(experiment, "test", names, progress=False)
     model = pretrained_model(experiment, "float32")
     places = {stage: features_at(model, stage) for stage in found}
-    expected = keras.Model(model.input, places)(batch["image"])
+    expected = keras.Model(model.input, places)(faces)
     for stage, (part,) in found.items():
         rows = np.arange(len(part))
         given = part.features.read(rows, np.zeros_like(rows))
         np.testing.assert_allclose(given, expected[stage], rtol=1e-3, atol=1e-4)
-    again = extract(experiment, "test", names_of_stages(name), create=lambda layers: 1 / 0)
+    again = extract(experiment, "test", names, create=lambda layers: 1 / 0)
     assert again.keys() == found.keys()
