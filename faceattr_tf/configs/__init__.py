@@ -26,6 +26,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "cascade_cnn_mtfl": cascade_cnn.mtfl,
     "cascade_cnn_mtfl_best": cascade_cnn.mtfl_best,
     "demo": demo.demo,
+    "faceattr_joint": flickr.faceattr_joint,
     "facestn_celeba": facestn.celeba,
     "facestn_celeba_aligned": facestn.celeba_aligned,
     "facestn_celeba_unaligned": facestn.celeba_unaligned,

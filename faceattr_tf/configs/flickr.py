@@ -103,3 +103,41 @@ def branches() -> Recipe:
         ema_decay=0.99,
         best_metric="loss",
     )
+
+
+def faceattr_joint() -> Recipe:
+    """Everything in one pass: 40 attributes, gender among them, age, emotion, pose and landmarks.
+
+    A MobileNet of 160x160 pixels, 0.29 G multiply-adds (0.58 GFLOP, multiplications and additions
+    counted apart), learns all tasks of all readers at once; what a data set does not label is
+    masked. The lower a stage, the slower it learns, since it begins with a network trained on
+    faces. All sets are framed alike, aligned by landmarks (`faceattr-data detect`, `build
+    --detections`).
+
+    `faceattr-train --config=faceattr_joint --config.model.weights=FILE --workdir=WORKDIR
+    --records=CELEBA,MORE,MTFL,UTKFACE,FAIRFACE,FER2013 --config.data.weights=6,6,9,5,2,5`
+
+    CelebA comes first: its forty attributes are the model's. The weights show small sets more often
+    than their size says. No figures yet.
+    """
+    recipe = branches()
+    recipe.data.crop.height = recipe.data.crop.width = 160
+    recipe.data.augment = dataclasses.replace(
+        recipe.data.augment, contrast=0.15, saturation=0.3, grey=0.3, blur=0.2, cutout=0.25
+    )
+    recipe.data.bottlenecks = Bottlenecks()
+    recipe.tasks = (
+        TaskConfig("attributes"),
+        TaskConfig("age", weight=0.5, loss="huber"),
+        TaskConfig("age_range", weight=0.3, loss="gaussian_cross_entropy"),
+        TaskConfig("emotion", weight=0.5),
+        TaskConfig("pose", weight=0.3),
+        TaskConfig("landmarks", weight=0.3, loss="wing"),
+    )
+    recipe.phases = (
+        dataclasses.replace(
+            recipe.phases[0], name="joint", trainable="", epochs=6.0, layer_decay=0.85
+        ),
+    )
+    recipe.evaluate_epochs = 1.0
+    return recipe
