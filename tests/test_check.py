@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 import subprocess
 from typing import ClassVar
 
@@ -35,6 +36,21 @@ OPTIONS = export.ExportOptions(batch_sizes=(1, 2), warmup=False)
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     return make_workdir(tmp_path_factory.mktemp("run") / "align", Crop("align", 12, 10, margin=0.2))
+
+
+@pytest.fixture(scope="module")
+def exported(workdir, tmp_path_factory):
+    """What an export of `workdir` writes, made once."""
+    return export.export_model(workdir.path, tmp_path_factory.mktemp("exported"), options=OPTIONS)
+
+
+@pytest.fixture
+def saved_already(exported, monkeypatch):
+    """The SavedModel is copied instead of traced anew: the check is what is tested."""
+    extras = shutil.ignore_patterns("assets.extra")
+    monkeypatch.setattr(
+        saved_model, "_save", lambda *args: shutil.copytree(exported, args[-1], ignore=extras)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +93,7 @@ def test_an_export_that_agrees_is_published_with_its_figures(workdir, photos, tm
     ],
 )
 def test_an_export_that_differs_is_not_published(
-    one_process, workdir, photos, tmp_path, monkeypatch, change, message
+    one_process, saved_already, workdir, photos, tmp_path, monkeypatch, change, message
 ):
     def wrong(*args):
         found = real(*args)
@@ -120,7 +136,7 @@ def test_changed_labels_are_counted_but_not_at_the_threshold():
 
 
 def test_a_worse_version_does_not_replace_a_better_one(
-    one_process, workdir, mtfl_records, tmp_path, monkeypatch, capsys
+    one_process, saved_already, workdir, mtfl_records, tmp_path, monkeypatch, capsys
 ):
     asked = Check(records=mtfl_records.path, margin=1.0)
     first = export.export_model(workdir.path, tmp_path, options=OPTIONS, check=asked)
