@@ -1,4 +1,6 @@
+import functools
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -218,8 +220,12 @@ def test_warm_up_requests_replay(workdir, tmp_path):
 
 
 def test_without_servings_messages_the_export_says_what_is_missing(
-    workdir, tmp_path, monkeypatch, capsys
+    workdir, exported, tmp_path, monkeypatch, capsys
 ):
+    extras = shutil.ignore_patterns("assets.extra")
+    monkeypatch.setattr(
+        saved_model, "_save", lambda *args: shutil.copytree(exported, args[-1], ignore=extras)
+    )
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis.predict_pb2", None)
     folder = export.export_model(workdir.path, tmp_path)
     assert "pip install 'faceattr_tf[serving]'" in capsys.readouterr().err
@@ -227,15 +233,16 @@ def test_without_servings_messages_the_export_says_what_is_missing(
     assert (folder / "saved_model.pb").exists()
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_lower_precision_is_that_of_the_network_alone(tmp_path, precision):
+@pytest.fixture(scope="module")
+def answers_in(tmp_path_factory):
+    """Function: precision -> what the export of one network answers in it; float32 but once."""
     import tensorflow as tf
 
     from faceattr_tf.configs.base import Model
     from faceattr_tf.models.create import create_network
 
-    crop = Crop("none", 32, 32)
-    workdir = make_workdir(tmp_path / "run", crop)
+    folder = tmp_path_factory.mktemp("precisions")
+    workdir = make_workdir(folder / "run", Crop("none", 32, 32))
     recipe = workdir.recipe()
     recipe.model = Model("resnet_small", width=0.25)
     tasks = [task for task in workdir.tasks if task.kind != "transform"]
@@ -244,19 +251,29 @@ def test_lower_precision_is_that_of_the_network_alone(tmp_path, precision):
     workdir.write_json("metadata.json", metadata)
     workdir.save_model(create_network(recipe.model, tasks, (32, 32, 3)))
     pixels = tf.constant(np.stack([draw_picture(seed, 40, 40) for seed in range(4)]))
-    outputs = {}
-    for kind in ("float32", precision):
+
+    @functools.cache
+    def answers(kind):
         options = export.ExportOptions(precision=kind, warmup=False)
-        folder = export.export_model(workdir.path, tmp_path / kind, options=options)
-        loaded = tf.saved_model.load(str(folder))
-        outputs[kind] = loaded.signatures["pixels"](pixels=pixels)
+        target = export.export_model(workdir.path, folder / kind, options=options)
+        loaded = tf.saved_model.load(str(target))
         graph = loaded.on_device.concrete_functions[0].graph.as_graph_def()
         nodes = [n for f in graph.library.function for n in f.node_def] + list(graph.node)
         assert any(n.attr["T"].type == tf.dtypes.as_dtype(kind).as_datatype_enum
                    for n in nodes if n.op == "Conv2D")  # fmt: skip
-        assert json.loads((folder / "assets" / "faceattr.json").read_text())["precision"] == kind
-    for name, values in outputs["float32"].items():
-        other = outputs[precision][name]
+        assert json.loads((target / "assets" / "faceattr.json").read_text())["precision"] == kind
+        return loaded.signatures["pixels"](pixels=pixels)
+
+    return answers
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precision_is_that_of_the_network_alone(answers_in, precision):
+    import tensorflow as tf
+
+    found = answers_in(precision)
+    for name, values in answers_in("float32").items():
+        other = found[name]
         assert other.dtype == values.dtype
         if values.dtype == tf.float32 and "points" not in name:
             assert 0 < np.abs(other - values).max() < 0.1
