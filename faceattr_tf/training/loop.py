@@ -20,6 +20,7 @@ from data_pipelines.input.stream import read_failures
 from data_pipelines.progress import progress_bar
 from faceattr_tf.configs.base import LINEAR_SVM, Recipe
 from faceattr_tf.evaluation.calibration import calibrate
+from faceattr_tf.evaluation.inference import forward_function
 from faceattr_tf.evaluation.metrics import METRICS, score_of, shown_in
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import Features
@@ -296,7 +297,8 @@ class _Run:
         if not self.chief:
             return best
         model = self.workdir.load_model(self.best_name)
-        outputs, labels, _ = validation_outputs(model, self.experiment, self.validation)
+        forward = forward_function(model)  # compiled once for all record sets
+        outputs, labels, _ = validation_outputs(forward, self.experiment, self.validation)
         if self.features:
             model = whole_model(model, self.experiment)
             self.workdir.save_model(model)
