@@ -222,8 +222,7 @@ def test_bottlenecks_train_the_top_of_the_whole_network(tmp_path, mtfl_records, 
 
 def on_bottlenecks(records, folder, **phase) -> Recipe:
     """New layers first on bottlenecks, then every layer on images."""
-    recipe = plain(records, trainable="^(head|aux|branch)_", bottlenecks=True, **phase)
-    recipe.model = Model("resnet_small", width=0.25)  # which normalises batches
+    recipe = pretrained(records, trainable="^(head|aux|branch)_", bottlenecks=True, **phase)
     recipe.data.bottlenecks.folder, recipe.data.bottlenecks.map_type = str(folder), "float32"
     recipe.phases += (dataclasses.replace(recipe.phases[0], trainable="", bottlenecks=False),)
     return recipe
