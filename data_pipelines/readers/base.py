@@ -11,7 +11,7 @@ import pathlib
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -27,6 +27,7 @@ from data_pipelines.tasks import LANDMARKS, Task
 
 # Bad images beyond the limit after which reading on would only repeat the same complaint.
 _GIVE_UP = 20
+_FEW = 5  # so many missing images are named one by one
 _READ_AHEAD = 256
 
 TURNED = "turned upright"
@@ -275,6 +276,21 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         tqdm.write(f"{self.name}: image {filename} {fault}", file=sys.stderr)
         if len(self.bad) > self.max_bad + _GIVE_UP:
             self.check_bad(so_far=True)
+
+    def check_missing(self, names: Sequence[str], where: str, advice: str) -> None:
+        """Says in one line that many images are missing, before each is complained of by name.
+
+        Args:
+            names: the images that are wanted.
+            where: what names them, as the error says it.
+            advice: the end of the error, what the user can do.
+        """
+        missing = [name for name in names if name not in self.images.sizes]
+        if len(missing) > max(self.max_bad, _FEW):
+            raise UserError(
+                f"{self.images.path}: {len(missing):,} of {len(names):,} images of {where} are "
+                f"missing, such as {missing[0]}, more than --max_bad={self.max_bad}{advice}"
+            )
 
     def check_bad(self, so_far: bool = False) -> None:
         """Raises UserError if more images are bad than `max_bad` allows."""

@@ -26,8 +26,6 @@ networks learn from records of the first kind, the machines from records of the 
 has 10,177 identities: the images of the others are counted and left out.
 """
 
-_FEW = 5  # so many missing images are named one by one
-
 _POINTS = tuple(
     f"{name}_{axis}"
     for name in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
@@ -115,7 +113,8 @@ class Celeba(FaceBuilder):
         if boxes is not None:
             boxes = np.where((boxes[:, 2:] > 0).all(1, keepdims=True), boxes, np.nan)
         self.left_out["images without a row"] = len(self.images.sizes.keys() - set(names))
-        self._check_missing(np.array(names)[parts >= 0])
+        advice = "; --option rows=subset builds from those that are there"
+        self.check_missing(np.array(names)[parts >= 0], "the tables", advice)
 
         def faces(part: int) -> Iterator[AnnotatedFace]:
             for row in np.flatnonzero(parts == part):
@@ -157,16 +156,6 @@ class Celeba(FaceBuilder):
                     f"{self.images.path}: none of its images is in the tables, such as {names[0]!r}"
                 )
         return parts
-
-    def _check_missing(self, names: np.ndarray) -> None:
-        """Says in one line that many images are missing, before each is complained of by name."""
-        missing = [name for name in names if name not in self.images.sizes]
-        if len(missing) > max(self.max_bad, _FEW):
-            raise UserError(
-                f"{self.images.path}: {len(missing):,} of {len(names):,} images of the tables are "
-                f"missing, such as {missing[0]}, more than --max_bad={self.max_bad}; "
-                "--option rows=subset builds from those that are there"
-            )
 
     def _read(self, role: str, columns: tuple[str, ...]) -> NumericTable:
         """A table of the official format (row count, column names, rows; or rows alone) or as CSV.

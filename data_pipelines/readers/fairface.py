@@ -12,7 +12,6 @@ from data_pipelines.formats.paths import relative_path
 from data_pipelines.formats.user_table import read_rows
 from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder
 
-_FEW = 5  # so many missing images are named one by one
 _DATES = {
     **dict.fromkeys(("03-sep", "3-sep", "sep-03", "09-mar", "9-mar", "mar-09"), "3-9"),
     **dict.fromkeys(("oct-19", "19-oct"), "10-19"),
@@ -85,7 +84,7 @@ class Fairface(FaceBuilder):
             if name in listed:
                 raise UserError(f"{rows.where(row)}: image {name!r} occurs a second time")
             listed.add(name)
-        self._check_missing(names)
+        self.check_missing(names, "a table", f". {self.ABOUT.obtain}")
         ages = [text.strip() for text in rows.column("age")]
         if dates := [text for text in ages if text.lower() in _DATES]:
             what = f"ages of {path.name} that a spreadsheet made dates, such as {dates[0]!r}"
@@ -115,13 +114,3 @@ class Fairface(FaceBuilder):
     def _group(self, text: str) -> str:
         name = text.replace(" ", "_")
         return name if self.options["groups"] == "seven" else _FIVE[name]
-
-    def _check_missing(self, names: list[str]) -> None:
-        """Says in one line that many images are missing, before each is complained of by name."""
-        missing = [name for name in names if name not in self.images.sizes]
-        if len(missing) > max(self.max_bad, _FEW):
-            raise UserError(
-                f"{self.images.path}: {len(missing):,} of {len(names):,} images of a table are "
-                f"missing, such as {missing[0]}, more than --max_bad={self.max_bad}. "
-                f"{self.ABOUT.obtain}"
-            )
