@@ -114,8 +114,8 @@ def faceattr_joint() -> Recipe:
     faces. All sets are framed alike, aligned by landmarks (`faceattr-data detect`, `build
     --detections`).
 
-    `faceattr-train --config=faceattr_joint --config.model.weights=FILE --workdir=WORKDIR
-    --records=CELEBA,MORE,MTFL,UTKFACE,FAIRFACE,FER2013 --config.data.weights=6,6,9,5,2,5`
+    `faceattr-train --config=faceattr_joint --records=CELEBA,MORE,MTFL,UTKFACE,FAIRFACE,FER2013
+    --config.data.weights=6,6,9,5,2,5 --config.model.weights=FILE --workdir=WORKDIR`
 
     CelebA comes first: its forty attributes are the model's. The weights show small sets more often
     than their size says. No figures yet.
