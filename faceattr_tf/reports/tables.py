@@ -173,12 +173,9 @@ def _wrong_first(numbers: dict) -> list[Table]:
     if point := numbers.get("operating_point"):
         rows = [
             (
-                label,
-                f"{row['negatives']:,}",
-                percent(row["false_positive_rate"], 2),
-                f"{row['false_positives']:,}",
-                f"{row['positives']:,}",
-                percent(row["true_positive_rate"], 2),
+                *_wrong_and_right(
+                    label, row, row["negatives"], row["false_positives"], row["true_positive_rate"]
+                ),
                 f"{row['threshold']:.3f}" if "threshold" in row else "",
                 percent(row.get("validation_rate"), 2) if "threshold" in row else "",
             )
@@ -194,19 +191,30 @@ def _wrong_first(numbers: dict) -> list[Table]:
         tables.append(Table((*header, *more), tuple(rows), title, note))
     if "false_positive_rate" in numbers["metrics"]["mean"]:
         rows = [
-            (
+            _wrong_and_right(
                 label,
-                f"{row['count'] - row['positives']:,}",
-                percent(row["false_positive_rate"], 2),
-                f"{row['confusion'][0][1]:,}",
-                f"{row['positives']:,}",
-                percent(row["recall"], 2),
+                row,
+                row["count"] - row["positives"],
+                row["confusion"][0][1],
+                row["recall"],
             )
             for label, row in numbers["metrics"]["labels"].items()
         ]
         more = ("Images with it", "True positive rate %")
         tables.append(Table((*header, *more), tuple(rows), "False positives at 0.5", ""))
     return tables
+
+
+def _wrong_and_right(label: str, row: dict, negatives: int, wrong: int, right: float | None):
+    """The columns that tables of false positives share."""
+    return (
+        label,
+        f"{negatives:,}",
+        percent(row["false_positive_rate"], 2),
+        f"{wrong:,}",
+        f"{row['positives']:,}",
+        percent(right, 2),
+    )
 
 
 def _label_table(what: str, labels: dict[str, dict], note: str = "") -> Table:
