@@ -20,9 +20,8 @@ from data_pipelines.commands.running import run_command
 from data_pipelines.errors import UserError
 from data_pipelines.files import local, replacing
 from data_pipelines.keras_settings import prepare_keras
-from faceattr_tf.commands.recipe_flags import asks_for_help, help_text, parse
-
-WEIGHTS = ("new", "trunk")
+from faceattr_tf.commands.recipe_flags import asks_for_help, file_to_write, help_text, parse
+from faceattr_tf.configs.base import BRANCH_WEIGHTS
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -66,12 +65,10 @@ def main() -> None:
     except ValueError:
         raise UserError(f"seeds {','.join(values.seeds)}: expected whole numbers") from None
     for begun in values.branch_weights:
-        if begun not in WEIGHTS:
-            raise UserError(f"branch_weights {begun!r} is none of {', '.join(WEIGHTS)}")
-    output, figure = (local(text) if text else None for text in (values.output, values.figure))
-    for name, file in (("output", output), ("figure", figure)):
-        if file and not file.parent.is_dir():
-            raise UserError(f"{name} {file}: its folder does not exist")
+        if begun not in BRANCH_WEIGHTS:
+            raise UserError(f"branch_weights {begun!r} is none of {', '.join(BRANCH_WEIGHTS)}")
+    output = file_to_write("output", values.output)
+    figure = file_to_write("figure", values.figure)
     if figure and figure.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"figure {figure}: expected a name that ends in .png, .svg or .pdf")
     prepare_keras()

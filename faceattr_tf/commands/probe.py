@@ -14,9 +14,9 @@ from absl import flags
 
 from data_pipelines.commands.running import run_command
 from data_pipelines.errors import UserError
-from data_pipelines.files import local, write_text
+from data_pipelines.files import write_text
 from data_pipelines.keras_settings import prepare_keras
-from faceattr_tf.commands.recipe_flags import asks_for_help, help_text, parse
+from faceattr_tf.commands.recipe_flags import asks_for_help, file_to_write, help_text, parse
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -64,9 +64,7 @@ def main() -> None:
         decays = [float(text) for text in values.decays]
     except ValueError:
         raise UserError(f"decays {','.join(values.decays)}: expected numbers") from None
-    output = local(values.output) if values.output else None
-    if output and not output.parent.is_dir():
-        raise UserError(f"output {output}: its folder does not exist")
+    output = file_to_write("output", values.output)
     prepare_keras()
     from faceattr_tf.evaluation.metrics import shown_in
     from faceattr_tf.training import probe

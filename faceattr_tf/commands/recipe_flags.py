@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import pathlib
 import re
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 from faceattr_tf.configs import RECIPES, Recipe, create_recipe
 from faceattr_tf.configs.base import RENAMED
 
@@ -45,6 +47,18 @@ def parse(arguments: list[str], define: Callable) -> tuple[Recipe, flags.FlagVal
     if not recipe.name:
         raise UserError(f"--config is missing; there are: {', '.join(sorted(RECIPES))}")
     return recipe, values
+
+
+def file_to_write(flag: str, text: str | None) -> pathlib.Path | None:
+    """The file that a flag names, None where it names none.
+
+    Raises:
+        UserError: its folder does not exist, which is better said before hours of work than after.
+    """
+    file = local(text) if text else None
+    if file and not file.parent.is_dir():
+        raise UserError(f"{flag} {file}: its folder does not exist")
+    return file
 
 
 def parse_all(arguments: list[str], define: Callable) -> tuple[Recipe, flags.FlagValues, list[str]]:

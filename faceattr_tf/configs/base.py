@@ -23,6 +23,9 @@ RENAMED = {
 }
 """Fields as they were called -> as they are: stored recipes have the old names."""
 
+BRANCH_WEIGHTS = ("new", "trunk")
+"""What the layers of branches begin with: weights drawn anew, or those of the layers they copy."""
+
 LINEAR_SVM = "linear_svm"
 """The optimizer of phases that fit support vector machines."""
 

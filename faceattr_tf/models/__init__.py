@@ -11,6 +11,7 @@ from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import ALIGNMENT, Task
+from faceattr_tf.configs.base import BRANCH_WEIGHTS
 from faceattr_tf.layers.spatial_transformer import SpatialTransformer, transform_matrix
 from faceattr_tf.models import (
     anet,
@@ -26,7 +27,7 @@ from faceattr_tf.models import (
     vgg_face,
 )
 from faceattr_tf.models.auxiliary import auxiliary_classifier, auxiliary_name
-from faceattr_tf.models.branching import BRANCH_WEIGHTS, Plan, grow_branches
+from faceattr_tf.models.branching import Plan, grow_branches
 from faceattr_tf.models.heads import TRANSFORMER, image_input
 from faceattr_tf.models.keras_applications import BACKBONES
 from faceattr_tf.models.stages import describe, places_of, stages_named

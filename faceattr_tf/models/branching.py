@@ -22,9 +22,6 @@ from data_pipelines.tasks import Task, list_labels
 from faceattr_tf.models.heads import BOTTLENECK, BRANCH, HEAD_PREFIX, NEW_LAYERS, grow_heads
 from faceattr_tf.models.stages import MAP, join_features, pool_stages, split_features
 
-BRANCH_WEIGHTS = ("new", "trunk")
-"""What the layers of branches begin with: weights drawn anew, or those of the layers they copy."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Branch:

@@ -121,7 +121,7 @@ class Grid:
         kept as training on bottlenecks keeps it. The test part is not looked at.
 
         Args:
-            weights: what branches begin with, of `faceattr_tf.models.branching.BRANCH_WEIGHTS`.
+            weights: what branches begin with, of `faceattr_tf.configs.base.BRANCH_WEIGHTS`.
             seeds: of new weights and of the order of examples; validation is that of the recipe.
             file: JSON with cells; written after every cell. None: nothing is kept.
             progress: show a bar.
