@@ -42,7 +42,7 @@ def check_share(share: float, by_person: bool) -> None:
     Raises:
         UserError: it is not.
     """
-    if share < 0 or (share >= 1 and share != int(share)):
+    if not (0 <= share < 1 or (share >= 1 and float(share).is_integer())):
         raise UserError(
             f"validation_share={share} is neither in [0, 1) nor a whole number of images of every "
             "person"
