@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines.errors import UserError
 from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import Task
-from faceattr_tf.evaluation.inference import predict_outputs
+from faceattr_tf.evaluation.inference import forward_function, predict_outputs
 from faceattr_tf.evaluation.metrics import probabilities
 from faceattr_tf.evaluation.results import TaskResult
 from faceattr_tf.evaluation.split import share_tasks, split_batches, validation_part
@@ -76,10 +76,11 @@ def choose_on_validation(
     tasks = [task for task in workdir.tasks if task.kind == "multilabel"]
     labels: dict[str, list] = {task.name: [] for task in tasks}
     scores: dict[str, list] = {task.name: [] for task in tasks}
+    forward = forward_function(model)  # compiled once for all record sets
     for records in validation_records(workdir):
         batches = split_batches(workdir, records, "validation", batch_size, ten_crop)
         averaged = flip or bool(ten_crop)
-        outputs, known, _, _ = predict_outputs(model, batches, averaged, workdir.tasks)
+        outputs, known, _, _ = predict_outputs(forward, batches, averaged, workdir.tasks)
         for task in (task for task in tasks if task.name in known):
             temperature = workdir.calibration().get(task.name, {}).get("temperature", 1.0)
             labels[task.name].append(known[task.name])
