@@ -292,6 +292,9 @@ def _absolute(recipe: Recipe, record_sets: Sequence[RecordSet]) -> Recipe:
         data=dataclasses.replace(recipe.data, records=records, bottlenecks=kept),
         model=dataclasses.replace(recipe.model, weights=whole(recipe.model.weights)),
         warm_start=",".join(map(whole, recipe.warm_starts)),
+        distillation=dataclasses.replace(
+            recipe.distillation, teachers=",".join(map(whole, recipe.teachers))
+        ),
     )
 
 

@@ -152,7 +152,8 @@ def test_what_is_written_below_a_tilde_lies_in_the_home_folder(home, mtfl_record
     assert found.data.records == (built.path,)
     assert found.model.weights == str(home / "weights.h5")
     assert found.warm_start == str(pathlib.Path("before").absolute())
-    begun.warm_start = "before,~/after"
+    begun.warm_start = begun.distillation.teachers = "before,~/after"
     expected = str(pathlib.Path("before").absolute()), str(pathlib.Path("~/after").expanduser())
-    assert Experiment.of(begun).recipe.warm_starts == expected
+    resolved = Experiment.of(begun).recipe
+    assert resolved.warm_starts == resolved.teachers == expected
     assert not any(pathlib.Path().iterdir())

@@ -229,6 +229,25 @@ class Phase:
 
 
 @dataclasses.dataclass
+class Distillation:
+    """Soft labels: what other networks answer to the very images that are trained on.
+
+    They teach beside the labels that somebody gave, and where nobody gave any (Hinton et al., 2015,
+    "Distilling the knowledge in a neural network").
+
+    Attributes:
+        teachers: workdir of a run whose crop is the same, or several with commas, whose answers are
+            averaged; each teaches the tasks, and of attributes the labels, that it knows.
+        weight: of the loss by soft labels, in which tasks weigh what they weigh by given ones.
+        temperature: divides the logits of teachers and pupil before probabilities are formed.
+    """
+
+    teachers: str = ""
+    weight: float = 1.0
+    temperature: float = 1.0
+
+
+@dataclasses.dataclass
 class Recipe:
     """Everything that decides a run.
 
@@ -240,6 +259,7 @@ class Recipe:
         model: the network.
         losses: losses beside those of the tasks' labels, in every phase: `(name, weight)`, behind
             them `(option, value)` pairs; names are those of `faceattr_tf.losses.BATCH_LOSSES`.
+        distillation: what other networks teach.
         phases: the stretches of training, in order.
         ema_decay: decay of the exponential moving average of the weights; 0 means none. With it,
             validation, the best model, evaluation and export all use the averaged weights.
@@ -266,6 +286,7 @@ class Recipe:
     tasks: tuple[TaskConfig, ...] = ()
     model: Model = dataclasses.field(default_factory=Model)
     losses: tuple[tuple[typing.Any, ...], ...] = ()
+    distillation: Distillation = dataclasses.field(default_factory=Distillation)
     phases: tuple[Phase, ...] = ()
     ema_decay: float = 0.0
     precision: str = "float32"
@@ -289,6 +310,11 @@ class Recipe:
     def warm_starts(self) -> tuple[str, ...]:
         """The workdirs of `warm_start`."""
         return tuple(filter(None, self.warm_start.split(",")))
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The workdirs of `distillation.teachers`."""
+        return tuple(filter(None, self.distillation.teachers.split(",")))
 
     def to_dict(self) -> dict:
         """A JSON-ready copy, the inverse of `from_dict`."""

@@ -59,10 +59,10 @@ def _training_records(workdir, unchecked: list[str]):
         for entry in workdir.metadata().get("records", []):
             yield entry["path"], *recipe.validation_rule
         seen.add(workdir.path.resolve())
-        for path in recipe.warm_starts:
+        for path in (*recipe.warm_starts, *recipe.teachers):
             if local(path).resolve() in seen:
                 continue
             try:
                 queue.append(Workdir.open(path))
             except UserError as error:
-                unchecked.append(f"the weights that training started from: {error}")
+                unchecked.append(f"a run that this one learned from: {error}")

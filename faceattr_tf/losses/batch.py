@@ -22,12 +22,15 @@ class Seen:
         outputs: per task what the model gives.
         features: float32 `[B, F]`, what the heads see, before their dropout.
         identity: int64 `[B]`, the number of the person; -1 where unknown.
+        taught: per task that teachers know their soft labels, see
+            `faceattr_tf.losses.distillation.soft_labels`.
     """
 
     labels: dict[str, Any]
     outputs: dict[str, Any]
     features: Any
     identity: Any
+    taught: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class BatchLoss:

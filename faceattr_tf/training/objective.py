@@ -11,7 +11,11 @@ from faceattr_tf.configs.base import Phase, Recipe
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.losses import create_batch_loss, find_loss, label_weights, task_loss
 from faceattr_tf.losses.batch import BatchLoss, Seen
+from faceattr_tf.losses.distillation import DistillationLoss
 from faceattr_tf.models.auxiliary import auxiliary_name
+
+DISTILLATION = "distillation"
+"""Name of the loss by soft labels."""
 
 
 def create_losses(experiment: Experiment) -> dict:
@@ -31,7 +35,7 @@ def create_losses(experiment: Experiment) -> dict:
 
 
 def named_losses(recipe: Recipe) -> dict[str, float]:
-    """The losses that a recipe adds, and their weights.
+    """The losses that a recipe adds, and their weights; `distillation`, where it has teachers, last.
 
     Raises:
         UserError: an entry is no `(name, weight, (option, value), ...)`, or a name occurs twice.
@@ -50,6 +54,8 @@ def named_losses(recipe: Recipe) -> dict[str, float]:
         if name in weights or not np.isfinite(weight):
             raise UserError(f"losses: {entry!r}: expected one finite weight for every name")
         weights[name] = weight
+    if recipe.teachers:
+        weights[DISTILLATION] = recipe.distillation.weight
     return weights
 
 
@@ -70,6 +76,13 @@ def create_batch_losses(experiment: Experiment, features: int) -> dict[str, Batc
         name: create_batch_loss(name, experiment.tasks, features, **dict(options))
         for name, _, *options in recipe.losses
     }
+    if recipe.teachers:
+        losses[DISTILLATION] = DistillationLoss(
+            experiment.tasks,
+            weights=[config.weight for config in experiment.task_configs],
+            losses=create_losses(experiment),
+            temperature=recipe.distillation.temperature,
+        )
     if not any((records.people or {}).get("train") for records in experiment.record_sets):
         for name in (name for name, loss in losses.items() if loss.needs_people):
             raise UserError(
@@ -143,6 +156,9 @@ class Objective:
         ]
 
 
-def seen_of(batch: dict, outputs: dict, features) -> Seen:
-    """What losses see of a batch: its labels and people, and what the model made of its images."""
-    return Seen(batch["labels"], outputs, ops.cast(features, "float32"), batch.get("identity"))
+def seen_of(batch: dict, outputs: dict, features, taught: dict) -> Seen:
+    """What losses see of a batch: its labels and people, what the model made of its images, and
+    what teachers did.
+    """
+    features = ops.cast(features, "float32")
+    return Seen(batch["labels"], outputs, features, batch.get("identity"), taught)

@@ -105,9 +105,10 @@ def _deciding(config: dict) -> dict:
     """What decides a run, without what files are called and where they are kept."""
     config = copy.deepcopy(config)
     del config["data"]["records"], config["data"]["bottlenecks"]["folder"]
-    for part, name in ((config["model"], "weights"), (config, "warm_start")):
+    several = ((config, "warm_start"), (config["distillation"], "teachers"))
+    for part, name in ((config["model"], "weights"), *several):
         if part[name] not in ("", "imagenet"):
-            paths = part[name].split(",") if name == "warm_start" else [part[name]]
+            paths = [part[name]] if name == "weights" else part[name].split(",")
             part[name] = ",".join(str(local(path).resolve()) for path in paths)
     return config
 

@@ -16,6 +16,7 @@ from faceattr_tf.models.heads import AUXILIARY
 from faceattr_tf.models.joining import take_from_runs
 from faceattr_tf.training.objective import create_batch_losses
 from faceattr_tf.training.optimizers import create_optimizer
+from faceattr_tf.training.teachers import Teachers
 from faceattr_tf.workdir import Workdir
 
 
@@ -46,6 +47,7 @@ class TrainingState:
             if strategy.num_replicas_in_sync > 1:
                 synchronize(self.model)
             self.losses = create_batch_losses(experiment, self.model.features.shape[-1])
+            self.teach = Teachers(experiment)
             tasks = len(experiment.tasks)
             count = tasks + len(self.losses)
             # 1 for every task that still learns, 0 for one that was stopped.

@@ -82,8 +82,9 @@ def _replica_step(
     forward = forward_of(state.model, experiment, phase, top=top)
 
     def forward_and_backward(batch, parts):
+        taught = state.teach(batch["image"])
         with tf.GradientTape() as tape:
-            seen = seen_of(batch, *forward(batch["image"]))
+            seen = seen_of(batch, *forward(batch["image"]), taught)
             losses, total = objective(seen)
             loss = tf.reduce_sum(total * objective.weights * _active(state))
             if state.model.losses:
