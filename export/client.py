@@ -21,14 +21,15 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.detection.mtcnn import Detection
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.formats.encoded import read_header, upright
+from data_pipelines.formats.encoded import decode, read_header, upright
 
 PROTOCOLS = ("grpc", "rest")
 LONGEST_PAUSE = 5.0
@@ -59,11 +60,24 @@ class Answer:
         name: name of the file, or its place in what was given.
         outputs: name -> array without the batch dimension; empty where there is an error.
         error: why there is no answer; empty where there is one.
+        box: left, top, width and height in pixels of the face that was asked about; empty where
+            none was looked for.
     """
 
     name: str
     outputs: dict[str, np.ndarray]
     error: str = ""
+    box: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Question:
+    """An image that is asked about: a file or bytes, and the face in it that is meant."""
+
+    name: str
+    image: object = b""
+    face: Detection | None = None
+    error: str = ""  # why it cannot be asked about
 
 
 class Client:
@@ -189,7 +203,11 @@ class Client:
         return json.loads(values[0])
 
     def predict(
-        self, images: Iterable[str | Path | bytes], *, signature: str = "serving_default"
+        self,
+        images: Iterable[str | Path | bytes],
+        *,
+        signature: str = "serving_default",
+        detector: Callable | None = None,
     ) -> Iterator[Answer]:
         """The answers for images, in their order, several requests at a time.
 
@@ -197,9 +215,15 @@ class Client:
 
         Args:
             images: files, or the bytes of files.
-            signature: one that takes `image_bytes` alone.
+            signature: one that takes `image_bytes` alone, or with a detector `crop`.
+            detector: finds faces, here and not on the server, as
+                `data_pipelines.detection.mtcnn.Detector` does: every face of an image is asked
+                about by its box and landmarks, the one nearest to the centre first, and has an
+                answer of its own.
         """
         batches = _batches(images, self.batch_size)
+        if detector:
+            batches = (part for batch in batches for part in self._faces(batch, detector))
         with concurrent.futures.ThreadPoolExecutor(self.concurrency) as pool:
             under_way = collections.deque()
             for batch in batches:
@@ -220,31 +244,64 @@ class Client:
         except UserError:  # It is damaged: the server says so.
             return data
 
-    def _answer(self, signature: str, batch: Sequence[tuple[str, object]]) -> list[Answer]:
-        answers, names, contents = {}, [], []
-        for index, (name, image) in enumerate(batch):
+    def _faces(self, batch: Sequence[_Question], detector: Callable) -> Iterator[list[_Question]]:
+        """The same, one question for every face of an image, as many at a time as before."""
+        asked, pixels = [], []
+        for question in batch:
             try:
-                data = image if isinstance(image, bytes) else local(image).read_bytes()
-                contents.append(self._upright(data))
-                names.append((index, name))
+                # What the detector sees is what the server is sent, and turned upright.
+                data = self._upright(_read(question.image))
+                pixels.append(decode(data))
+                asked.append(dataclasses.replace(question, image=data))
+            except (OSError, UserError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                asked.append(_Question(question.name, error=reason))
+        found = iter(detector(pixels))
+        faces = []
+        for question in asked:
+            own = [] if question.error else next(found)
+            faces += [dataclasses.replace(question, face=face) for face in own]
+            if not own:
+                faces.append(_Question(question.name, error=question.error or "no face was found"))
+        for start in range(0, len(faces), self.batch_size):
+            yield faces[start : start + self.batch_size]
+
+    def _answer(self, signature: str, batch: Sequence[_Question]) -> list[Answer]:
+        answers, sent, contents = {}, [], []
+        for index, question in enumerate(batch):
+            if question.error:
+                answers[index] = Answer(question.name, {}, question.error)
+                continue
+            try:
+                contents.append(self._upright(_read(question.image)))
+                sent.append((index, question))
             except OSError as error:
-                answers[index] = Answer(name, {}, error.strerror or str(error))
+                answers[index] = Answer(question.name, {}, error.strerror or str(error))
+        inputs = {"image_bytes": contents}
+        if sent and sent[0][1].face:
+            inputs["box"] = np.stack([question.face.box for _, question in sent])
+            inputs["landmarks"] = np.stack([question.face.landmarks for _, question in sent])
         try:
-            outputs = self.call(signature, {"image_bytes": contents}) if contents else {}
+            outputs = self.call(signature, inputs) if sent else {}
         except (Unavailable, Refused) as error:
-            answers |= {index: Answer(name, {}, str(error)) for index, name in names}
+            answers |= {index: Answer(one.name, {}, str(error)) for index, one in sent}
             return [answers[index] for index in sorted(answers)]
-        for row, (index, name) in enumerate(names):
+        for row, (index, question) in enumerate(sent):
             own = {key: values[row] for key, values in outputs.items()}
+            box = tuple(question.face.box.tolist()) if question.face else ()
             if own.pop("valid", True):
-                answers[index] = Answer(name, own)
+                answers[index] = Answer(question.name, own, box=box)
             else:
-                answers[index] = Answer(name, {}, "no image that the model takes")
+                answers[index] = Answer(question.name, {}, "no image that the model takes")
         return [answers[index] for index in sorted(answers)]
 
 
-def _batches(images: Iterable, size: int) -> Iterator[list[tuple[str, object]]]:
-    """Names and images of each request: so many at most, and not too many bytes."""
+def _read(image) -> bytes:
+    return image if isinstance(image, bytes) else local(image).read_bytes()
+
+
+def _batches(images: Iterable, size: int) -> Iterator[list[_Question]]:
+    """The images of each request: so many at most, and not too many bytes."""
     batch, total = [], 0
     for number, image in enumerate(images):
         name = f"image {number}" if isinstance(image, bytes) else str(image)
@@ -252,7 +309,7 @@ def _batches(images: Iterable, size: int) -> Iterator[list[tuple[str, object]]]:
         if batch and (len(batch) == size or total + bytes_ > BATCH_BYTES):
             yield batch
             batch, total = [], 0
-        batch.append((name, image))
+        batch.append(_Question(name, image))
         total += bytes_
     if batch:
         yield batch

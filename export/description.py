@@ -220,7 +220,7 @@ def named(outputs: dict[str, np.ndarray], description: dict | None) -> dict:
 
 
 def summary(answer: dict) -> str:
-    """What `named` gave with a description, in a line: labels that are yes, and classes."""
+    """What `named` gave with a description, in a line: labels that are yes, classes, values."""
     if FACES in answer:
         count = len(answer[FACES])
         faces = "; ".join(
@@ -241,6 +241,11 @@ def summary(answer: dict) -> str:
                 f"{label} {value['probability']:.2f}"
                 for label, value in values.items()
                 if isinstance(value, dict) and value["label"]
+            ]
+            parts += [
+                f"{label} {value:.3g}"
+                for label, value in values.items()
+                if isinstance(value, float)
             ]
     return ", ".join(parts)
 

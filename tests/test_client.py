@@ -16,11 +16,12 @@ from tiny_workdir import draw_picture, encode, make_workdir
 
 import export
 from data_pipelines.crop.geometry import Crop
+from data_pipelines.detection.mtcnn import Detection
 from data_pipelines.errors import UserError
 from data_pipelines.formats.encoded import decode, read_header
 from export.client import Client, Refused, Unavailable
 from export.commands.client import main
-from export.description import named, read_description
+from export.description import named, read_description, summary
 from export.drawn_requests import draw_requests
 
 SIGNATURES = ("serving_default", "pixels", "crop", "features")
@@ -117,6 +118,42 @@ def test_answers_come_in_order_and_a_bad_file_fails_alone(running, loaded, tmp_p
     del expected["valid"]
     for row, index in enumerate(good):
         assert_same(answers[index].outputs, {key: v[row] for key, v in expected.items()})
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_every_face_that_is_found_is_asked_about(running, loaded, tmp_path, protocol):
+    """In the pixels of the upright picture; files without a face or an image fail alone."""
+    files = [tmp_path / f"{index}.jpg" for index in range(4)]
+    for index, file in enumerate(files):
+        file.write_bytes(encode(draw_picture(index)))
+    files[1].write_bytes(b"no image")
+    seen = []
+
+    def detector(pictures):
+        seen.extend(pictures)
+        return [[face(4 * k) for k in range(3 - len(seen) + i)] for i in range(len(pictures))]
+
+    def face(left):
+        points = np.array([[4, 5], [9, 5], [6, 8], [4, 10], [9, 10]], np.float32) + left
+        return Detection(np.array([left, left, 14, 16], np.float32), 0.9, points)
+
+    with Client(running[protocol], protocol=protocol, batch_size=2, label="stable") as client:
+        answers = list(client.predict(files, signature="crop", detector=detector))
+    expected = [(files[0], 2), (files[1], 0), (files[2], 0), (files[3], 1)]
+    names = [str(file) for file, count in expected for _ in range(max(count, 1))]
+    assert [answer.name for answer in answers] == names
+    assert "image" in answers[2].error and answers[3].error == "no face was found"
+    for answer, left in ((answers[0], 0), (answers[1], 4), (answers[4], 0)):
+        assert answer.box == (left, left, 14, 16)
+        inputs = {
+            "image_bytes": [(tmp_path / answer.name).read_bytes()],
+            "box": face(left).box[None],
+            "landmarks": face(left).landmarks[None],
+        }
+        values = expected_answers(loaded, 1, "crop", inputs)
+        del values["valid"]
+        assert_same(answer.outputs, {name: value[0] for name, value in values.items()})
+    assert [picture.shape for picture in seen] == [draw_picture(0).shape] * 3
 
 
 def test_photographs_are_turned_upright(running):
@@ -323,6 +360,32 @@ def test_the_command_prints_names_and_lists_failures(running, models, tmp_path, 
     assert f"{tmp_path / '1.jpg'}: no image that the model takes" in output.err
     main([*flags, str(tmp_path / "0.jpg")])  # the version that answers names them itself
     assert output.out.splitlines()[0] == capsys.readouterr().out.strip()
+
+
+def test_the_command_finds_faces_itself(running, tmp_path, monkeypatch, capsys):
+    class Found:
+        def __call__(self, pictures):
+            return [[Detection(np.float32([3, 4, 15, 16]), 0.9, np.full([5, 2], np.nan, np.float32))]
+                    if picture.mean() else [] for picture in pictures]  # fmt: skip
+
+    monkeypatch.setattr("data_pipelines.detection.mtcnn.Detector", Found)
+    (tmp_path / "face.jpg").write_bytes(encode(draw_picture(0)))
+    (tmp_path / "none.png").write_bytes(encode(np.zeros([40, 40, 3], np.uint8)))
+    flags = [f"--server={running['grpc']}", "--detect", str(tmp_path)]
+    with pytest.raises(UserError, match="1 of 2 images got no answer"):
+        main(flags)
+    output = capsys.readouterr()
+    assert output.out.startswith(f"{tmp_path / 'face.jpg'}  at (3, 4) 15 x 16: ")
+    assert f"{tmp_path / 'none.png'}: no face was found" in output.err
+    with pytest.raises(UserError, match="asks the signature crop"):
+        main([*flags, "--signature=features"])
+    main([*flags[:-1], "--format=jsonl", str(tmp_path / "face.jpg")])
+    assert json.loads(capsys.readouterr().out)["box"] == [3, 4, 15, 16]
+
+
+def test_the_line_of_an_answer_has_values_too():
+    answer = {"age": {"years": 31.26}, "attributes": {"Hat": {"probability": 0.9, "label": True}}}
+    assert summary(answer) == "years 31.3, Hat 0.90"
 
 
 def other(description, **changes):

@@ -15,6 +15,7 @@ from data_pipelines.errors import UserError
 EXAMPLES = """\
 examples:
   faceattr-client --server=127.0.0.1:8500 --description=models/faceattr/1 photos
+  faceattr-client --server=127.0.0.1:8500 --detect holiday
   faceattr-client --server=127.0.0.1:8501 --protocol=rest --label=canary --format=jsonl a.jpg b.jpg
 """
 
@@ -25,13 +26,16 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("paths", nargs="+", metavar="PATH", help="image, folder (searched recursively) or pattern")
     add("--server", required=True, metavar="HOST:PORT", help="8500 is gRPC, 8501 REST by default")
+    add(
+        "--detect",
+        action="store_true",
+        help="find the faces here first, and ask about each of them (signature crop)",
+    )
     add("--protocol", choices=("grpc", "rest"), default="grpc", help="default: grpc")
     add("--model", default="faceattr", help="name of the model (default: faceattr)")
     add("--version", type=int, metavar="N", help="of the model (default: the server's choice)")
     add("--label", default="", help="of the version, as stable or canary")
-    add(
-        "--signature", default="serving_default", help="serving_default (default), features, photos"
-    )
+    add("--signature", default="", help="serving_default (default), features, photos")
     add(
         "--description",
         metavar="FILE",
@@ -62,6 +66,10 @@ def main(arguments: list[str]) -> None:
         UserError: nothing to do, or some images got no answer (the rest is printed).
     """
     flags = parser().parse_args(arguments)
+    if flags.detect and flags.signature not in ("", "crop"):
+        raise UserError(
+            f"--detect asks the signature crop about faces; expected no --signature={flags.signature}"
+        )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notes are not about the user's data
     from data_pipelines.progress import progress_bar
     from export.client import Client, Refused, Unavailable
@@ -70,7 +78,12 @@ def main(arguments: list[str]) -> None:
 
     description = read_description(flags.description) if flags.description else None
     files = list(list_images(flags.paths))
-    failed = 0
+    detector = None
+    if flags.detect:
+        from data_pipelines.detection.mtcnn import Detector
+
+        detector = Detector()
+    signature = flags.signature or ("crop" if flags.detect else "serving_default")
     client = Client(
         flags.server,
         flags.model,
@@ -92,20 +105,28 @@ def main(arguments: list[str]) -> None:
         check_description(description, served, flags.description)
     description = served or description
     with client, progress_bar(len(files), "image", show=flags.progress and len(files) > 1) as bar:
-        for answer in client.predict(files, signature=flags.signature):
-            bar.update()
+        seen, failed = set(), set()
+        for answer in client.predict(files, signature=signature, detector=detector):
+            bar.update(answer.name not in seen)
+            seen.add(answer.name)
             if answer.error:
-                failed += 1
+                failed.add(answer.name)
                 bar.write(f"{answer.name}: {answer.error}", file=sys.stderr)
                 continue
             values = named(answer.outputs, description)
             if flags.format == "jsonl":
-                line = json.dumps({"file": answer.name, **values})
+                box = {"box": answer.box} if answer.box else {}
+                line = json.dumps({"file": answer.name, **box, **values})
             else:
-                line = f"{answer.name:<{width}}  {summary(values) or _figures(values)}"
+                place = (
+                    "at ({:.0f}, {:.0f}) {:.0f} x {:.0f}: ".format(*answer.box)
+                    if answer.box
+                    else ""
+                )
+                line = f"{answer.name:<{width}}  {place}{summary(values) or _figures(values)}"
             bar.write(line, file=sys.stdout)
     if failed:
-        raise UserError(f"{failed} of {len(files)} images got no answer")
+        raise UserError(f"{len(failed)} of {len(files)} images got no answer")
 
 
 def _figures(values: dict) -> str:
