@@ -15,7 +15,7 @@ from data_pipelines.input.people import check_people_fit, has_people
 from data_pipelines.input.view import View
 from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import ALIGNMENT, CLASS_KINDS, IDENTITY, Task, identity_task, join_labels
-from faceattr_tf.configs.base import Phase, Recipe, TaskConfig
+from faceattr_tf.configs.base import LINEAR_SVM, Phase, Recipe, TaskConfig
 from faceattr_tf.precision import resolve
 
 CLASSIFIER_INPUTS = ("transformed", "crop", "aligned")
@@ -112,6 +112,14 @@ class Experiment:
 
     def _check(self, phase: Phase) -> None:
         self.augment(phase).check()
+        if not 0 <= phase.mixup < np.inf:
+            raise UserError(f"phase {phase.name!r}: mixup {phase.mixup} must be 0 or more")
+        if phase.mixup and (self.recipe.losses or phase.optimizer == LINEAR_SVM):
+            what = "a linear_svm" if phase.optimizer == LINEAR_SVM else "losses of whole batches"
+            raise UserError(
+                f"phase {phase.name!r}: mixup shows two faces in one, which {what} "
+                "cannot learn; expected mixup 0"
+            )
         names = [task.name for task in self.tasks]
         for name, _ in phase.task_weights:
             if name not in names:

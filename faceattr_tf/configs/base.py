@@ -200,6 +200,8 @@ class Phase:
             changes: what the layers before them give is computed once and kept, as
             `data.bottlenecks` says.
         augment: `(field, value)` pairs that replace those of `data.augment`.
+        mixup: alpha of mixup (Zhang et al., ICLR 2018): every image is mixed with another of its
+            batch, by one share per step from Beta(alpha, alpha), and learned as both. 0 for none.
         task_weights: `(task, weight)` pairs that replace the weights of the tasks' losses.
         classifier_input: what the network behind a transformer is given: `transformed`, or, passing
             the transformer by, the `crop` or the `aligned` crop.
@@ -224,6 +226,7 @@ class Phase:
     trainable: str = ""
     bottlenecks: bool = False
     augment: tuple[tuple[str, typing.Any], ...] = ()
+    mixup: float = 0.0
     task_weights: tuple[tuple[str, float], ...] = ()
     classifier_input: str = "transformed"
 

@@ -9,6 +9,7 @@ from faceattr_tf.configs.base import Phase
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.models.heads import scale_pixels
 from faceattr_tf.models.stages import classifier_of, new_layers_of
+from faceattr_tf.training.mixup import mix, mixed_losses, mixing_share
 from faceattr_tf.training.objective import Objective, seen_of
 from faceattr_tf.training.optimizers import decayed, rate_factors
 from faceattr_tf.training.state import TrainingState, freeze
@@ -82,10 +83,12 @@ def _replica_step(
     forward = forward_of(state.model, experiment, phase, top=top)
 
     def forward_and_backward(batch, parts):
-        taught = state.teach(batch["image"])
+        share = mixing_share(phase.mixup, recipe.seed, state.step)
+        images = mix(batch["image"], share)
+        taught = state.teach(images)
         with tf.GradientTape() as tape:
-            seen = seen_of(batch, *forward(batch["image"]), taught)
-            losses, total = objective(seen)
+            seen = seen_of(batch, *forward(images), taught)
+            losses, total = mixed_losses(objective, seen, share)
             loss = tf.reduce_sum(total * objective.weights * _active(state))
             if state.model.losses:
                 loss += tf.add_n(state.model.losses) / tf.cast(replicas * parts, tf.float32)
