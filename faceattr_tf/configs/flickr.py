@@ -53,6 +53,8 @@ def identity_small() -> Recipe:
 
     88x88 pixels of upright, centred faces, batches of 100, one image of every person who has more
     for validation. The rate falls as in the paper, five times by a factor of 4, over 24 epochs.
+    12,700 images of 5,031 people: 3.3 % of their other images right, 8.5 % among five (35 CPU minutes
+    on two cores of an Intel Xeon with AVX-512); LFW's pairs 72.0 % (README, Verification).
 
     `faceattr-train --config=flickr_identity_small --records=PEOPLE,CELEBA --workdir=WORKDIR`
     """
