@@ -23,9 +23,12 @@ FEATURES = 3
 
 
 def seen(classes, seed=0):
-    features = np.random.default_rng(seed).normal(size=(len(classes), FEATURES))
-    labels = {"pose": np.array(classes, np.int32)}
-    return Seen(labels, {}, features.astype(np.float32), np.full(len(classes), -1))
+    random = np.random.default_rng(seed)
+    features = random.normal(size=(len(classes), FEATURES))
+    attributes = random.integers(-1, 2, (len(classes), 3)).astype(np.int32)
+    labels = {"pose": np.array(classes, np.int32), "attributes": attributes}
+    outputs = {"attributes": random.normal(size=(len(classes), 3)).astype(np.float32)}
+    return Seen(labels, outputs, features.astype(np.float32), np.full(len(classes), -1))
 
 
 def test_centre_loss_is_that_of_the_paper():
@@ -99,8 +102,11 @@ def test_statistics_are_sums_of_the_declared_shapes(name):
     whole = seen((0, 1, 1, -1, 4, 2))
 
     def part(rows):
-        labels = {task: values[rows] for task, values in whole.labels.items()}
-        return Seen(labels, {}, whole.features[rows], whole.identity[rows])
+        labels, outputs = (
+            {task: values[rows] for task, values in of.items()}
+            for of in (whole.labels, whole.outputs)
+        )
+        return Seen(labels, outputs, whole.features[rows], whole.identity[rows])
 
     assert ops.shape(loss.loss(whole)) == (6,)
     sums = loss.statistics(whole)

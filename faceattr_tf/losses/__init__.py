@@ -16,6 +16,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.tasks import CLASS_KINDS, Task
 from faceattr_tf.losses.batch import BatchLoss
 from faceattr_tf.losses.centre import CentreLoss
+from faceattr_tf.losses.relation import RelationLoss
 from faceattr_tf.losses.similarity import SimilarityLoss
 
 # Feng et al. (CVPR 2018) use a width of 10 and a curvature of 2 pixels on crops of 64 pixels, in
@@ -167,7 +168,7 @@ LOSSES = {
 }
 """Name -> loss; the first one of a kind is that kind's default."""
 
-BATCH_LOSSES = {"centre": CentreLoss, "similarity": SimilarityLoss}
+BATCH_LOSSES = {"centre": CentreLoss, "similarity": SimilarityLoss, "relation": RelationLoss}
 """Name -> subclass of `BatchLoss`, of which a recipe may add any by `Recipe.losses`."""
 
 
