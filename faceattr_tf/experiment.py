@@ -86,6 +86,7 @@ class Experiment:
         experiment._check_people()
         for phase in recipe.phases:
             experiment._check(phase)
+        experiment._check_weights("distillation", recipe.distillation.task_weights)
         return experiment
 
     def _check_alignment(self) -> None:
@@ -120,13 +121,7 @@ class Experiment:
                 f"phase {phase.name!r}: mixup shows two faces in one, which {what} "
                 "cannot learn; expected mixup 0"
             )
-        names = [task.name for task in self.tasks]
-        for name, _ in phase.task_weights:
-            if name not in names:
-                raise UserError(
-                    f"phase {phase.name!r}: task_weights names the task {name!r}; "
-                    f"there are: {', '.join(names)}"
-                )
+        self._check_weights(f"phase {phase.name!r}", phase.task_weights)
         if phase.classifier_input not in CLASSIFIER_INPUTS:
             raise UserError(
                 f"phase {phase.name!r}: classifier_input {phase.classifier_input!r} is none of "
@@ -142,6 +137,14 @@ class Experiment:
                 f"phase {phase.name!r}: the aligned crop is known where the task 'alignment' is "
                 "listed among the recipe's tasks"
             )
+
+    def _check_weights(self, where: str, pairs: Sequence[tuple[str, float]]) -> None:
+        names = [task.name for task in self.tasks]
+        for name, _ in pairs:
+            if name not in names:
+                raise UserError(
+                    f"{where}: task_weights names the task {name!r}; there are: {', '.join(names)}"
+                )
 
     @property
     def view(self) -> View:
@@ -171,6 +174,11 @@ class Experiment:
         replaced = dict(phase.task_weights)
         if phase.classifier_input != "transformed":
             replaced[ALIGNMENT.name] = 0.0
+        return [replaced.get(config.name, config.weight) for config in self.task_configs]
+
+    def soft_weights(self) -> list[float]:
+        """Weights of the tasks in the loss by soft labels."""
+        replaced = dict(self.recipe.distillation.task_weights)
         return [replaced.get(config.name, config.weight) for config in self.task_configs]
 
     def sources(self, split: str) -> list[Source]:

@@ -145,6 +145,18 @@ def test_micro_batches_see_the_same_soft_labels(teachers, mtfl_records):
     np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
+def test_tasks_may_weigh_less_by_soft_labels(teachers, mtfl_records):
+    whole, half = pupil(teachers, mtfl_records), pupil(teachers, mtfl_records)
+    half.distillation.task_weights = (("pose", 0.5), ("landmarks", 0.0))
+    alone = pupil(teachers, mtfl_records)
+    alone.distillation.task_weights = (("pose", 0.0), ("landmarks", 0.0))
+    only = pupil(teachers, mtfl_records)
+    only.distillation.task_weights = (("attributes", 0.0), ("landmarks", 0.0))
+    runs = [losses_of_steps(recipe, 1)[0][0, -1] for recipe in (whole, half, alone, only)]
+    assert runs[0] > runs[1] > runs[2] and runs[3] > 0
+    assert runs[1] == pytest.approx(runs[2] + 0.5 * runs[3], rel=1e-4)
+
+
 def test_a_run_logs_its_teaching_and_names_its_teachers(teachers, mtfl_records, tmp_path, capsys):
     from faceattr_tf.evaluation.leakage import _training_records
     from faceattr_tf.training.loop import train_and_evaluate
@@ -178,6 +190,10 @@ def missing(recipe):
     recipe.distillation.teachers += "er"
 
 
+def other_task(recipe):
+    recipe.distillation.task_weights = (("age", 1.0),)
+
+
 def frozen_phase(recipe):
     recipe.phases[0].bottlenecks = True
 
@@ -194,6 +210,7 @@ def cold(recipe):
         (missing, "workdir .*aller does not exist"),
         (frozen_phase, "see the crops that are trained on, and bottlenecks are features"),
         (cold, "temperature 0.0 is not above 0"),
+        (other_task, "distillation: task_weights names the task 'age'; there are: attributes, "),
     ],
 )
 def test_mistakes_are_named_before_anything_is_trained(

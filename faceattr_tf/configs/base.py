@@ -242,11 +242,14 @@ class Distillation:
         teachers: workdir of a run whose crop is the same, or several with commas, whose answers are
             averaged; each teaches the tasks, and of attributes the labels, that it knows.
         weight: of the loss by soft labels, in which tasks weigh what they weigh by given ones.
+        task_weights: `(task, weight)` pairs that replace these: every image has soft labels, also
+            of tasks that weigh much because few images have given ones.
         temperature: divides the logits of teachers and pupil before probabilities are formed.
     """
 
     teachers: str = ""
     weight: float = 1.0
+    task_weights: tuple[tuple[str, float], ...] = ()
     temperature: float = 1.0
 
 

@@ -79,7 +79,7 @@ def create_batch_losses(experiment: Experiment, features: int) -> dict[str, Batc
     if recipe.teachers:
         losses[DISTILLATION] = DistillationLoss(
             experiment.tasks,
-            weights=[config.weight for config in experiment.task_configs],
+            weights=experiment.soft_weights(),
             losses=create_losses(experiment),
             temperature=recipe.distillation.temperature,
         )
