@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipelines.attribute_groups import read_groups
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
@@ -74,6 +75,7 @@ class Experiment:
         if not end:
             raise UserError(f"recipe {recipe.name!r}: its phases have no steps and no epochs")
         tasks = select_tasks(recipe, record_sets)
+        recipe = _grouped(recipe, tasks)
         listed = {config.name: config for config in recipe.tasks}
         # A transformer without a listed task learns by the other tasks' losses alone.
         configs = tuple(
@@ -306,12 +308,36 @@ def _absolute(recipe: Recipe, record_sets: Sequence[RecordSet]) -> Recipe:
     return dataclasses.replace(
         recipe,
         data=dataclasses.replace(recipe.data, records=records, bottlenecks=kept),
-        model=dataclasses.replace(recipe.model, weights=whole(recipe.model.weights)),
+        model=dataclasses.replace(
+            recipe.model,
+            weights=whole(recipe.model.weights),
+            trunks=tuple((name, whole(file)) for name, file in recipe.model.trunks),
+        ),
         warm_start=",".join(map(whole, recipe.warm_starts)),
         distillation=dataclasses.replace(
             recipe.distillation, teachers=",".join(map(whole, recipe.teachers))
         ),
     )
+
+
+def _grouped(recipe: Recipe, tasks: Sequence[Task]) -> Recipe:
+    """The recipe with a branch for every group of a file that `model.branches` names."""
+    branches = []
+    for stage, *whats in recipe.model.branches:
+        if not (len(whats) == 1 and whats[0].startswith("@")):
+            branches.append((stage, *whats))
+            continue
+        fitting = [task for task in tasks if task.kind == "multilabel"]
+        if len(fitting) != 1:
+            raise UserError(
+                f"model.branches: {whats[0]} groups attributes; expected one task of these and not "
+                f"{len(fitting)}"
+            )
+        (task,) = fitting
+        groups = read_groups(whats[0][1:], task.labels).values()
+        branches += [(stage, *(f"{task.name}/{label}" for label in of)) for of in groups]
+    model = dataclasses.replace(recipe.model, branches=tuple(branches))
+    return dataclasses.replace(recipe, model=model)
 
 
 def _parted(recipe: Recipe, record_sets: Sequence[RecordSet]) -> Recipe:

@@ -13,7 +13,7 @@ FLOORS = {
     "data_pipelines": (
         ("errors", "tasks"),
         ("files", "progress", "keras_settings"),
-        ("formats", "crop"),
+        ("attribute_groups", "formats", "crop"),
         ("readers", "synth"),
         ("detection", "records"),
         ("input", "commands"),

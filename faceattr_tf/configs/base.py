@@ -149,11 +149,14 @@ class Model:
         weights: file of pretrained weights, loaded where layers and shapes agree (a network of
             `faceattr_tf.models.keras_applications` wants all of its layers), or `imagenet` for those that
             Keras itself distributes.
+        trunks: the networks that `fusion` fuses, `(name, file of weights)`; an empty file means new
+            weights.
         auxiliary_weight: weight of the losses of an auxiliary classifier, which only training
             builds; 0 for none.
         branches: what has layers of its own from a stage on, `(stage, what, ...)` with tasks or
             `task/Label` of a multilabel task: `(("conv17", "age"), ("conv22", "attributes/Male"))`.
-            What no entry names stands on the network's own end.
+            What no entry names stands on the network's own end. `(stage, "@FILE")` stands for a
+            branch for each group of attributes of a JSON file, `{"hair": ["Bald", ...], ...}`.
         branch_weights: what these layers begin with: `new`, drawn anew, or `trunk`, the pretrained
             weights of the layers that they copy.
     """
@@ -166,9 +169,15 @@ class Model:
     transformer_options: tuple[tuple[str, typing.Any], ...] = ()
     layer: str = ""
     weights: str = ""
+    trunks: tuple[tuple[str, str], ...] = ()
     auxiliary_weight: float = 0.0
     branches: tuple[tuple[str, ...], ...] = ()
     branch_weights: str = "new"
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether any weights come from a file."""
+        return bool(self.weights) or any(file for _, file in self.trunks)
 
 
 @dataclasses.dataclass

@@ -235,7 +235,14 @@ def weights_digest(recipe: Recipe) -> str:
     Raises:
         UserError: their file cannot be read.
     """
-    weights = recipe.model.weights
+    if recipe.model.trunks:
+        parts = (_digest(recipe, file) for _, file in recipe.model.trunks)
+        names = (name for name, _ in recipe.model.trunks)
+        return ", ".join(f"{name}: {part}" for name, part in zip(names, parts, strict=True))
+    return _digest(recipe, recipe.model.weights)
+
+
+def _digest(recipe: Recipe, weights: str) -> str:
     if not weights or weights == "imagenet":
         keras = f"Keras {importlib.metadata.version('keras')}"
         return f"imagenet, {keras}" if weights else f"random, seed {recipe.seed}, {keras}"

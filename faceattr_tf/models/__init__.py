@@ -16,8 +16,10 @@ from faceattr_tf.layers.spatial_transformer import SpatialTransformer, transform
 from faceattr_tf.models import (
     anet,
     cascade_cnn,
+    face_alexnet,
     facetracer,
     flickr,
+    fusion,
     keras_applications,
     lnet,
     lonet,
@@ -35,6 +37,7 @@ from faceattr_tf.models.stages import describe, places_of, stages_named
 MODELS = {
     "anet": anet.build,
     "cascade_cnn": cascade_cnn.build,
+    "face_alexnet": face_alexnet.build,
     "facetracer": facetracer.build,
     "flickr": flickr.build,
     "lnet": lnet.build,
@@ -44,6 +47,7 @@ MODELS = {
     "vgg_face": vgg_face.build,
     **{name: functools.partial(keras_applications.build, name) for name in BACKBONES},
 }
+MODELS["fusion"] = functools.partial(fusion.build, dict(MODELS))
 """Name -> `build(pixels, **options) -> {stage: output}` on pixels in [-1, 1].
 
 The stages are in their order, each named as the layer that ends it. The last one is what heads see

@@ -20,7 +20,13 @@ from keras import layers, ops
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task, list_labels
 from faceattr_tf.models.heads import BOTTLENECK, BRANCH, HEAD_PREFIX, NEW_LAYERS, grow_heads
-from faceattr_tf.models.stages import MAP, join_features, pool_stages, split_features
+from faceattr_tf.models.stages import (
+    MAP,
+    copy_layers,
+    join_features,
+    pool_stages,
+    split_features,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +181,7 @@ def grow_branches(
         if branch.stage in pooled_already:
             features = join_features(inputs, BOTTLENECK)
         else:
-            features, copied = _copy(list(frontier.values()), end, inputs, branch.prefix)
+            features, copied = copy_layers(list(frontier.values()), end, inputs, branch.prefix)
             copies |= copied
         seen.append(features)
         if dropout:
@@ -211,29 +217,6 @@ def _frontier(end, image, stages: Mapping, stage: str) -> dict:
         else:
             queue += layer._inbound_nodes[node].input_tensors
     return dict(sorted(found.items()))
-
-
-def _copy(frontier: list, end, inputs: list, prefix: str) -> tuple:
-    """The layers between a frontier and an end once more, on other inputs.
-
-    Returns:
-        The copy's end, and name of its layers -> name of what they copy.
-    """
-    if any(tensor is end for tensor in frontier):
-        return inputs[0], {}
-    made = {}
-
-    def copy(operation):
-        if operation not in made:
-            config = {**operation.get_config(), "name": prefix + operation.name}
-            made[operation] = type(operation).from_config(config)
-        return made[operation]
-
-    # What `keras.models.clone_model` does, which does not rename arithmetic.
-    copied = keras.Function(frontier, end)._run_through_graph(inputs, operation_fn=copy)
-    return copied, {
-        one.name: layer.name for layer, one in made.items() if isinstance(layer, keras.Layer)
-    }
 
 
 def _whole(task: Task, pieces: Sequence):

@@ -13,7 +13,7 @@ from faceattr_tf.experiment import Experiment
 from faceattr_tf.models import MODELS, build_model, head_dropout, options_of, stage_names
 from faceattr_tf.models.branching import take_weights
 from faceattr_tf.models.face_parts import EYES_ELSEWHERE
-from faceattr_tf.models.heads import head_layers
+from faceattr_tf.models.heads import head_layers, image_input
 from faceattr_tf.models.keras_applications import BACKBONES
 from faceattr_tf.models.pretrained import load_imagenet, load_weights
 from faceattr_tf.models.stages import build_top, pool_features, stages_named
@@ -151,6 +151,8 @@ def model_options(config: ModelConfig, **options) -> dict:
                 "expected it in one place"
             )
         options[name] = value
+    if config.trunks:
+        options["trunks"] = tuple(name for name, _ in config.trunks)
     return options
 
 
@@ -160,6 +162,9 @@ def load_pretrained(model: keras.Model, config: ModelConfig) -> None:
     Raises:
         UserError: they cannot be had or do not fit.
     """
+    if config.trunks:
+        _load_trunks(model, config)
+        return
     network = dict(config.options).get("trunk") or config.name
     if config.weights != "imagenet":
         load_weights(model, config.weights, strict=network in BACKBONES)
@@ -170,6 +175,28 @@ def load_pretrained(model: keras.Model, config: ModelConfig) -> None:
             f"weights 'imagenet': Keras distributes none for {config.name!r}, only for: "
             + ", ".join(BACKBONES)
         )
+
+
+def _load_trunks(model: keras.Model, config: ModelConfig) -> None:
+    """Gives every network that a fusion fuses its own weights."""
+    if config.weights:
+        raise UserError("model.weights and model.trunks both name weights; expected one of them")
+    options = {**options_of(MODELS[config.name]), **dict(config.options)}
+    network = options["network"]
+    for name, file in config.trunks:
+        if not file:
+            print(f"{name}: new weights")
+            continue
+        own = dict(options["network_options"])
+        image, pixels = image_input(model.input_shape[1:])
+        alone = keras.Model(image, MODELS[network](pixels, **own)[options["stage"]])
+        if file == "imagenet":
+            load_imagenet(alone, network)
+        else:
+            load_weights(alone, file, strict=True)
+        for layer in alone.layers:
+            if layer.weights:
+                model.get_layer(f"{name}_{layer.name}").set_weights(layer.get_weights())
 
 
 def load_recipe_weights(model: keras.Model, experiment: Experiment) -> None:
@@ -203,7 +230,7 @@ def pretrained_model(experiment: Experiment, precision: str) -> keras.Model:
     recipe = experiment.recipe
     keras.utils.set_random_seed(recipe.seed)
     model = create_model(experiment, precision)
-    if recipe.model.weights:
+    if recipe.model.pretrained:
         load_recipe_weights(model, experiment)
     return model
 

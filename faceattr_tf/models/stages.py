@@ -106,6 +106,29 @@ def describe(
     model.features = features
 
 
+def copy_layers(frontier: Sequence, end, inputs: Sequence, prefix: str) -> tuple:
+    """The layers between a frontier and an end once more, on other inputs.
+
+    Returns:
+        The copy's end, and name of its layers -> name of what they copy.
+    """
+    if any(tensor is end for tensor in frontier):
+        return inputs[0], {}
+    made = {}
+
+    def copy(operation):
+        if operation not in made:
+            config = {**operation.get_config(), "name": prefix + operation.name}
+            made[operation] = type(operation).from_config(config)
+        return made[operation]
+
+    # What `keras.models.clone_model` does, which does not rename arithmetic.
+    copied = keras.Function(frontier, end)._run_through_graph(inputs, operation_fn=copy)
+    return copied, {
+        one.name: layer.name for layer, one in made.items() if isinstance(layer, keras.Layer)
+    }
+
+
 def features_at(model: keras.Model, stage: str):
     """What a network gives new layers to learn from, `[B, F]`.
 

@@ -129,7 +129,7 @@ class Grid:
         Returns:
             The cells, group by group, by stage, weights and seed.
         """
-        if "trunk" in weights and not self.recipe.model.weights:
+        if "trunk" in weights and not self.recipe.model.pretrained:
             raise UserError("branch_weights 'trunk': the recipe names no --config.model.weights")
         asked = {}
         for group in self.groups:

@@ -83,7 +83,7 @@ def train_and_evaluate(
     features = for_run(experiment, progress=progress) if recipe.data.bottlenecks.use else {}
     width = features["train"][0].features.width if features else 0
     state = TrainingState(experiment, strategy, features=width)
-    if recipe.model.weights and (recipe.model.branches or not features):
+    if recipe.model.pretrained and (recipe.model.branches or not features):
         load_recipe_weights(state.model, experiment)
         state.restart_averages()
     if recipe.warm_start:

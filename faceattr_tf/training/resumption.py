@@ -110,6 +110,10 @@ def _deciding(config: dict) -> dict:
         if part[name] not in ("", "imagenet"):
             paths = [part[name]] if name == "weights" else part[name].split(",")
             part[name] = ",".join(str(local(path).resolve()) for path in paths)
+    config["model"]["trunks"] = [
+        (name, str(local(file).resolve()) if file not in ("", "imagenet") else file)
+        for name, file in config["model"]["trunks"]
+    ]
     return config
 
 
