@@ -110,36 +110,43 @@ def branches() -> Recipe:
 def faceattr_joint() -> Recipe:
     """Everything in one pass: 40 attributes, gender among them, age, emotion, pose and landmarks.
 
-    A MobileNet of 160x160 pixels, 0.29 G multiply-adds (0.58 GFLOP, multiplications and additions
+    A MobileNet of 176x176 pixels, 0.35 G multiply-adds (0.70 GFLOP, multiplications and additions
     counted apart), learns all tasks of all readers at once; what a data set does not label is
-    masked. The lower a stage, the slower it learns, since it begins with a network trained on
-    faces. All sets are framed alike, aligned by landmarks (`faceattr-data detect`, `build
-    --detections`).
+    masked. It begins with a network trained on faces, of which the first three stages are left as
+    they are, and the lower a stage, the slower it learns. All sets are framed alike, aligned by
+    landmarks (`faceattr-data detect`, `build --detections`), with hair, hat and neck in the crop.
 
     `faceattr-train --config=faceattr_joint --records=CELEBA,MORE,MTFL,UTKFACE,FAIRFACE,FER2013
-    --config.data.weights=6,6,9,5,2,5 --config.model.weights=FILE --workdir=WORKDIR`
+    --config.data.weights=7,7,8,4,1.5,2.5 --config.model.weights=FILE --workdir=WORKDIR`
 
     CelebA comes first: its forty attributes are the model's. The weights show small sets more often
-    than their size says. No figures yet.
+    than their size says; those of tasks make up for how few images know them. Colours are left
+    almost alone: taking them away at random (`grey`, 0.3) cost `Pale_Skin` 17 points of area under
+    the curve on validation, `Brown_Hair` 4.
     """
     recipe = branches()
-    recipe.data.crop.height = recipe.data.crop.width = 160
+    recipe.data.crop = Crop(kind="align", height=176, width=176, margin=0.25, vertical=0.1)
     recipe.data.augment = dataclasses.replace(
-        recipe.data.augment, contrast=0.15, saturation=0.3, grey=0.3, blur=0.2, cutout=0.25
+        recipe.data.augment, brightness=0.05, cutout=0.2, cutout_probability=0.3
     )
     recipe.data.bottlenecks = Bottlenecks()
     recipe.tasks = (
         TaskConfig("attributes"),
-        TaskConfig("age", weight=0.5, loss="huber"),
-        TaskConfig("age_range", weight=0.3, loss="gaussian_cross_entropy"),
-        TaskConfig("emotion", weight=0.5),
-        TaskConfig("pose", weight=0.3),
+        TaskConfig("age", weight=20.0, loss="huber"),
+        TaskConfig("age_range", loss="gaussian_cross_entropy"),
+        TaskConfig("emotion", weight=1.5, label_smoothing=0.1),
+        TaskConfig("pose", weight=0.5),
         TaskConfig("landmarks", weight=0.3, loss="wing"),
     )
     recipe.phases = (
         dataclasses.replace(
-            recipe.phases[0], name="joint", trainable="", epochs=6.0, layer_decay=0.85
+            recipe.phases[0],
+            name="joint",
+            trainable=r"^(head_|conv_(dw|pw)_([4-9]|1[0-3])(_|$))",
+            epochs=8.0,
+            layer_decay=0.85,
         ),
     )
     recipe.evaluate_epochs = 1.0
+    recipe.best_metric = "attributes/average_precision"
     return recipe
