@@ -31,6 +31,7 @@ class Workdir:
     | `localisation.json` | of an LNet, where they were chosen: how its maps become windows |
     | `verification/` | where pairs of images were judged: page, figures, threshold for two pictures |
     | `metrics.jsonl` | one row per logged step or validation |
+    | `machines/` | of a run that fits support vector machines: those that are fitted |
     | `checkpoints/` | model, optimizer, step: what an interrupted run continues from |
     | `tensorboard/` | the same curves for TensorBoard |
     | `model_card.md` | data, licences, metrics, limits |

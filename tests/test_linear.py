@@ -61,6 +61,38 @@ def arrays(of, copies=1):
     ]
 
 
+def test_what_was_interrupted_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    """Machines that are fitted already are not fitted again, unless anything has changed."""
+    training, held = [part(tmp_path, "a", 60, 0)], [part(tmp_path, "b", 40, 1)]
+    folder, fit, calls = tmp_path / "machines", linear.fit_machine, []
+
+    def counted(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return fit(*arguments)
+
+    def heads(phase=PHASE, **options):
+        calls.clear()
+        model = build_top(6, (YESNO, CLASS))
+        fit_heads(model, (YESNO, CLASS), phase, training, held, progress=False, **options)
+        return [layer.get_weights() for layer in model.layers if layer.weights], len(calls)
+
+    expected, _ = heads()
+    monkeypatch.setattr(linear, "fit_machine", counted)
+    with pytest.raises(KeyboardInterrupt):
+        heads(folder=folder)
+    found, count = heads(folder=folder)
+    assert count == 3 and "machines: 3 of 6 machines found" in capsys.readouterr().out
+    for one, other in zip(found, expected, strict=True):
+        assert all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
+    (folder / "pose-1.npz").write_bytes(b"cut")
+    assert heads(folder=folder)[1] == 1
+    monkeypatch.setattr(linear, "fit_machine", fit)
+    heads(dataclasses.replace(PHASE, costs=(1e-3,)), folder=folder)
+    assert "machines found" not in capsys.readouterr().out.splitlines()[-1]
+
+
 @pytest.mark.parametrize("copies", [1, 2])
 def test_heads_are_the_machines_that_are_best_on_validation(tmp_path, copies, capsys, monkeypatch):
     monkeypatch.setattr(linear, "_WORTH_PROCESSES", 0 if copies > 1 else 1e6)

@@ -5,6 +5,9 @@ on the features of a network that is trained already.
 """
 
 import collections
+import hashlib
+import pathlib
+import zipfile
 from collections.abc import Sequence
 
 import joblib
@@ -12,12 +15,13 @@ import keras
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import replacing
 from data_pipelines.progress import progress_bar
 from data_pipelines.tasks import Task
 from faceattr_tf.configs.base import LINEAR_SVM, Phase
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import Features
-from faceattr_tf.features.machines import fit_machine
+from faceattr_tf.features.machines import Machine, fit_machine
 from faceattr_tf.models.heads import HEAD_PREFIX
 
 _WORTH_PROCESSES = 1_000_000
@@ -55,6 +59,7 @@ def fit_heads(
     training: Sequence[Features],
     validation: Sequence[Features],
     *,
+    folder: pathlib.Path | None = None,
     progress: bool = True,
 ) -> None:
     """Gives the heads of a model the linear SVMs of its tasks.
@@ -71,6 +76,8 @@ def fit_heads(
         phase: names the costs.
         training: features of the training sources; randomly changed copies are further examples.
         validation: features of the validation sources.
+        folder: where every machine is kept as soon as it is fitted, so that what was interrupted
+            goes on; made if it is missing. None: nowhere.
         progress: show a bar.
     """
     features, labels = _joined(training, every_copy=True)
@@ -80,9 +87,13 @@ def fit_heads(
     features = (features - mean) / deviation
     held = (held - mean) / deviation
     columns = [(task, index) for task in tasks for index in range(len(task.labels))]
-    fitted = {task.name: [] for task in tasks}
+    kept = _Kept(folder, phase.costs, (features, held, *labels.values(), *held_labels.values()))
+    fitted = {(task.name, index): kept.read(task, index) for task, index in columns}
+    columns = [(task, index) for task, index in columns if not fitted[task.name, index]]
+    if len(columns) < len(fitted):
+        print(f"{folder}: {len(fitted) - len(columns)} of {len(fitted)} machines found")
     with (
-        progress_bar(len(columns), "SVM", show=progress) as bar,
+        progress_bar(len(fitted), "SVM", show=progress, initial=len(fitted) - len(columns)) as bar,
         # In processes, since the solver's random numbers are shared by the threads of one.
         joblib.Parallel(
             n_jobs=-1 if features.size > _WORTH_PROCESSES else 1, return_as="generator"
@@ -98,17 +109,58 @@ def fit_heads(
             )
             for task, index in columns
         )
-        for (task, _), machine in zip(columns, machines, strict=True):
-            fitted[task.name].append(machine)
+        for (task, index), machine in zip(columns, machines, strict=True):
+            fitted[task.name, index] = machine
+            kept.write(task, index, machine)
             bar.update()
     for task in tasks:
-        weights = np.stack([weight for weight, _, _ in fitted[task.name]], axis=1)
-        kernel = weights / deviation[:, None]
-        bias = np.array([bias for _, bias, _ in fitted[task.name]]) - mean @ kernel
+        own = [fitted[task.name, index] for index in range(len(task.labels))]
+        kernel = np.stack([weights for weights, _, _ in own], axis=1) / deviation[:, None]
+        bias = np.array([bias for _, bias, _ in own]) - mean @ kernel
         model.get_layer(HEAD_PREFIX + task.name).set_weights([kernel, bias])
-        chosen = collections.Counter(cost for _, _, cost in fitted[task.name] if cost)
+        chosen = collections.Counter(cost for _, _, cost in own if cost)
         words = ", ".join(f"{cost:g} for {count}" for cost, count in sorted(chosen.items()))
         print(f"{task.name}: C chosen on validation: {words or 'none'}")
+
+
+class _Kept:
+    """Machines in files, each of which says by a digest what it was fitted to."""
+
+    def __init__(
+        self, folder: pathlib.Path | None, costs: Sequence[float], data: Sequence[np.ndarray]
+    ):
+        self.folder = folder
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256(repr(tuple(costs)).encode())
+        for values in data:
+            digest.update(repr(values.shape).encode())
+            digest.update(np.ascontiguousarray(values))
+        self.digest = digest.hexdigest()
+
+    def _file(self, task: Task, index: int) -> pathlib.Path:
+        return self.folder / f"{task.name}-{index}.npz"
+
+    def read(self, task: Task, index: int) -> Machine | None:
+        """The machine of a label or class; None where there is none of these features."""
+        if self.folder is None:
+            return None
+        try:
+            with np.load(self._file(task, index), allow_pickle=False) as file:
+                if file["digest"] != self.digest:
+                    return None
+                cost = float(file["cost"])
+                return file["weights"], float(file["bias"]), cost or None
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+
+    def write(self, task: Task, index: int, machine: Machine) -> None:
+        if self.folder is None:
+            return
+        weights, bias, cost = machine
+        with replacing(self._file(task, index)) as temporary:
+            np.savez(temporary, weights=weights, bias=bias, cost=cost or 0.0, digest=self.digest)
 
 
 def _joined(parts: Sequence[Features], every_copy: bool) -> tuple[np.ndarray, dict]:

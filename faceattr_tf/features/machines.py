@@ -9,6 +9,9 @@ import numpy as np
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.svm import LinearSVC
 
+Machine = tuple[np.ndarray, float, float | None]
+"""Weights float64 `[F]`, bias and cost; no cost where there was nothing to fit."""
+
 _SMALL = 1e-2
 """Up to this cost descent in the dual takes a third of the time or less; from there on it may end
 before it converges."""
@@ -20,7 +23,7 @@ def fit_machine(
     held: np.ndarray,
     held_labels: np.ndarray,
     costs: Sequence[float],
-) -> tuple[np.ndarray, float, float | None]:
+) -> Machine:
     """The machine whose accuracy and balanced accuracy on validation have the greatest sum.
 
     Args:

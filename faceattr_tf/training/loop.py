@@ -190,7 +190,8 @@ class _Run:
 
             def fit(_):
                 model, tasks = self.state.model, self.experiment.tasks
-                fit_heads(model, tasks, phase, features, held, progress=progress)
+                folder = self.workdir.path / "machines" if self.chief else None
+                fit_heads(model, tasks, phase, features, held, folder=folder, progress=progress)
                 self.state.restart_averages()
                 self.state.step.assign_add(1)
 
