@@ -102,7 +102,7 @@ def test_landmarks_start_at_a_mean_face():
 @pytest.mark.parametrize(
     ("name", "shape", "options", "message"),
     [
-        ("vgg", (64, 64, 3), {}, "no model 'vgg'; there are: anet, cascade_cnn, "),
+        ("vgg", (64, 64, 3), {}, "no model 'vgg'; there are: anet, cascade_cnn, face_alexnet"),
         ("tcdcn", (64, 64, 3), {"depth": 3}, "'tcdcn' has no option 'depth'; it has: features"),
         ("tcdcn", (43, 60, 3), {}, "at least 44 pixels"),
         ("cascade_cnn", (60, 38, 3), {}, "at least 39 pixels"),
