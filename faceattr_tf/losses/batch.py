@@ -12,6 +12,9 @@ from typing import Any
 
 import keras
 
+from data_pipelines.errors import UserError
+from data_pipelines.tasks import Task
+
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
@@ -31,6 +34,29 @@ class Seen:
     features: Any
     identity: Any
     taught: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def find_task(loss: str, tasks: Sequence[Task], kind: str, name: str) -> Task:
+    """The task of a kind that a loss is about.
+
+    Args:
+        loss: name of the loss, for the message.
+        tasks: those of the model.
+        kind: of the task.
+        name: of the task; empty for the only one of its kind.
+
+    Raises:
+        UserError: there is none, or several and no name.
+    """
+    fitting = {task.name: task for task in tasks if task.kind == kind}
+    if not name and len(fitting) == 1:
+        (name,) = fitting
+    if name not in fitting:
+        raise UserError(
+            f"loss {loss!r}: task {name!r} is no {kind} task of the model; there are: "
+            + (", ".join(fitting) or "none")
+        )
+    return fitting[name]
 
 
 class BatchLoss:

@@ -6,7 +6,7 @@ from keras import ops
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task
-from faceattr_tf.losses.batch import BatchLoss, Seen
+from faceattr_tf.losses.batch import BatchLoss, Seen, find_task
 
 
 class CentreLoss(BatchLoss):
@@ -30,17 +30,10 @@ class CentreLoss(BatchLoss):
             UserError: there is no such task, or the rate is none.
         """
         super().__init__()
-        classes = {one.name: one for one in tasks if one.kind == "multiclass"}
-        if not task and len(classes) == 1:
-            (task,) = classes
-        if task not in classes:
-            raise UserError(
-                f"loss 'centre': task {task!r} is no multiclass task of the model; there are: "
-                + (", ".join(classes) or "none")
-            )
+        self.task = find_task("centre", tasks, "multiclass", task)
         if not 0 < rate <= 1:
             raise UserError(f"loss 'centre': rate {rate} is not in (0, 1]")
-        self.task, self.rate = classes[task], rate
+        self.rate = rate
         self.shapes = ((self.task.output_size, features), (self.task.output_size,))
         self.centres = self.add_variable(self.shapes[0], "centres")
 

@@ -7,7 +7,7 @@ from keras import ops
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task
-from faceattr_tf.losses.batch import BatchLoss, Seen
+from faceattr_tf.losses.batch import BatchLoss, Seen, find_task
 
 READINGS = ("literal", "rescaled")
 """How correlation coefficients meet the thresholds: as they are, or as (r + 1) / 2."""
@@ -56,14 +56,7 @@ class RelationLoss(BatchLoss):
             UserError: there is no such task, or an option makes no sense.
         """
         super().__init__()
-        fitting = {one.name: one for one in tasks if one.kind == "multilabel"}
-        if not task and len(fitting) == 1:
-            (task,) = fitting
-        if task not in fitting:
-            raise UserError(
-                f"loss 'relation': task {task!r} is no multilabel task of the model; there are: "
-                + (", ".join(fitting) or "none")
-            )
+        self.task = find_task("relation", tasks, "multilabel", task)
         if not 0 < decay <= 1:
             raise UserError(f"loss 'relation': decay {decay} is not in (0, 1]")
         if not negative < positive:
@@ -74,7 +67,7 @@ class RelationLoss(BatchLoss):
             raise UserError(
                 f"loss 'relation': reading {reading!r} is none of {', '.join(READINGS)}"
             )
-        self.task, self.decay, self.reading = fitting[task], decay, reading
+        self.decay, self.reading = decay, reading
         self.positive, self.negative = positive, negative
         square = (self.task.output_size,) * 2
         self.shapes = (square, square, square)

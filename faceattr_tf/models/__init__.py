@@ -47,12 +47,12 @@ MODELS = {
     "vgg_face": vgg_face.build,
     **{name: functools.partial(keras_applications.build, name) for name in BACKBONES},
 }
-MODELS["fusion"] = functools.partial(fusion.build, dict(MODELS))
 """Name -> `build(pixels, **options) -> {stage: output}` on pixels in [-1, 1].
 
 The stages are in their order, each named as the layer that ends it. The last one is what heads see
 unless they are asked to stand elsewhere: features `[B, F]`, or maps `[B, H, W, C]` to be pooled.
 """
+MODELS["fusion"] = functools.partial(fusion.build, dict(MODELS))  # of the others
 
 TRANSFORMERS = {"lonet": lonet.build}
 """Name -> `build(pixels, *, family, **options)`, the parameters `[B, P]` of a transform."""

@@ -144,6 +144,8 @@ def model_options(config: ModelConfig, **options) -> dict:
     usual = {"layer": "", "dropout": 0.0, "width": 1.0}
     named = {name: getattr(config, name) for name in usual}
     options |= {name: value for name, value in named.items() if value != usual[name]}
+    if config.trunks:
+        options["trunks"] = tuple(name for name, _ in config.trunks)
     for name, value in config.options:
         if name in options:
             raise UserError(
@@ -151,8 +153,6 @@ def model_options(config: ModelConfig, **options) -> dict:
                 "expected it in one place"
             )
         options[name] = value
-    if config.trunks:
-        options["trunks"] = tuple(name for name, _ in config.trunks)
     return options
 
 
