@@ -365,7 +365,11 @@ def panda_lfwa() -> Recipe:
 def panda_celeba() -> Recipe:
     """The same on the aligned images of CelebA.
 
-    `faceattr-train --config=panda_celeba --records=CELEBA --workdir=WORKDIR`
+    `faceattr-train --config=panda_celeba --records=CELEBA,MORE --workdir=WORKDIR`
+
+    With the MobileNet of `panda_lfwa`, on 11,607 images of CelebA at half size and the 1,003 test
+    images of a 7,882-image part: accuracy 89.6 %, balanced 75.1 at 0.5 and 82.9 at the thresholds
+    of validation, where the majority guess has 80.3 and 50.
     """
     return _on_celeba(panda_lfwa())
 
