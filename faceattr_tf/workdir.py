@@ -35,6 +35,7 @@ class Workdir:
     | `checkpoints/` | model, optimizer, step: what an interrupted run continues from |
     | `tensorboard/` | the same curves for TensorBoard |
     | `model_card.md` | data, licences, metrics, limits |
+    | `train.log` | of a cell of a sweep: what its training printed |
 
     Every file is written to a temporary name and moved, so that an interrupted run leaves either
     the old or the new one.

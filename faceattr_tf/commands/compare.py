@@ -111,9 +111,13 @@ def parse_conditions(texts: list[str]) -> dict[str, list[list[str]]]:
     return found
 
 
-def main() -> None:
-    """Parses flags, compares and prints the main figures and where the report lies."""
-    flags = parser().parse_args()
+def main(arguments: list[str] | None = None) -> None:
+    """Parses flags, compares and prints the main figures and where the report lies.
+
+    Args:
+        arguments: what follows the command's name; default: those of this process.
+    """
+    flags = parser().parse_args(arguments)
     conditions = parse_conditions(flags.conditions)
     prepare_keras()
     from faceattr_tf.reports.comparison.compare import Options, compare
