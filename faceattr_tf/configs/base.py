@@ -6,7 +6,6 @@ training loop. The dataclasses are mutable so that flags can change single field
 """
 
 import dataclasses
-import types
 import typing
 
 from data_pipelines.crop.geometry import Crop
@@ -361,6 +360,9 @@ def _from_dict(kind, value, where: str):
             _from_dict(part, item, f"{where}[{index}]")
             for index, (part, item) in enumerate(zip(of, value, strict=True))
         )
-    if origin in (typing.Union, types.UnionType) or isinstance(value, list):
-        return tuple(value) if isinstance(value, list) else value
-    return value
+    return _tuples(value)
+
+
+def _tuples(value):
+    """What JSON read, its lists as tuples, however deep they lie."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
