@@ -45,18 +45,19 @@ def describe(workdir, model, options, localiser=None) -> dict:
         localiser: the `faceattr_tf.prediction.localisation.Localiser` that is exported with it.
 
     Returns:
-        Signatures (dtypes, shapes, meanings), tasks (kind, labels, temperature, thresholds, names
-        of the outputs), options, crop, the stages of the localiser, input shape, order of the
+        Signatures (dtypes, shapes, meanings), tasks (kind, labels, temperature, thresholds, of a
+        consistent export the pairs of answers that are impossible, names of the outputs), options, crop, the stages of the localiser, input shape, order of the
         landmarks, recipe, training records, package versions and, where known, the git commit of
         the code that exported.
 
     Raises:
-        UserError: two tasks would share an output, or a sensitive task is asked for that there is
-            not.
+        UserError: two tasks would share an output, or a sensitive task or impossible pairs are
+            asked for that there are not.
     """
     from export.signatures import TPU_FUNCTION, describe_signatures, embedding_of
 
-    metadata, calibration, recipe = workdir.metadata(), workdir.calibration(), workdir.recipe()
+    metadata, recipe = workdir.metadata(), workdir.recipe()
+    calibration = workdir.calibration(options.consistent)
     tasks, answered = [], answered_tasks(workdir.tasks, options.sensitive)
     for task in answered:
         stored = calibration.get(task.name, {})
@@ -66,6 +67,8 @@ def describe(workdir, model, options, localiser=None) -> dict:
             fields["temperature"] = stored.get("temperature", 1.0)
         if task.kind == "multilabel":
             fields["thresholds"] = stored.get("thresholds") or [0.5] * len(task.labels)
+            if options.consistent:
+                fields["impossible"] = stored.get("impossible", [])
         if task.values:
             fields["values"] = list(task.values)
         tasks.append({**fields, "outputs": output_names(task)})

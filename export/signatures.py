@@ -19,6 +19,7 @@ from data_pipelines.crop.pixels import crop_pixels, decode_and_crop_each
 from data_pipelines.tasks import ALIGNMENT, CLASS_KINDS, LANDMARK_NAMES, Task
 from export.declared_inputs import as_declared
 from export.photo_signatures import describe_photo_signatures, photo_signatures
+from faceattr_tf.evaluation.consistency import consistent_answers
 from faceattr_tf.evaluation.transform_metrics import outline
 from faceattr_tf.models.heads import head_layers
 from faceattr_tf.prediction.localisation import Localiser, crop_of_window
@@ -136,9 +137,13 @@ def _device_function(model: keras.Model, tasks: Sequence[Task], crop: Crop, desc
                     expected = outputs[names["probability"]] * tf.constant(task.values, tf.float32)
                     outputs[names["value"]] = tf.reduce_sum(expected, axis=-1)
             elif task.kind == "multilabel":
-                probability = tf.sigmoid(values / fields["temperature"])
+                logits, thresholds = values / fields["temperature"], fields["thresholds"]
+                probability = tf.sigmoid(logits)
+                yes = probability >= thresholds
+                if pairs := fields.get("impossible"):
+                    probability, yes = consistent_answers(task, logits, thresholds, pairs)
                 outputs[names["probability"]] = probability
-                outputs[names["label"]] = tf.cast(probability >= fields["thresholds"], tf.int32)
+                outputs[names["label"]] = tf.cast(yes, tf.int32)
             else:
                 (name,) = names.values()
                 outputs[name] = outline(values) if task.kind == "transform" else values

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.input.augment import Augment
 from data_pipelines.input.batches import Source
+from data_pipelines.input.impossible_pairs import impossible_pairs
 from data_pipelines.input.people import check_people_fit, has_people
 from data_pipelines.input.view import View
 from data_pipelines.records.record_set import RecordSet
@@ -270,6 +272,14 @@ class Experiment:
                 found.append((records, [pair for pair in enumerate(joined) if pair[1] >= 0]))
         return found
 
+    @functools.cached_property
+    def impossible(self) -> dict[str, list[dict]]:
+        """Per task the pairs of answers that the labels of the training images rule out.
+
+        They are read once, by TensorFlow, which several machines must have been joined for.
+        """
+        return impossible_pairs(self.tasks, self.sources("train"))
+
     def metadata(self) -> dict:
         """What evaluation, prediction and export have to know of the run."""
         return {
@@ -277,17 +287,22 @@ class Experiment:
             **self.view.to_dict(),
             "input_shape": list(self.input_shape),
             "majority": self.majority(),
-            "records": [
-                {
-                    "path": records.path,
-                    "name": records.name,
-                    "fingerprint": records.description.get("fingerprint"),
-                    "licence": records.description.get("licence"),
-                    "splits": records.splits,
-                }
-                for records in self.record_sets
-            ],
+            "impossible": self.impossible,
+            "records": self.describe_records(),
         }
+
+    def describe_records(self) -> list[dict]:
+        """What a run's metadata says of the records."""
+        return [
+            {
+                "path": records.path,
+                "name": records.name,
+                "fingerprint": records.description.get("fingerprint"),
+                "licence": records.description.get("licence"),
+                "splits": records.splits,
+            }
+            for records in self.record_sets
+        ]
 
 
 def phase_length(phase: Phase, steps_per_epoch: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 
 from data_pipelines.crop.geometry import Crop
@@ -24,7 +25,8 @@ class Workdir:
     | file | holds |
     |---|---|
     | `config.json` | the recipe as resolved |
-    | `metadata.json` | tasks, crops, input shape, record sets, majority classes, best step |
+    | `metadata.json` | tasks, crops, input shape, record sets, majority classes, impossible pairs of \
+answers, best step |
     | `model.keras` | the best model by the recipe's validation metric |
     | `top.keras` | of a run on bottlenecks: the best layers behind them, until the run ends |
     | `calibration.json` | temperature and thresholds per task, chosen on validation |
@@ -71,7 +73,7 @@ class Workdir:
         return Recipe.from_dict(fields)
 
     def metadata(self) -> dict:
-        """Tasks, crop, input shape, record sets, majority classes and the best step."""
+        """Tasks, crop, input shape, record sets, majority classes, impossible pairs, best step."""
         return self._read_json("metadata.json")
 
     @property
@@ -113,14 +115,47 @@ class Workdir:
         with replacing(self.path / name) as temporary:
             model.save(temporary)
 
-    def calibration(self) -> dict:
-        """Per task its `temperature` and, for yes/no attributes, one threshold per label."""
+    def calibration(self, consistent: bool = False) -> dict:
+        """Per task its `temperature` and, for yes/no attributes, one threshold per label.
+
+        Args:
+            consistent: also the task's pairs `impossible`, of which an answer then has to give way,
+                see `faceattr_tf.evaluation.consistency`.
+
+        Raises:
+            UserError: they are asked for, and the run does not know them.
+        """
         if (self.path / "calibration.json").is_file():
-            return self._read_json("calibration.json")
-        return {
-            task.name: {"temperature": 1.0, "thresholds": [0.5] * len(task.labels)}
-            for task in self.tasks
-        }
+            found = self._read_json("calibration.json")
+        else:
+            found = {
+                task.name: {"temperature": 1.0, "thresholds": [0.5] * len(task.labels)}
+                for task in self.tasks
+            }
+        for name, pairs in self.impossible().items() if consistent else ():
+            found[name] = {**found.get(name, {}), "impossible": pairs}
+        return found
+
+    def impossible(self) -> dict[str, list[dict]]:
+        """Per multilabel task its `data_pipelines.input.impossible_pairs`, and a note if none has any.
+
+        Raises:
+            UserError: the run does not know them.
+        """
+        pairs = self.metadata().get("impossible")
+        if pairs is None:
+            raise UserError(
+                f"workdir {self.path} does not know which answers exclude each other, as runs of "
+                "earlier versions do not; faceattr-train with the flags that it was trained with "
+                "counts them, without further training (a joined run: faceattr-join, once more)"
+            )
+        if not any(pairs.values()):
+            print(
+                f"{self.path}: no pair of yes/no answers is impossible by the labels of training; "
+                "answers stay as they are",
+                file=sys.stderr,
+            )
+        return pairs
 
     def localisation(self) -> dict:
         """What was chosen for finding faces, see `faceattr_tf.prediction.localisation.Stage`."""

@@ -139,6 +139,7 @@ def test_joined_runs_answer_as_each_of_them(runs, tmp_path):
     outputs = joined.load_model()(pictures())
     assert [task.name for task in joined.tasks] == ["attributes", "pose"]
     assert joined.recipe().model.branches == (SMILE, LOOK)
+    assert joined.impossible().keys() == {"attributes"}  # of labels of all runs, counted anew
     for path in runs:
         run = Workdir.open(path)
         for name, expected in run.load_model()(pictures()).items():

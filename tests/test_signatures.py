@@ -9,7 +9,7 @@ import subprocess
 import cv2
 import numpy as np
 import pytest
-from tiny_workdir import TASKS, draw_picture, encode, make_workdir
+from tiny_workdir import IMPOSSIBLE, TASKS, draw_picture, encode, make_workdir
 
 import export
 from data_pipelines.crop.geometry import Crop
@@ -27,7 +27,7 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(workdir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    options = export.ExportOptions(max_pixels=60 * 48, warmup=False)
+    options = export.ExportOptions(max_pixels=60 * 48, warmup=False, consistent=True)
     return export.export_model(workdir.path, folder, options=options)
 
 
@@ -199,6 +199,27 @@ def test_a_server_takes_inputs_as_declared_and_no_other_type(session):
     assert session("pixels", pixels=np.zeros((2, 60, 48, 3), "u1"))
     with pytest.raises(tf.errors.InvalidArgumentError, match="uint8"):
         session("pixels", pixels=np.zeros((2, 60, 48, 3), "f4"))
+
+
+def test_a_consistent_export_answers_as_the_analyzer(loaded, exported, workdir):
+    from faceattr_tf import Analyzer
+
+    files = [encode(draw_picture(seed, 60, 48), ".png") for seed in range(12)]
+    found = answers(loaded, "serving_default", image_bytes=files)
+    labels = found["attributes_label"]
+    for consistent in (False, True):
+        faces = Analyzer.from_workdir(workdir.path, consistent=consistent).analyze(files)
+        said = [list(face.tasks["attributes"].values()) for face in faces]
+        expected = np.array([[one.label for one in row] for row in said])
+        male, smiling, glasses = expected.T
+        assert (male & (smiling | ~glasses)).any() != consistent
+    np.testing.assert_array_equal(labels, expected)
+    values = [[one.probability for one in row] for row in said]
+    np.testing.assert_allclose(found["attributes_probability"], values, atol=1e-5)
+    (task, *_) = json.loads((exported / "assets" / "faceattr.json").read_text())["tasks"]
+    assert task["impossible"] == IMPOSSIBLE
+    # A client that compares probabilities with the thresholds itself finds the same labels.
+    np.testing.assert_array_equal(found["attributes_probability"] >= task["thresholds"], labels)
 
 
 def test_no_image_is_no_answer(loaded):

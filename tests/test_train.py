@@ -147,6 +147,7 @@ def test_a_run_leaves_all_that_evaluation_needs(finished, mtfl_records):
     rows = [row for row in workdir.metrics_log() if "validation/loss" in row]
     assert best["validation/loss"] == min(row["validation/loss"] for row in rows)
     assert workdir.metadata()["best"] == best
+    assert workdir.impossible() == {"attributes": []}  # drawn faces have what chance gives them
     assert "research" in (path / "model_card.md").read_text()
     assert list((path / "tensorboard").iterdir())
     assert not [name for name in os.listdir(path) if name.startswith(".")]
@@ -155,8 +156,13 @@ def test_a_run_leaves_all_that_evaluation_needs(finished, mtfl_records):
 def test_the_same_command_on_a_finished_run_changes_nothing(finished, mtfl_records):
     path, best = finished
     before = (path / "metrics.jsonl").read_bytes()
+    metadata = json.loads((path / "metadata.json").read_text())
+    # But for what earlier versions did not count.
+    old = {name: value for name, value in metadata.items() if name != "impossible"}
+    (path / "metadata.json").write_text(json.dumps(old))
     assert train(tiny(mtfl_records), path) == best
     assert (path / "metrics.jsonl").read_bytes() == before
+    assert json.loads((path / "metadata.json").read_text()) == metadata
 
 
 def test_a_frozen_phase_moves_nothing_but_its_layers(tmp_path, mtfl_records):

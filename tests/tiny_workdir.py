@@ -14,6 +14,11 @@ CALIBRATION = {
     "attributes": {"temperature": 2.0, "thresholds": [0.1, 0.5, 0.9]},
     "pose": {"temperature": 0.5, "thresholds": []},
 }
+IMPOSSIBLE = [
+    {"answers": {"Male": True, "Eyeglasses": False}, "observed": 0, "expected": 20.0},
+    {"answers": {"Male": True, "Smiling": True}, "observed": 1, "expected": 40.0},
+]
+"""Pairs of answers of which the model gives one for nearly every picture."""
 
 
 def build_model(crop: Crop):
@@ -49,6 +54,7 @@ def make_workdir(path, crop: Crop):
         "crop": crop.to_dict(),
         "input_shape": [crop.height, crop.width, 3],
         "majority": {},
+        "impossible": {"attributes": IMPOSSIBLE},
         "records": [{"path": "/secret/place", "name": "drawn", "licence": "none"}],
     }
     workdir.write_json("config.json", Recipe(name="tiny", data=Data(crop=crop)).to_dict())

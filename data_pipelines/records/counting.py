@@ -1,6 +1,7 @@
 """What is counted in stored records: names, labels, and how large the faces are."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,26 +20,40 @@ def count_labels(
     Returns:
         The names, and entries of `RecordSet.label_counts` and `RecordSet.statistics`.
     """
-    import tensorflow as tf
-
     counted = [task for task in tasks if task.kind in ("multilabel", *CLASS_KINDS)]
     measured = [task for task in tasks if task.kind == "regression"]
+    filenames, labels = read_labels(shards, counted + measured)
+    counts = {task.name: _label_counts(task, labels[task.name]) for task in counted}
+    return filenames, counts, {task.name: _statistics(labels[task.name]) for task in measured}
+
+
+def read_labels(
+    shards: Sequence[str], tasks: Sequence[Task]
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Filenames in stored order and, by task, the labels of one split.
+
+    Args:
+        shards: TFRecord files of the split, in stored order.
+        tasks: whose labels are wanted, as they are stored.
+    """
+    import tensorflow as tf
+
     spec = {
         f"tasks/{task.name}": tf.io.FixedLenFeature(
             task.label_shape, tf.float32 if task.label_dtype == "float32" else tf.int64
         )
-        for task in counted + measured
+        for task in tasks
     }
     spec["filename"] = tf.io.FixedLenFeature((), tf.string)
-    filenames, labels = [], {task.name: [] for task in counted + measured}
-    dataset = tf.data.TFRecordDataset(shards).batch(512)
-    for batch in dataset.map(lambda data: tf.io.parse_example(data, spec)).as_numpy_iterator():
-        filenames += map(os.fsdecode, batch["filename"])
-        for name, values in labels.items():
-            values.append(batch[f"tasks/{name}"])
-    labels = {name: np.concatenate(values) for name, values in labels.items()}
-    counts = {task.name: _label_counts(task, labels[task.name]) for task in counted}
-    return filenames, counts, {task.name: _statistics(labels[task.name]) for task in measured}
+    filenames: list[str] = []
+    labels: dict[str, list] = {task.name: [] for task in tasks}
+    for serialised in tf.data.TFRecordDataset(list(shards)).batch(512):
+        batch = tf.io.parse_example(serialised, spec)
+        filenames += map(os.fsdecode, batch["filename"].numpy())
+        for task in tasks:
+            values = batch[f"tasks/{task.name}"].numpy()
+            labels[task.name].append(values.astype(task.label_dtype))
+    return filenames, {name: np.concatenate(values) for name, values in labels.items()}
 
 
 def _statistics(labels: np.ndarray) -> list:

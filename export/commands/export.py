@@ -93,6 +93,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="TASK[,TASK...]",
         help="sensitive tasks that are exported too, such as ethnicity; else they are left out",
     )
+    add(
+        "--consistent",
+        action="store_true",
+        help="no answers that the labels of training rule out together, such as Bald and Bangs: the "
+        "less certain one gives way, and its probability moves just across the threshold",
+    )
     add("--no_warmup", action="store_true", help="write no requests for a server to replay")
     return result
 
@@ -111,6 +117,7 @@ def main(arguments: list[str]) -> None:
         flags.batch_sizes,
         not flags.no_warmup,
         flags.sensitive,
+        flags.consistent,
     )
     check = None
     if flags.check:

@@ -54,6 +54,12 @@ def parser() -> argparse.ArgumentParser:
         help="also measure yes/no labels at thresholds that no larger share of the run's validation "
         "images without the label reaches, such as 0.01",
     )
+    add(
+        "--consistent",
+        action="store_true",
+        help="also measure answers without pairs that the labels of training rule out, such as Bald "
+        "and Bangs: the less certain one gives way",
+    )
     add("--batch_size", type=int, default=128, metavar="N", help="images at a time (default: 128)")
     return result
 
@@ -74,6 +80,7 @@ def main() -> None:
         bootstrap=flags.bootstrap,
         batch_size=flags.batch_size,
         false_positive_rate=flags.false_positive_rate,
+        consistent=flags.consistent,
     )
     from faceattr_tf.reports.page import title, warnings
     from faceattr_tf.reports.tables import summary_table

@@ -77,6 +77,12 @@ def parser() -> argparse.ArgumentParser:
         help="attributes or classes of which heat maps are drawn (with --output)",
     )
     add(
+        "--consistent",
+        action="store_true",
+        help="no answers that the labels of training rule out together, such as Bald and Bangs: the "
+        "less certain one gives way, and its probability moves just across the threshold",
+    )
+    add(
         "--sensitive",
         default="",
         metavar="TASK[,TASK...]",
@@ -117,6 +123,7 @@ def main(arguments: list[str]) -> None:
         max_pixels=flags.max_pixels,
         maximum_side=flags.maximum_side,
         progress=flags.progress,
+        consistent=flags.consistent,
         sensitive=[name for name in flags.sensitive.split(",") if name],
     )
     for what, count in summary.passed_over.items():

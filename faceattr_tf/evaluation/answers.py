@@ -37,7 +37,8 @@ def answers(
         transforms: float32 `[N, 2, 3]`, from pixels of the crop to pixels of the picture.
         crop: what the model saw.
         calibration: `temperature` and `thresholds` of the task, where they were chosen; without
-            them 1 and 0.5.
+            them 1 and 0.5. With pairs of answers that are `impossible`, one of each gives way, see
+            `faceattr_tf.evaluation.consistency`.
     """
     values = probabilities(task, outputs, calibration.get("temperature", 1.0))
     if task.kind in ("landmarks", "transform"):
@@ -48,5 +49,11 @@ def answers(
         return Answers(values, values.argmax(axis=-1))
     if task.kind == "multilabel":
         thresholds = calibration.get("thresholds") or [0.5] * len(task.labels)
+        if pairs := calibration.get("impossible"):
+            from faceattr_tf.evaluation.consistency import consistent_answers
+
+            logits = np.asarray(outputs, np.float64) / calibration.get("temperature", 1.0)
+            found = consistent_answers(task, logits, thresholds, pairs)
+            return Answers(*map(np.asarray, found))
         return Answers(values, values >= np.array(thresholds))
     return Answers(values)

@@ -145,7 +145,12 @@ def split_batches(
 
 
 def measure_split(
-    workdir, model, records: RecordSet, batches: Iterable[dict], flip: bool = False
+    workdir,
+    model,
+    records: RecordSet,
+    batches: Iterable[dict],
+    flip: bool = False,
+    consistent: bool = False,
 ) -> tuple[list[TaskResult], list[str]]:
     """Every shared task of a run over a whole split, without intervals.
 
@@ -155,14 +160,20 @@ def measure_split(
         records: the record set.
         batches: what `split_batches` gave.
         flip: average every output with that of the mirrored image.
+        consistent: measure answers without impossible pairs as well.
 
     Returns:
-        One result per shared task, with the shared labels only; and the names of the images.
+        One result per shared task, with the shared labels only; and the names of the images. Where
+        the run knows impossible pairs, the numbers hold how often they are asserted, see
+        `consistency.measure_consistency`.
     """
+    from faceattr_tf.evaluation.consistency import measure_consistency
+
     pairs = _shared_pairs(workdir, records)
     tasks = [full for full, _ in pairs]
     outputs, labels, transforms, filenames = predict_outputs(model, batches, flip, tasks)
-    crop, majorities = workdir.crop, workdir.metadata().get("majority", {})
+    crop, metadata = workdir.crop, workdir.metadata()
+    majorities, impossible = metadata.get("majority", {}), metadata.get("impossible", {})
     results = []
     for full, task in pairs:
         columns = [full.labels.index(label) for label in task.labels]
@@ -170,6 +181,7 @@ def measure_split(
         majority = majorities.get(task.name)
         task_labels, task_outputs = labels[task.name], outputs[task.name]
         thresholds = calibration.get("thresholds") or ()
+        all_outputs = task_outputs
         if len(columns) < len(full.labels):  # multilabel and regression only
             task_labels, task_outputs = task_labels[:, columns], task_outputs[:, columns]
             thresholds = [thresholds[index] for index in columns if thresholds]
@@ -186,6 +198,10 @@ def measure_split(
                 crop_size=(crop.height, crop.width),
             )
         )
+        if pairs := impossible.get(task.name):
+            results[-1].numbers["impossible"] = measure_consistency(
+                full, all_outputs, task, task_labels, calibration, pairs, consistent
+            )
     return results, filenames
 
 

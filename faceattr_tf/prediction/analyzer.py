@@ -41,7 +41,8 @@ class Analyzer:
         tasks: the model's tasks.
         crop: the `data_pipelines.crop.geometry.Crop` that the model was trained with.
         calibration: task name -> `{"temperature": t, "thresholds": [one per label]}`; what is
-            absent is temperature 1 and thresholds 0.5.
+            absent is temperature 1 and thresholds 0.5. Of pairs of answers that are `impossible`
+            there, one gives way (`Workdir.calibration`).
         batch_size: how many faces go through the model at a time.
         max_pixels: a picture that is larger by its header is refused before it is decoded.
         maximum_side: width or height in pixels above which faces are looked for in a reduced copy,
@@ -82,22 +83,24 @@ class Analyzer:
         self.localiser = localiser
 
     @classmethod
-    def from_workdir(cls, path: str | Path, **options) -> "Analyzer":
+    def from_workdir(cls, path: str | Path, *, consistent: bool = False, **options) -> "Analyzer":
         """The best model of a training run; `options` are those of the class.
 
+        Args:
+            path: its workdir.
+            consistent: of every pair of answers that is impossible by the labels of training, the
+                less certain one gives way, see `faceattr_tf.evaluation.consistency`.
+            **options: of the class.
+
         Raises:
-            UserError: the folder is no workdir, or holds no model that loads.
+            UserError: the folder is no workdir, holds no model that loads, or does not know
+                impossible pairs that are asked for.
         """
         from faceattr_tf.workdir import Workdir
 
         workdir = Workdir.open(path)
-        return cls(
-            workdir.load_model(),
-            workdir.tasks,
-            workdir.crop,
-            workdir.calibration(),
-            **options,
-        )
+        calibration = workdir.calibration(consistent)
+        return cls(workdir.load_model(), workdir.tasks, workdir.crop, calibration, **options)
 
     @property
     def needs_face(self) -> bool:

@@ -70,8 +70,8 @@ def predict(
         annotate: whether to write annotated pictures; None: whenever there is an output folder.
         explain: attributes and classes of which heat maps are drawn, see `Explainer`.
         progress: show a bar, on a terminal.
-        options: `batch_size`, `max_pixels`, `maximum_side`, `localiser` and `sensitive`, see
-            `Analyzer`; images are read as many at a time as faces are judged. With a localiser, which needs `detect`,
+        options: `consistent`, see `Analyzer.from_workdir`; `batch_size`, `max_pixels`,
+            `maximum_side`, `localiser` and `sensitive`, see `Analyzer`; images are read as many at a time as faces are judged. With a localiser, which needs `detect`,
             it is this that finds them.
 
     Raises:

@@ -36,6 +36,7 @@ def evaluate(
     bootstrap: int = 1000,
     batch_size: int = 128,
     false_positive_rate: float | None = None,
+    consistent: bool = False,
 ) -> dict[str, dict]:
     """Evaluates a trained model on record sets and writes a report for each.
 
@@ -51,6 +52,8 @@ def evaluate(
         batch_size: images per forward pass.
         false_positive_rate: also measure yes/no labels at thresholds that were chosen for it on
             the run's validation images.
+        consistent: also measure answers of which, in every pair that is impossible by the labels of
+            training, the less certain one gives way (`faceattr_tf.evaluation.consistency`).
 
     Returns:
         Name of the report's folder (`<records>-<split>[-flip|-ten_crop]`) -> everything that is in
@@ -58,8 +61,8 @@ def evaluate(
 
     Raises:
         UserError: the workdir or records are missing, share no task, the split is unknown, the
-            run was not trained on ten crops, or it has no validation images for a false positive
-            rate.
+            run was not trained on ten crops, it has no validation images for a false positive
+            rate, or does not know impossible pairs.
     """
     from faceattr_tf.workdir import Workdir
 
@@ -85,9 +88,11 @@ def evaluate(
             raise UserError(f"{record_set.path}: split {split!r} holds no examples")
     if false_positive_rate is not None:
         validation_records(workdir)
+    if consistent:
+        workdir.impossible()
     share = ten_crop_share(workdir) if ten_crop else 0.0
     model = workdir.load_model()
-    settings = _Settings(flip, share, bootstrap, batch_size, false_positive_rate)
+    settings = _Settings(flip, share, bootstrap, batch_size, false_positive_rate, consistent)
     thresholds = {}
     if false_positive_rate is not None:
         shown = {"flip": flip, "ten_crop": share, "batch_size": batch_size}
@@ -114,6 +119,7 @@ class _Settings:
     bootstrap: int
     batch_size: int
     false_positive_rate: float | None
+    consistent: bool
 
 
 def _evaluate_records(workdir, model, records, split, folder, settings, thresholds):
@@ -130,8 +136,8 @@ def _evaluate_records(workdir, model, records, split, folder, settings, threshol
     part = workdir, records, split, settings.batch_size
     batches = split_batches(*part)
     shown = split_batches(*part, ten_crop) if ten_crop else batches
-    averaged = settings.flip or bool(ten_crop)
-    results, filenames = measure_split(workdir, model, records, shown, averaged)
+    how = settings.flip or bool(ten_crop), settings.consistent
+    results, filenames = measure_split(workdir, model, records, shown, *how)
     for result in (result for result in results if result.task.name in thresholds):
         result.numbers["operating_point"] = measure_at(
             result, thresholds[result.task.name], settings.false_positive_rate

@@ -15,6 +15,7 @@ from data_pipelines.tasks import SENSITIVE
 from faceattr_tf.evaluation.class_metrics import MANY_CLASSES, has_many_classes
 from faceattr_tf.evaluation.results import TaskResult
 from faceattr_tf.reports import plots, transform_plots
+from faceattr_tf.reports.consistency import impossible_tables
 from faceattr_tf.reports.galleries import Gallery
 from faceattr_tf.reports.tables import Table, main_figures, percent, summary_table, task_tables
 
@@ -67,7 +68,10 @@ def write_report(
         Section(
             result.task.name,
             _about(result),
-            task_tables(result.numbers, contents["published"]),
+            [
+                *task_tables(result.numbers, contents["published"]),
+                *impossible_tables(result.numbers),
+            ],
             task_plots(result),
             galleries.get(result.task.name, ()),
         )

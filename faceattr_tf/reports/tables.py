@@ -141,7 +141,30 @@ def summary_table(contents: dict) -> Table:
             beside = ", ".join(filter(None, (guess, "" if figure.unit else "not in per cent")))
             beside = beside if numbers["metrics"]["count"] else "no labels"
             rows.append((name, figure.words + unit, figure.value, figure.span, beside))
+        rows += [(name, *row) for row in impossible_rows(numbers)]
     return Table(("Task", "Measure", "%", "95 % interval", "Beside"), tuple(rows))
+
+
+READINGS = {"at_half": AT[""], "at_thresholds": AT["_at_thresholds"]}
+"""Key of the numbers about impossible pairs -> where attributes were read as yes or no."""
+
+
+def impossible_rows(numbers: dict) -> list[tuple[str, str, str, str]]:
+    """What the summary says of impossible pairs of answers, and of answers without them."""
+    rows, found = [], numbers.get("impossible")
+    for key, at in READINGS.items() if found else ():
+        read = found[key]
+        beside = f"{read['images']:,} images, {read['pairs']:,} pairs"
+        if read["worst"]:
+            beside += f", most often {read['worst'][0]['pair']}"
+        share = percent(read["images"] / found["images"], 2)
+        rows.append((f"images with impossible answers{at}", share, NONE, beside))
+        if resolved := read.get("consistent"):
+            before = f"{percent(read['plain']['accuracy'], 2)} before"
+            beside = f"{before}, {resolved['changed']:,} answers changed"
+            accuracy = percent(resolved["accuracy"], 2)
+            rows.append((f"mean accuracy{at}, consistent", accuracy, NONE, beside))
+    return rows
 
 
 def task_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from scipy import special
 
 from data_pipelines.errors import UserError
+from data_pipelines.input.batches import Source
+from data_pipelines.input.impossible_pairs import impossible_pairs
+from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import Task
 from faceattr_tf.configs.base import Bottlenecks, Recipe, TaskConfig
 from faceattr_tf.models.create import create_network
@@ -45,9 +48,11 @@ def join(paths: Sequence[str], target: str) -> None:
     models = {str(one.path): one.load_model() for one in workdirs}
     take_from_runs(model, models, whole=True)
     records = {entry["path"]: entry for one in workdirs for entry in one.metadata()["records"]}
+    metadata.pop("impossible", None)
     metadata |= {
         "tasks": [task.to_dict() for task in tasks],
         "majority": _majority(workdirs),
+        **_impossible(recipe, tasks),
         "records": list(records.values()),
         "best": None,
         "steps": 0,
@@ -137,6 +142,22 @@ def _majority(workdirs: Sequence[Workdir]) -> dict:
         for name, answers in workdir.metadata().get("majority", {}).items():
             found[name] = [*found.get(name, ()), *answers]
     return found
+
+
+def _impossible(recipe: Recipe, tasks: Sequence[Task]) -> dict:
+    """The pairs of answers that exclude each other, of labels of different runs too, for metadata.
+
+    They are counted in the runs' records; where these are gone, that is said, and there are none.
+    """
+    try:
+        sources = [
+            Source(RecordSet.load(path), "train", *recipe.validation_rule)
+            for path in recipe.data.records
+        ]
+        return {"impossible": impossible_pairs(tasks, sources)}
+    except UserError as error:
+        print(f"{error}; which answers exclude each other is not counted, and --consistent refused")
+        return {}
 
 
 def _calibration(workdirs: Sequence[Workdir], tasks: Sequence[Task]) -> dict:

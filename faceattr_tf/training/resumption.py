@@ -52,7 +52,7 @@ def check_claim(workdir: Workdir, experiment: Experiment, *, extend: bool = Fals
         if extend:
             raise UserError(f"workdir {workdir.path} holds no run that could be extended")
         return False
-    _check_records(workdir, experiment.metadata())
+    _check_records(workdir, experiment.describe_records())
     stored = workdir.recipe()
     configs = stored.to_dict(), experiment.recipe.to_dict()
     if difference := first_difference(*map(_deciding, configs)):
@@ -88,11 +88,11 @@ def claim(workdir: Workdir, experiment: Experiment, *, extend: bool = False) -> 
             ) from error
 
 
-def _check_records(workdir: Workdir, metadata: dict) -> None:
+def _check_records(workdir: Workdir, found: list[dict]) -> None:
     def known(entries: list[dict]) -> list[str]:
         return [one["fingerprint"] or str(local(one["path"]).resolve()) for one in entries]
 
-    begun, found = workdir.metadata()["records"], metadata["records"]
+    begun = workdir.metadata()["records"]
     if known(begun) != known(found):
         raise UserError(
             f"workdir {workdir.path}: its records have been built anew since, or are others: begun "
