@@ -19,7 +19,7 @@ from data_pipelines.input.impossible_pairs import (
     impossible_pairs,
 )
 from data_pipelines.records.build import build
-from data_pipelines.tasks import MTFL_ATTRIBUTES, Task, ethnicity_tasks
+from data_pipelines.tasks import Task, ethnicity_tasks
 from export.check import comparable
 from faceattr_tf import Analyzer
 from faceattr_tf.evaluation.consistency import (

@@ -281,12 +281,26 @@ def test_training_images_are_recognised_and_flip_and_output_are_honoured(
 ):
     workdir, _ = evaluated
     reports = evaluate(
-        workdir.path, mtfl_records.path, "train", output=tmp_path / "out", flip=True, bootstrap=0
+        workdir.path,
+        mtfl_records.path,
+        "train",
+        output=tmp_path / "out",
+        flip=True,
+        bootstrap=0,
+        consistent=True,
     )
     contents = reports["mtfl-train-flip"]
+    found = contents["tasks"]["attributes"]["impossible"]["at_thresholds"]
+    assert found["images"] > 0 == found["consistent"]["images"] < found["consistent"]["changed"]
+    tuned = contents["tasks"]["attributes"]["metrics_at_thresholds"]["mean"]
+    assert found["plain"]["accuracy"] == pytest.approx(tuned["accuracy"])
     assert contents["overlap"]["count"] == mtfl_records.splits["train"]
     assert "intervals" not in contents["tasks"]["attributes"]
     page = (tmp_path / "out" / "mtfl-train-flip" / "report.html").read_text()
+    assert "mean accuracy at validation thresholds, consistent" in page
+    assert found["worst"][0]["pair"] in page
+    without = evaluated[1]["tasks"]["attributes"]["impossible"]
+    assert "consistent" not in without["at_half"]
     assert "carry the name of an image that the model was trained on" in page
 
 

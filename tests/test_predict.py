@@ -82,6 +82,18 @@ def test_json_lines_are_what_the_analyzer_says(workdir, photos, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.jsonl"]
 
 
+def test_answers_of_the_command_are_consistent_when_asked_for(workdir, photos, capsys):
+    impossible = []
+    for flags in ([], ["--consistent"]):
+        command.main([f"--workdir={workdir}", *flags, str(photos)])
+        rows = [
+            json.loads(line)["tasks"]["attributes"] for line in capsys.readouterr().out.splitlines()
+        ]
+        yes = [{name for name, one in row.items() if one["label"]} for row in rows]
+        impossible.append(sum("Male" in row and row != {"Male", "Eyeglasses"} for row in yes))
+    assert impossible == [3, 0]
+
+
 def test_csv_goes_to_standard_output(workdir, photos, capsys):
     predict(workdir, [photos], format="csv", batch_size=2)
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))

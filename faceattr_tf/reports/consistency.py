@@ -1,6 +1,9 @@
 """Tables of impossible answers: how often a model gives them, and what it costs to give none."""
 
-from faceattr_tf.reports.tables import NONE, READINGS, Table, gain, percent
+from data_pipelines.input.impossible_pairs import EXPECTED, SHARE
+from faceattr_tf.reports.tables import NONE, READINGS, Table, percent
+
+BALANCED = "balanced_accuracy"
 
 LISTED = 12
 """Pairs in a table; the JSON file holds all."""
@@ -28,17 +31,17 @@ def _overview(found: dict) -> Table:
         if resolved := read.get("consistent"):
             plain = read["plain"]
             cells += [f"{resolved['images']:,}", f"{resolved['changed']:,}"]
-            for figure in ("accuracy", "balanced_accuracy"):
+            for figure in ("accuracy", BALANCED):
                 cells += [percent(plain[figure], 2), percent(resolved[figure], 2)]
         rows.append((f"Answers{at}", *cells))
     header = ["", "Images with impossible pairs", "%", "Pairs in all"]
     if "consistent" in found["at_half"]:
-        header += ["Images, consistent", "Answers changed", "Mean accuracy", "Consistent"]
-        header += ["Mean balanced accuracy", "Consistent"]
+        header += ["Images, consistent", "Answers changed"]
+        header += ["Accuracy", "Accuracy, consistent", "Balanced", "Balanced, consistent"]
     note = (
-        f"{found['pairs']} pairs of answers (almost) never occur in the training labels, where "
-        "independent attributes would have them in ten images or more; at most 3 % of that many "
-        "are there."
+        f"{found['pairs']} pairs of answers (almost) never occur in the training labels: where "
+        f"independent attributes would have them in {EXPECTED:.0f} images or more, at most "
+        f"{SHARE:.0%} of these are there."
     )
     if "consistent" in found["at_half"]:
         note += (
@@ -60,12 +63,16 @@ def _worst(read: dict) -> Table:
 
 
 def _costs(read: dict) -> Table:
-    rows = []
-    for label, plain in read["plain"]["labels"].items():
-        consistent = read["consistent"]["labels"][label]
-        cells = []
-        for figure in ("accuracy", "balanced_accuracy"):
-            cells += [percent(plain[figure]), gain(consistent[figure], plain[figure])]
-        rows.append((label, *cells))
-    header = ("Attribute", "Accuracy", "Consistent", "Balanced accuracy", "Consistent")
-    return Table(header, tuple(rows), "What consistent answers change at the thresholds", "")
+    plain, consistent = read["plain"]["labels"], read["consistent"]["labels"]
+    changed = [label for label in plain if plain[label] != consistent[label]]
+    rows = [
+        (
+            label,
+            *(percent(plain[label]["accuracy"]), percent(consistent[label]["accuracy"])),
+            *(percent(plain[label][BALANCED]), percent(consistent[label][BALANCED])),
+        )
+        for label in changed
+    ] or [(NONE,) * 5]
+    header = ("Attribute", "Accuracy", "Accuracy, consistent", "Balanced", "Balanced, consistent")
+    note = f"In per cent. The figures of the other {len(plain) - len(changed)} attributes stay."
+    return Table(header, tuple(rows), "What consistent answers change at the thresholds", note)
