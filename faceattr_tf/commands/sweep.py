@@ -61,7 +61,13 @@ def parser() -> argparse.ArgumentParser:
         help="records that `faceattr-data build` made, of every cell",
     )
     add("--workdir", required=True, metavar="FOLDER", help="folder of the cells' workdirs")
-    add("--jobs", type=int, default=1, metavar="N", help="cells at a time (default: 1)")
+    add(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="cells at a time; more than 1 wants more than one GPU, or none (default: 1)",
+    )
     add(
         "--cores_per_job",
         type=int,
@@ -101,10 +107,10 @@ def main() -> None:
             print(f"\n{cell.name}: {states[cell.name]}\n  {shlex.join(cell.command)}")
         return
     failed = {}
-    if not flags.compare:
-        missing = [cell for cell in cells if states[cell.name] != "finished"]
+    missing = [cell for cell in cells if states[cell.name] != "finished"]
+    if missing and not flags.compare:
         failed = run_cells(missing, cores, progress=flags.progress)
-        states |= {cell.name: state_of(cell) for cell in missing}
+        states |= {cell.name: state_of(cell) for cell in missing if cell.name not in failed}
     finished = [cell for cell in cells if states[cell.name] == "finished"]
     if left := [cell.name for cell in cells if cell not in finished]:
         print(f"not finished, and left out below: {', '.join(left)}")

@@ -126,7 +126,10 @@ def run_cells(
 
         try:
             while waiting or running:
-                while waiting and free and not caught:
+                if caught:
+                    bar.write(f"stopping {len(running)} cells; the same command goes on with them")
+                    raise KeyboardInterrupt
+                while waiting and free:
                     cell = waiting.popleft()
                     try:
                         running.append(_Training(cell, free[0]))
@@ -134,9 +137,6 @@ def run_cells(
                     except BlockingIOError:
                         error = "another process is training it"
                         ended(cell, error, f"left out: {error}")
-                if caught:
-                    bar.write(f"stopping {len(running)} cells; the same command goes on with them")
-                    raise KeyboardInterrupt
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
                     free.append(one.cores)
