@@ -159,7 +159,7 @@ assert os.getsid(0) == os.getpid()  # which Ctrl-C on a terminal does not reach
     begun, where = zip(
         *[(c.workdir / "train.log").read_text().splitlines() for c in cells], strict=True
     )
-    assert sorted(begun)[0] == "2" and begun[2] == "3"
+    assert min(begun) == "2" and begun[2] == "3"
     assert set(where) == {f"1 {core}" for (core,) in sets}
 
 

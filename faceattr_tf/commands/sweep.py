@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="cells at a time; more than 1 wants more than one GPU, or none (default: 1)",
+        help="cells at a time (default: 1; leave it there on a GPU)",
     )
     add(
         "--cores_per_job",

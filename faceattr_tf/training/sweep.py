@@ -125,7 +125,7 @@ def run_cells(
             bar.update()
 
         try:
-            while waiting or running:
+            while waiting or running or caught:
                 if caught:
                     bar.write(f"stopping {len(running)} cells; the same command goes on with them")
                     raise KeyboardInterrupt
