@@ -109,6 +109,15 @@ def test_an_export_that_differs_is_not_published(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_export_that_leaves_impossible_answers_is_not_published_as_consistent(
+    one_process, saved_already, workdir, photos, tmp_path
+):
+    options = dataclasses.replace(OPTIONS, consistent=True)
+    with pytest.raises(UserError, match="signature serving_default changes 3 of 18 labels"):
+        export.export_model(workdir.path, tmp_path, options=options, check=Check(str(photos)))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_changed_labels_are_counted_but_not_at_the_threshold():
     description = {
         "tasks": [{"outputs": {"probability": "p_probability", "label": "p_label"},

@@ -35,7 +35,7 @@ def impossible_pairs(tasks: Sequence[Task], sources: Sequence[Source]) -> dict[s
 
     Args:
         tasks: what a model predicts.
-        sources: what it is trained on. All labels of a part are read once: a second for the 160,000
+        sources: what it is trained on. All labels of a part are read once: a few seconds for the 160,000
             images of CelebA, so that nothing has to be kept with the records.
 
     Returns:

@@ -41,7 +41,7 @@ def _overview(found: dict) -> Table:
     note = (
         f"{found['pairs']} pairs of answers (almost) never occur in the training labels: where "
         f"independent attributes would have them in {EXPECTED:.0f} images or more, at most "
-        f"{SHARE:.0%} of these are there."
+        f"{100 * SHARE:.0f} % of these are there."
     )
     if "consistent" in found["at_half"]:
         note += (
