@@ -33,7 +33,9 @@ def objects() -> Recipe:
 
     `faceattr-train --config=fusion_objects --records=OBJECTS --workdir=WORKDIR`
     """
-    return _alone("class", epochs=90.0, learning_rate=0.01)
+    recipe = _alone("class", epochs=90.0, learning_rate=0.01)
+    recipe.best_metric = "class/accuracy"
+    return recipe
 
 
 def faces() -> Recipe:
@@ -81,7 +83,9 @@ def race() -> Recipe:
     `faceattr-train --config=fusion_race --records=GROUPS --config.warm_start=RUN_OF_FACES
     --workdir=WORKDIR`
     """
-    return _alone("ethnicity", epochs=20.0, learning_rate=0.001)
+    recipe = _alone("ethnicity", epochs=20.0, learning_rate=0.001)
+    recipe.best_metric = "ethnicity/balanced_accuracy"
+    return recipe
 
 
 def attributes() -> Recipe:
