@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from data_pipelines.errors import UserError
 from faceattr_tf.commands.recipe_flags import parse
 from faceattr_tf.configs import Recipe
+from faceattr_tf.configs.base import tuples
 from faceattr_tf.training.sweep import Cell
 
 FIELDS = ("config", "fixed", "seeds", "axes")
@@ -140,8 +141,4 @@ def _flat(table: dict, path: str = "") -> Iterator[tuple[str, object]]:
 
 def _text(value) -> str:
     """A value of TOML as a flag has it."""
-    return value if isinstance(value, str) else repr(_tuples(value))
-
-
-def _tuples(value):
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return value if isinstance(value, str) else repr(tuples(value))

@@ -360,9 +360,9 @@ def _from_dict(kind, value, where: str):
             _from_dict(part, item, f"{where}[{index}]")
             for index, (part, item) in enumerate(zip(of, value, strict=True))
         )
-    return _tuples(value)
+    return tuples(value)
 
 
-def _tuples(value):
-    """What JSON read, its lists as tuples, however deep they lie."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def tuples(value):
+    """What JSON or TOML read, its lists as tuples, however deep they lie."""
+    return tuple(map(tuples, value)) if isinstance(value, list) else value

@@ -34,6 +34,7 @@ def objects() -> Recipe:
     `faceattr-train --config=fusion_objects --records=OBJECTS --workdir=WORKDIR`
     """
     recipe = _alone("class", epochs=90.0, learning_rate=0.01)
+    recipe.data.augment.ten_crop = 0.875
     recipe.best_metric = "class/accuracy"
     return recipe
 
@@ -120,17 +121,7 @@ def attributes() -> Recipe:
         ),
         losses=(("relation", 0.0125),),
         phases=(
-            Phase(
-                name="attributes",
-                epochs=10.0,
-                learning_rate=1e-3,
-                schedule="cosine",
-                warmup=0.05,
-                decay=0.0,
-                weight_decay=0.05,
-                clip_norm=5.0,
-                trainable="^(branch|head)_",
-            ),
+            _adamw("attributes", epochs=10.0, learning_rate=1e-3, trainable="^(branch|head)_"),
         ),
         ema_decay=0.99,
         best_metric="attributes/average_precision",
@@ -203,7 +194,7 @@ def _alone(
     return Recipe(
         data=Data(
             crop=dataclasses.replace(FACE, height=224, width=224),
-            augment=Augment(flip=True, ten_crop=0.875) if task == "class" else Augment(flip=True),
+            augment=Augment(flip=True),
             batch_size=batch_size,
             validation_share=0.1,
         ),
@@ -226,6 +217,19 @@ def _alone(
     )
 
 
+def _adamw(name: str, **fields) -> Phase:
+    """A phase of AdamW, its rate falling along a cosine."""
+    return Phase(
+        name=name,
+        schedule="cosine",
+        warmup=0.05,
+        decay=0.0,
+        weight_decay=0.05,
+        clip_norm=5.0,
+        **fields,
+    )
+
+
 def _small(recipe: Recipe, epochs: float) -> Recipe:
     """The recipe on small pictures, with a narrow network and AdamW."""
     recipe.data.crop = dataclasses.replace(FACE)
@@ -233,18 +237,7 @@ def _small(recipe: Recipe, epochs: float) -> Recipe:
         recipe.data.augment = dataclasses.replace(DISTORTIONS)
     recipe.data.batch_size = 64
     recipe.model.width = _WIDTH
-    recipe.phases = (
-        Phase(
-            name=recipe.phases[0].name,
-            epochs=epochs,
-            learning_rate=2e-3,
-            schedule="cosine",
-            warmup=0.05,
-            decay=0.0,
-            weight_decay=0.05,
-            clip_norm=5.0,
-        ),
-    )
+    recipe.phases = (_adamw(recipe.phases[0].name, epochs=epochs, learning_rate=2e-3),)
     recipe.ema_decay = 0.99
     recipe.evaluate_epochs = epochs / 5
     return recipe

@@ -198,9 +198,9 @@ def measure_split(
                 crop_size=(crop.height, crop.width),
             )
         )
-        if pairs := impossible.get(task.name):
+        if excluded := impossible.get(task.name):
             results[-1].numbers["impossible"] = measure_consistency(
-                full, all_outputs, task, task_labels, calibration, pairs, consistent
+                full, all_outputs, task, task_labels, calibration, excluded, consistent
             )
     return results, filenames
 
