@@ -1,0 +1,166 @@
+"""MTCNN (Zhang et al., IEEE Signal Processing Letters 2016) as one TensorFlow function.
+
+It finds what the `mtcnn` package finds, whose weights it uses, without Python between the steps:
+the levels of a picture's pyramid stand on one canvas for P-Net (`mtcnn_pyramid`), and the proposals
+of all pictures of a batch go through R-Net, and those that are left through O-Net, together.
+"""
+
+import math
+
+import tensorflow as tf
+
+from data_pipelines.detection import mtcnn_boxes, mtcnn_networks, mtcnn_pyramid
+
+_THRESHOLDS = (0.6, 0.7, 0.8)  # of P-Net, R-Net and O-Net, as in the package
+_CHUNK = 64  # crops that a network sees at once: what it holds then fits a processor's cache
+_PARALLEL = 2  # pictures, or chunks of crops, in work at a time
+_MULTIPLE = 16  # of crops: convolutions prepare themselves for each number that they see
+
+
+class FaceFinder(tf.Module):
+    """Faces in a batch of pictures of mixed sizes, in a graph that can be exported.
+
+    >>> boxes, scores, landmarks, splits = FaceFinder()(pictures, sizes, 20.0)
+    """
+
+    def __init__(self):
+        """Loads the weights, which become constants of the graph."""
+        super().__init__()
+        self._weights = mtcnn_networks.load_weights()
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, None, None, 3], tf.uint8, "pictures"),
+            tf.TensorSpec([None, 2], tf.int32, "sizes"),
+            tf.TensorSpec([], tf.float64, "minimum_size"),
+        ]
+    )
+    def __call__(self, pictures, sizes, minimum_size):
+        """The faces of each picture, the one with the highest score first.
+
+        Args:
+            pictures: `uint8 [B, H, W, 3]`, RGB, each at the top left of its place, whatever else is
+                there: it changes nothing.
+            sizes: `int32 [B, 2]`, height and width of the pictures in pixels.
+            minimum_size: side in pixels of the smallest face that is looked for, at least 12.
+
+        Returns:
+            `boxes float32 [N, 4]` (left, top, right, bottom in pixels; they may reach beyond the
+            picture), `scores float32 [N]`, `landmarks float32 [N, 5, 2]` (x, y in pixels) and
+            `splits int32 [B + 1]`: the faces of picture i are those from `splits[i]` up to
+            `splits[i + 1]`.
+        """
+        boxes, owners = self._proposals(pictures, sizes, minimum_size)
+        boxes, owners = self._refined(pictures, sizes, boxes, owners)
+        boxes, scores, landmarks, owners = self._output(pictures, sizes, boxes, owners)
+        splits = tf.searchsorted(owners, tf.range(tf.shape(sizes)[0] + 1))
+        return boxes, scores, landmarks, splits
+
+    def _proposals(self, pictures, sizes, minimum_size):
+        """Square boxes `[N, 4]` by P-Net, and to which picture each belongs, `int32 [N]`."""
+        count = tf.shape(sizes)[0]
+        found = tf.TensorArray(tf.float32, count, element_shape=[None, 4], infer_shape=False)
+        owners = tf.TensorArray(tf.int32, count, element_shape=[None], infer_shape=False)
+
+        def add(index, found, owners):
+            picture = pictures[index, : sizes[index, 0], : sizes[index, 1]]
+            boxes = self._propose(picture, minimum_size)
+            owner = tf.fill([tf.shape(boxes)[0]], index)
+            return index + 1, found.write(index, boxes), owners.write(index, owner)
+
+        _, found, owners = tf.while_loop(
+            lambda index, *_: index < count, add, (0, found, owners), parallel_iterations=_PARALLEL
+        )
+        return found.concat(), owners.concat()
+
+    def _propose(self, picture, minimum_size):
+        scales, sizes = mtcnn_pyramid.level_scales(tf.shape(picture)[:2], minimum_size)
+        canvas, corners = mtcnn_pyramid.draw_pyramid(picture, sizes)
+        logits, offsets = mtcnn_networks.propose(canvas, self._weights.pnet)
+        threshold = math.log(_THRESHOLDS[0] / (1 - _THRESHOLDS[0]))
+        fields = tf.cast(tf.where(logits[0, ..., 1] - logits[0, ..., 0] > threshold), tf.int32)
+        fields, levels = mtcnn_pyramid.locate(fields, corners, sizes)
+        boxes = mtcnn_boxes.boxes_of_fields(
+            fields - tf.gather(corners, levels) // mtcnn_networks.STRIDE,
+            tf.gather_nd(offsets[0], fields),
+            tf.gather(tf.cast(scales, tf.float32), levels),
+        )
+        scores = tf.nn.softmax(tf.gather_nd(logits[0], fields))[:, 1]
+        best = mtcnn_boxes.unsuppressed(boxes, scores, levels, 0.5)
+        best = _ordered(best, levels)
+        boxes, scores = tf.gather(boxes, best), tf.gather(scores, best)
+        best = mtcnn_boxes.unsuppressed(boxes, scores, tf.zeros_like(best), 0.7)
+        return mtcnn_boxes.squared(tf.gather(boxes, best))
+
+    def _refined(self, pictures, sizes, boxes, owners):
+        """Square boxes by R-Net, and to which picture each belongs."""
+        scores, offsets = _in_chunks(
+            lambda crops: mtcnn_networks.refine(crops, self._weights.rnet),
+            ([], [4]),
+            (pictures, sizes, boxes, owners),
+            24,
+        )
+        boxes = mtcnn_boxes.adjusted(boxes, offsets)
+        boxes, scores, owners = _above(_THRESHOLDS[1], scores, boxes, scores, owners)
+        best = mtcnn_boxes.unsuppressed(boxes, scores, owners, 0.7)
+        return mtcnn_boxes.squared(tf.gather(boxes, best)), tf.gather(owners, best)
+
+    def _output(self, pictures, sizes, boxes, owners):
+        """Boxes, scores, landmarks and pictures by O-Net, by picture and score."""
+        scores, offsets, landmarks = _in_chunks(
+            lambda crops: mtcnn_networks.output(crops, self._weights.onet),
+            ([], [4], [5, 2]),
+            (pictures, sizes, boxes, owners),
+            48,
+        )
+        landmarks = mtcnn_boxes.placed(landmarks, boxes)
+        boxes = mtcnn_boxes.adjusted(boxes, offsets)
+        boxes, landmarks, scores, owners = _above(
+            _THRESHOLDS[2], scores, boxes, landmarks, scores, owners
+        )
+        best = mtcnn_boxes.unsuppressed(boxes, scores, owners, 0.7, minimum=True)
+        best = _ordered(best, owners)
+        return [tf.gather(values, best) for values in (boxes, scores, landmarks, owners)]
+
+
+def _ordered(indices, groups):
+    """Indices by the group to which they belong, otherwise as they were."""
+    return tf.gather(indices, tf.argsort(tf.gather(groups, indices), stable=True))
+
+
+def _above(threshold, scores, *values):
+    return [tf.boolean_mask(value, scores > threshold) for value in values]
+
+
+def _in_chunks(network, shapes, found, side):
+    """What a network gives for the crops of boxes, in parts of a few sizes.
+
+    Args:
+        network: crops -> outputs.
+        shapes: of one crop's outputs.
+        found: pictures, their sizes, boxes and owners, as `mtcnn_boxes.cut` wants them.
+        side: of the crops in pixels.
+    """
+    pictures, sizes, boxes, owners = found
+    count = tf.shape(boxes)[0]
+    outputs = [
+        tf.TensorArray(tf.float32, 0, True, element_shape=[None, *shape], infer_shape=False).write(
+            0, tf.zeros([0, *shape])
+        )
+        for shape in shapes
+    ]
+
+    def add(begin, outputs):
+        number = tf.minimum(_CHUNK, -(-(count - begin) // _MULTIPLE) * _MULTIPLE)
+        rows = tf.minimum(tf.range(begin, begin + number), count - 1)
+        crops = mtcnn_boxes.cut(
+            pictures, sizes, tf.gather(boxes, rows), tf.gather(owners, rows), side
+        )
+        values = network(crops)
+        written = [o.write(o.size(), value) for o, value in zip(outputs, values, strict=True)]
+        return begin + number, written
+
+    _, outputs = tf.while_loop(
+        lambda begin, _: begin < count, add, (0, outputs), parallel_iterations=_PARALLEL
+    )
+    return [output.concat()[:count] for output in outputs]
