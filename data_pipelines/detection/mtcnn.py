@@ -1,25 +1,22 @@
 """Faces in pictures: MTCNN (Zhang et al., IEEE Signal Processing Letters 2016), ready to use.
 
-The networks are those of the `mtcnn` package, whose weights come inside the package: no network
-connection is needed.
+The weights are those that come inside the `mtcnn` package: no network connection is needed. What
+is found is what the package finds, by the graph of `mtcnn_graph`.
 """
 
-import collections
 import dataclasses
 import functools
-import pathlib
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.keras_settings import check_keras
 
 MINIMUM_SIZE = 20
 MAXIMUM_SIDE = 2048
 _PIXELS_PER_PASS = 8_000_000  # bounds the memory whatever the size of the pictures
-_CELL = 12  # pixels that the proposal network sees of a face
-_PYRAMID_STEP = 0.709
+_FIELD = 12  # pixels that the proposal network sees of a face
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +42,8 @@ class Detection:
 class Detector:
     """Finds the faces of pictures with MTCNN.
 
-    Pictures of equal size run as one batch, so that what is found in a picture does not depend on
-    the pictures beside it (the package would pad them to a common size).
+    What is found in a picture does not depend on the pictures beside it, of whatever sizes these
+    are (the package would pad them to a common size).
 
     Time and memory of a picture grow with its area, therefore faces of a larger one than
     `maximum_side` are looked for in a reduced copy. What is found is given in the picture's own
@@ -62,16 +59,15 @@ class Detector:
 
     def __init__(self, minimum_size: float = MINIMUM_SIZE, maximum_side: int = MAXIMUM_SIDE):
         """Loads the networks, which takes seconds the first time in a process."""
-        if not minimum_size >= _CELL:
-            raise UserError(f"minimum_size {minimum_size}: at least {_CELL} pixels are needed")
+        if not minimum_size >= _FIELD:
+            raise UserError(f"minimum_size {minimum_size}: at least {_FIELD} pixels are needed")
         if maximum_side < minimum_size:
             raise UserError(
                 f"maximum_side {maximum_side}: expected at least minimum_size, {minimum_size}"
             )
-        check_keras()
         self._minimum_size = minimum_size
         self._maximum_side = maximum_side
-        self._network = _network()
+        self._finder = _finder()
 
     def __call__(self, images: Iterable[np.ndarray]) -> list[list[Detection]]:
         """The faces of each picture, the one nearest to the picture's centre first.
@@ -80,43 +76,54 @@ class Detector:
             images: `uint8 [H, W, 3]`, RGB, of any sizes; of a generator's, one at a time is held
                 in its full size.
         """
-        sizes, reduced, by_size = [], [], collections.defaultdict(list)
+        sizes, reduced = [], []
         for image in images:
             sizes.append(image.shape[1::-1])
             reduced.append(_reduce(image, self._maximum_side))
-            by_size[reduced[-1].shape[:2]].append(len(reduced) - 1)
             del image  # before the next one is made
         found = [[] for _ in reduced]
-        for (height, width), indices in by_size.items():
-            if min(height, width) < self._minimum_size:
-                continue
-            count = max(1, _PIXELS_PER_PASS // (height * width))
-            for part in (indices[i : i + count] for i in range(0, len(indices), count)):
-                faces = self._faces([reduced[i] for i in part])
-                for index, detections in zip(part, faces, strict=True):
-                    size = np.array(sizes[index], np.float32)
-                    own = [_enlarge(face, size / (width, height)) for face in detections]
-                    found[index] = nearest_first(own, (size - 1) / 2)
+        large = [i for i, one in enumerate(reduced) if min(one.shape[:2]) >= self._minimum_size]
+        for part in _passes(large, [image.shape[:2] for image in reduced]):
+            faces = self._faces([reduced[index] for index in part])
+            for index, detections in zip(part, faces, strict=True):
+                size = np.array(sizes[index], np.float32)
+                factor = size / reduced[index].shape[1::-1]
+                own = [_enlarge(face, factor) for face in detections]
+                found[index] = nearest_first(own, (size - 1) / 2)
         return found
 
     def _faces(self, images):
-        rows = self._network.detect_faces(
-            [image.astype(np.float32) for image in images],
-            min_face_size=self._minimum_size,
-            fit_to_image=False,
-            output_type="numpy",
-        )
+        import tensorflow as tf
+
+        sizes = np.array([image.shape[:2] for image in images], np.int32)
+        pictures = np.zeros((len(images), *sizes.max(axis=0), 3), np.uint8)
+        for picture, image in zip(pictures, images, strict=True):
+            picture[: image.shape[0], : image.shape[1]] = image
+        with tf.device("CPU:0"):
+            faces = self._finder(pictures, sizes, float(self._minimum_size))
+        boxes, scores, landmarks, splits = (values.numpy() for values in faces)
+        boxes[:, 2:] -= boxes[:, :2]
         return [
-            [
-                Detection(
-                    np.array(row[1:5], np.float32),
-                    float(row[5]),
-                    np.stack([row[6:11], row[11:16]], axis=1).astype(np.float32),
-                )
-                for row in rows[rows[:, 0] == index]
-            ]
-            for index in range(len(images))
+            [Detection(boxes[i], float(scores[i]), landmarks[i]) for i in range(begin, end)]
+            for begin, end in itertools.pairwise(splits)
         ]
+
+
+def _passes(indices, sizes):
+    """Indices of pictures that go through the networks together, higher ones first.
+
+    In the array of them, each takes the room of the highest and the widest one.
+    """
+    part, sides = [], np.zeros(2, int)
+    for index in sorted(indices, key=lambda index: sizes[index], reverse=True):
+        needed = np.maximum(sides, sizes[index])
+        if part and (len(part) + 1) * needed.prod() > _PIXELS_PER_PASS:
+            yield part
+            part, needed = [], np.array(sizes[index])
+        part.append(index)
+        sides = needed
+    if part:
+        yield part
 
 
 def _reduce(image, maximum_side):
@@ -151,38 +158,8 @@ def nearest_first(detections: Sequence[Detection], point) -> list[Detection]:
 
 
 @functools.cache
-def _network():
-    # Loading takes seconds: one per process, whatever the sizes asked for.
-    import mtcnn
-    from mtcnn.stages import StageONet, StagePNet, StageRNet
-    from mtcnn.utils.bboxes import (
-        generate_bounding_box,
-        resize_to_square,
-        smart_nms_from_bboxes,
-        upscale_bboxes,
-    )
-    from mtcnn.utils.images import scale_images
+def _finder():
+    # Making the graph takes seconds: one per process, whatever the sizes asked for.
+    from data_pipelines.detection.mtcnn_graph import FaceFinder
 
-    class Proposals(StagePNet):
-        """The package's first stage with a pyramid that stops where faces get too small for it.
-
-        The package's own goes on below the network's field of view when `min_face_size` is above
-        20, fails, and reports that there are no faces.
-        """
-
-        def __call__(self, images_normalized, min_face_size, **_):
-            sides = images_normalized.shape[1:3]
-            found = [np.empty((0, 6))]
-            scale = _CELL / min_face_size
-            while min(sides) * scale >= _CELL:
-                offsets, scores = self.model(scale_images(images_normalized, scale))
-                cells = generate_bounding_box(offsets, scores, 0.6)
-                cells = upscale_bboxes(cells, np.full(len(images_normalized), scale))
-                found.append(smart_nms_from_bboxes(cells, threshold=0.5, initial_sort=False))
-                scale *= _PYRAMID_STEP
-            return resize_to_square(smart_nms_from_bboxes(np.concatenate(found), threshold=0.7))
-
-    # By default the package prefers, and unpickles, a file of that name in the current folder.
-    weights = pathlib.Path(mtcnn.__file__).parent / "assets" / "weights"
-    stages = ((Proposals, "pnet"), (StageRNet, "rnet"), (StageONet, "onet"))
-    return mtcnn.MTCNN(stages=[stage(weights=str(weights / f"{n}.lz4")) for stage, n in stages])
+    return FaceFinder()
