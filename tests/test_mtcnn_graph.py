@@ -144,7 +144,7 @@ def test_crops_at_the_border_are_those_of_the_package():
     found = mtcnn_boxes.cut(
         batch, np.array([[9, 9], [50, 70]]), boxes.astype(np.float32), np.ones(3, np.int32), 24
     )
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose((found - 127.5) / 128, expected, atol=1e-3)
 
 
 class TestRealPictures:

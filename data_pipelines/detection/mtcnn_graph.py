@@ -12,9 +12,7 @@ import tensorflow as tf
 from data_pipelines.detection import mtcnn_boxes, mtcnn_networks, mtcnn_pyramid
 
 _THRESHOLDS = (0.6, 0.7, 0.8)  # of P-Net, R-Net and O-Net, as in the package
-_CHUNK = 64  # crops that a network sees at once: what it holds then fits a processor's cache
 _PARALLEL = 2  # pictures, or chunks of crops, in work at a time
-_MULTIPLE = 16  # of crops: convolutions prepare themselves for each number that they see
 
 
 class FaceFinder(tf.Module):
@@ -80,16 +78,16 @@ class FaceFinder(tf.Module):
         threshold = math.log(_THRESHOLDS[0] / (1 - _THRESHOLDS[0]))
         fields = tf.cast(tf.where(logits[0, ..., 1] - logits[0, ..., 0] > threshold), tf.int32)
         fields, levels = mtcnn_pyramid.locate(fields, corners, sizes)
+        offsets = tf.gather_nd(offsets[0], fields)
+        scores = tf.nn.softmax(tf.gather_nd(logits[0], fields))[:, 1]
+        best = mtcnn_boxes.unsuppressed_fields(fields, offsets, scores, levels, 0.5)
+        fields, offsets, scores, levels = _gather(best, fields, offsets, scores, levels)
         boxes = mtcnn_boxes.boxes_of_fields(
             fields - tf.gather(corners, levels) // mtcnn_networks.STRIDE,
-            tf.gather_nd(offsets[0], fields),
+            offsets,
             tf.gather(tf.cast(scales, tf.float32), levels),
         )
-        scores = tf.nn.softmax(tf.gather_nd(logits[0], fields))[:, 1]
-        best = mtcnn_boxes.unsuppressed(boxes, scores, levels, 0.5)
-        best = _ordered(best, levels)
-        boxes, scores = tf.gather(boxes, best), tf.gather(scores, best)
-        best = mtcnn_boxes.unsuppressed(boxes, scores, tf.zeros_like(best), 0.7)
+        best = mtcnn_boxes.unsuppressed(boxes, scores, None, 0.7)
         return mtcnn_boxes.squared(tf.gather(boxes, best))
 
     def _refined(self, pictures, sizes, boxes, owners):
@@ -98,7 +96,9 @@ class FaceFinder(tf.Module):
             lambda crops: mtcnn_networks.refine(crops, self._weights.rnet),
             ([], [4]),
             (pictures, sizes, boxes, owners),
-            24,
+            side=24,
+            chunk=64,
+            multiple=8,
         )
         boxes = mtcnn_boxes.adjusted(boxes, offsets)
         boxes, scores, owners = _above(_THRESHOLDS[1], scores, boxes, scores, owners)
@@ -111,7 +111,9 @@ class FaceFinder(tf.Module):
             lambda crops: mtcnn_networks.output(crops, self._weights.onet),
             ([], [4], [5, 2]),
             (pictures, sizes, boxes, owners),
-            48,
+            side=48,
+            chunk=16,
+            multiple=1,
         )
         landmarks = mtcnn_boxes.placed(landmarks, boxes)
         boxes = mtcnn_boxes.adjusted(boxes, offsets)
@@ -119,27 +121,29 @@ class FaceFinder(tf.Module):
             _THRESHOLDS[2], scores, boxes, landmarks, scores, owners
         )
         best = mtcnn_boxes.unsuppressed(boxes, scores, owners, 0.7, minimum=True)
-        best = _ordered(best, owners)
-        return [tf.gather(values, best) for values in (boxes, scores, landmarks, owners)]
+        best = mtcnn_boxes.ordered(best, owners)
+        return _gather(best, boxes, scores, landmarks, owners)
 
 
-def _ordered(indices, groups):
-    """Indices by the group to which they belong, otherwise as they were."""
-    return tf.gather(indices, tf.argsort(tf.gather(groups, indices), stable=True))
+def _gather(indices, *values):
+    return [tf.gather(value, indices) for value in values]
 
 
 def _above(threshold, scores, *values):
     return [tf.boolean_mask(value, scores > threshold) for value in values]
 
 
-def _in_chunks(network, shapes, found, side):
-    """What a network gives for the crops of boxes, in parts of a few sizes.
+def _in_chunks(network, shapes, found, *, side, chunk, multiple):
+    """What a network gives for the crops of boxes, in parts whose activations fit into a cache.
 
     Args:
         network: crops -> outputs.
         shapes: of one crop's outputs.
         found: pictures, their sizes, boxes and owners, as `mtcnn_boxes.cut` wants them.
         side: of the crops in pixels.
+        chunk: how many crops the network sees at once.
+        multiple: of the last part's crops, of which some are then seen twice. Convolutions prepare
+            themselves for each number that they see, therefore these should be few.
     """
     pictures, sizes, boxes, owners = found
     count = tf.shape(boxes)[0]
@@ -151,7 +155,7 @@ def _in_chunks(network, shapes, found, side):
     ]
 
     def add(begin, outputs):
-        number = tf.minimum(_CHUNK, -(-(count - begin) // _MULTIPLE) * _MULTIPLE)
+        number = tf.minimum(chunk, -(-(count - begin) // multiple) * multiple)
         rows = tf.minimum(tf.range(begin, begin + number), count - 1)
         crops = mtcnn_boxes.cut(
             pictures, sizes, tf.gather(boxes, rows), tf.gather(owners, rows), side

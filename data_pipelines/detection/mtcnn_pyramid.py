@@ -76,7 +76,7 @@ def locate(fields: tf.Tensor, corners: tf.Tensor, sizes: tf.Tensor) -> tuple[tf.
 
 
 def _levels(picture, sizes):
-    """The pixels of each level, scaled as the networks want them, with a fourth channel of zeros."""
+    """The pixels of each level, with a fourth channel of zeros."""
     count = tf.reduce_sum(tf.cast(sizes[:, 0] > 0, tf.int32))
     pixels = tf.cast(picture, tf.float32)[None]
     levels = tf.TensorArray(
@@ -85,7 +85,7 @@ def _levels(picture, sizes):
 
     def add(level, levels):
         reduced = tf.image.resize(pixels, sizes[level], tf.image.ResizeMethod.AREA)[0]
-        return level + 1, levels.write(level, tf.pad(scaled(reduced), [[0, 0], [0, 0], [0, 1]]))
+        return level + 1, levels.write(level, tf.pad(reduced, [[0, 0], [0, 0], [0, 1]]))
 
     _, levels = tf.while_loop(lambda level, _: level < count, add, (0, levels))
     _, levels = tf.while_loop(
@@ -94,11 +94,6 @@ def _levels(picture, sizes):
         (count, levels),
     )
     return levels
-
-
-def scaled(pixels: tf.Tensor) -> tf.Tensor:
-    """Pixels from 0 to 255 as the networks want them, about -1 to 1."""
-    return (pixels - 127.5) / 128.0
 
 
 def _measure(layout, slots):
