@@ -11,22 +11,34 @@ FIELD = 12
 
 
 def detect(image: np.ndarray, minimum_size: float = 20):
-    """Boxes `[N, 4]` (left, top, right, bottom), scores `[N]`, landmarks `[N, 5, 2]` of a picture.
+    """Boxes `[N, 4]` (left, top, right, bottom), scores `[N]`, landmarks `[N, 5, 2]` of a picture."""
+    found = rows([image], minimum_size)
+    landmarks = found[:, 6:16].reshape(len(found), 2, 5).swapaxes(1, 2) if len(found) else None
+    return found[:, 1:5], found[:, 5], np.zeros((0, 5, 2)) if landmarks is None else landmarks
+
+
+def rows(images: list[np.ndarray], minimum_size: float = 20, stable: bool = True) -> np.ndarray:
+    """The package's own table of pictures of equal size: picture, box, score, landmarks.
 
     Of candidates for one face, the best one stays. Scores near 1 can be equal in float32, and the
-    package then takes the candidate that NumPy's unstable sort, another one on every kind of
-    processor, happens to put first. Here the sort is stable.
+    package then takes the candidate that NumPy's sort, which is not stable and another one on
+    another processor, happens to put first. Where `stable` is asked for, the sort is stable.
     """
-    with mock.patch("mtcnn.utils.bboxes.sort_by_scores", _sorted):
-        rows = network().detect_faces(
-            [image.astype(np.float32)],
+    with mock.patch("mtcnn.utils.bboxes.sort_by_scores", _sorted if stable else _sort_by_scores()):
+        return network().detect_faces(
+            [image.astype(np.float32) for image in images],
             min_face_size=minimum_size,
             fit_to_image=False,
             output_type="numpy",
             box_format="xyxy",
         )
-    landmarks = rows[:, 6:].reshape(len(rows), 2, -1).swapaxes(1, 2) if len(rows) else rows
-    return rows[:, 1:5], rows[:, 5], landmarks.reshape(-1, 5, 2)
+
+
+@functools.cache
+def _sort_by_scores():
+    from mtcnn.utils.bboxes import sort_by_scores
+
+    return sort_by_scores
 
 
 def _sorted(rows, scores, ascending):
