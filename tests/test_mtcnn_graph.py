@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 
 from data_pipelines.detection import mtcnn_boxes, mtcnn_networks, mtcnn_pyramid
-from data_pipelines.detection.mtcnn_graph import FaceFinder
+from data_pipelines.detection.mtcnn_graph import ALL, FaceFinder
 from data_pipelines.synth.drawing import draw_face
 
+NAMES = ("boxes", "scores", "landmarks")
 DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -37,8 +38,12 @@ def find(finder, pictures, minimum_size=20.0):
     batch = rng.integers(0, 256, (len(pictures), *sizes.max(axis=0), 3), np.uint8)
     for place, picture in zip(batch, pictures, strict=True):
         place[: picture.shape[0], : picture.shape[1]] = picture
-    *found, splits = (values.numpy() for values in finder(batch, sizes, minimum_size))
-    return list(zip(*(np.split(values, splits[1:-1]) for values in found), strict=True))
+    found = {
+        name: values.numpy() for name, values in finder(batch, sizes, minimum_size, ALL).items()
+    }
+    assert not found["left_out"].any()
+    parts = (np.split(found[name], found["splits"][1:-1]) for name in NAMES)
+    return list(zip(*parts, strict=True))
 
 
 def assert_equal(found, expected, pixels=0.05):
@@ -69,8 +74,18 @@ def test_pictures_without_a_face_have_empty_answers(finder):
         assert boxes.shape == (0, 4)
         assert scores.shape == (0,)
         assert landmarks.shape == (0, 5, 2)
-    *_, splits = finder(np.zeros((0, 30, 30, 3), np.uint8), np.zeros((0, 2), np.int32), 20.0)
-    assert splits.numpy().tolist() == [0]
+    none = finder(np.zeros((0, 30, 30, 3), np.uint8), np.zeros((0, 2), np.int32), 20.0, ALL)
+    assert none["splits"].numpy().tolist() == [0]
+
+
+def test_candidates_above_a_maximum_are_counted(finder, drawn):
+    pictures, sizes = drawn[2][None], np.array([drawn[2].shape[:2]], np.int32)
+    (count,) = finder(pictures, sizes, 20.0, 0)["left_out"].numpy()
+    assert count > 10
+    few = finder(pictures, sizes, 20.0, 10)
+    assert few["left_out"].numpy().tolist() == [count - 10]
+    assert 0 < len(few["scores"]) <= 10
+    assert finder(pictures, sizes, 20.0, count)["left_out"].numpy().tolist() == [0]
 
 
 def test_the_graph_works_where_there_is_no_python(finder, drawn, tmp_path):
@@ -130,6 +145,24 @@ def test_boxes_are_suppressed_by_better_ones_even_where_these_go(minimum, count)
     assert 0 < len(expected) < count
     assert sorted(scores[kept.numpy()]) == sorted(expected[:, 5])
     assert (np.diff(scores[kept.numpy()]) < 0).all()
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 0.5])
+def test_near_fields_suppress_each_other_as_the_package_has_it(spread):
+    from mtcnn.utils.bboxes import smart_nms_from_bboxes
+
+    rng = np.random.default_rng(0)
+    fields = np.argwhere(rng.random((40, 30)) < 0.3).astype(np.int32)
+    offsets = rng.uniform(-spread, spread, (len(fields), 4)).astype(np.float32)
+    levels = (fields[:, 1] >= 14).astype(np.int32)  # two levels side by side
+    scores = rng.permutation(len(fields)) / len(fields)
+    boxes = mtcnn_boxes.boxes_of_fields(fields, offsets, np.ones(len(fields), np.float32))
+    rows = np.column_stack([levels, boxes, scores])
+    expected = smart_nms_from_bboxes(rows, threshold=0.5)
+    kept = mtcnn_boxes.unsuppressed_fields(fields, offsets, scores, levels, 0.5).numpy()
+    assert 0 < len(expected) < len(fields)
+    np.testing.assert_array_equal(scores[kept], expected[:, 5])
+    np.testing.assert_array_equal(levels[kept], expected[:, 0])
 
 
 def test_crops_at_the_border_are_those_of_the_package():

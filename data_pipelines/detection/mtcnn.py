@@ -95,13 +95,16 @@ class Detector:
     def _faces(self, images):
         import tensorflow as tf
 
+        from data_pipelines.detection.mtcnn_graph import ALL
+
         sizes = np.array([image.shape[:2] for image in images], np.int32)
         pictures = np.zeros((len(images), *sizes.max(axis=0), 3), np.uint8)
         for picture, image in zip(pictures, images, strict=True):
             picture[: image.shape[0], : image.shape[1]] = image
         with tf.device("CPU:0"):
-            faces = self._finder(pictures, sizes, float(self._minimum_size))
-        boxes, scores, landmarks, splits = (values.numpy() for values in faces)
+            faces = self._finder(pictures, sizes, float(self._minimum_size), ALL)
+        names = ("boxes", "scores", "landmarks", "splits")
+        boxes, scores, landmarks, splits = (faces[name].numpy() for name in names)
         boxes[:, 2:] -= boxes[:, :2]
         return [
             [Detection(boxes[i], float(scores[i]), landmarks[i]) for i in range(begin, end)]

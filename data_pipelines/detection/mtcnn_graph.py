@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from data_pipelines.detection import mtcnn_boxes, mtcnn_networks, mtcnn_pyramid
 
+ALL = 2**31 - 1  # as maximum_candidates
 _THRESHOLDS = (0.6, 0.7, 0.8)  # of P-Net, R-Net and O-Net, as in the package
 _PARALLEL = 2  # pictures, or chunks of crops, in work at a time
 
@@ -18,7 +19,9 @@ _PARALLEL = 2  # pictures, or chunks of crops, in work at a time
 class FaceFinder(tf.Module):
     """Faces in a batch of pictures of mixed sizes, in a graph that can be exported.
 
-    >>> boxes, scores, landmarks, splits = FaceFinder()(pictures, sizes, 20.0)
+    >>> faces = FaceFinder()(pictures, sizes, 20.0, ALL)
+
+    XLA does not compile it: it has no means of areas, and what is found has no fixed number.
     """
 
     def __init__(self):
@@ -31,9 +34,10 @@ class FaceFinder(tf.Module):
             tf.TensorSpec([None, None, None, 3], tf.uint8, "pictures"),
             tf.TensorSpec([None, 2], tf.int32, "sizes"),
             tf.TensorSpec([], tf.float64, "minimum_size"),
+            tf.TensorSpec([], tf.int32, "maximum_candidates"),
         ]
     )
-    def __call__(self, pictures, sizes, minimum_size):
+    def __call__(self, pictures, sizes, minimum_size, maximum_candidates):
         """The faces of each picture, the one with the highest score first.
 
         Args:
@@ -41,54 +45,71 @@ class FaceFinder(tf.Module):
                 there: it changes nothing.
             sizes: `int32 [B, 2]`, height and width of the pictures in pixels.
             minimum_size: side in pixels of the smallest face that is looked for, at least 12.
+            maximum_candidates: bounds time and memory whatever a picture shows: of each picture,
+                so many of P-Net's fields of view may go on, the best ones. `ALL` for all, as in the
+                package.
 
         Returns:
             `boxes float32 [N, 4]` (left, top, right, bottom in pixels; they may reach beyond the
-            picture), `scores float32 [N]`, `landmarks float32 [N, 5, 2]` (x, y in pixels) and
-            `splits int32 [B + 1]`: the faces of picture i are those from `splits[i]` up to
-            `splits[i + 1]`.
+            picture), `scores float32 [N]`, `landmarks float32 [N, 5, 2]` (x, y in pixels),
+            `splits int32 [B + 1]` (the faces of picture i are those from `splits[i]` up to
+            `splits[i + 1]`) and `left_out int32 [B]`, candidates above the maximum.
         """
-        boxes, owners = self._proposals(pictures, sizes, minimum_size)
+        boxes, owners, left_out = self._proposals(pictures, sizes, minimum_size, maximum_candidates)
         boxes, owners = self._refined(pictures, sizes, boxes, owners)
         boxes, scores, landmarks, owners = self._output(pictures, sizes, boxes, owners)
-        splits = tf.searchsorted(owners, tf.range(tf.shape(sizes)[0] + 1))
-        return boxes, scores, landmarks, splits
+        return {
+            "boxes": boxes,
+            "scores": scores,
+            "landmarks": landmarks,
+            "splits": tf.searchsorted(owners, tf.range(tf.shape(sizes)[0] + 1)),
+            "left_out": left_out,
+        }
 
-    def _proposals(self, pictures, sizes, minimum_size):
-        """Square boxes `[N, 4]` by P-Net, and to which picture each belongs, `int32 [N]`."""
+    def _proposals(self, pictures, sizes, minimum_size, maximum):
+        """Square boxes `[N, 4]` by P-Net, to which picture each belongs, and what is left out."""
         count = tf.shape(sizes)[0]
-        found = tf.TensorArray(tf.float32, count, element_shape=[None, 4], infer_shape=False)
-        owners = tf.TensorArray(tf.int32, count, element_shape=[None], infer_shape=False)
+        boxes = tf.TensorArray(tf.float32, count, element_shape=[None, 4], infer_shape=False)
+        numbers = tf.TensorArray(tf.int32, count, element_shape=[2])
 
-        def add(index, found, owners):
+        def add(index, boxes, numbers):
             picture = pictures[index, : sizes[index, 0], : sizes[index, 1]]
-            boxes = self._propose(picture, minimum_size)
-            owner = tf.fill([tf.shape(boxes)[0]], index)
-            return index + 1, found.write(index, boxes), owners.write(index, owner)
+            found, left_out = self._propose(picture, minimum_size, maximum)
+            number = tf.stack([tf.shape(found)[0], left_out])
+            return index + 1, boxes.write(index, found), numbers.write(index, number)
 
-        _, found, owners = tf.while_loop(
-            lambda index, *_: index < count, add, (0, found, owners), parallel_iterations=_PARALLEL
+        _, boxes, numbers = tf.while_loop(
+            lambda index, *_: index < count, add, (0, boxes, numbers), parallel_iterations=_PARALLEL
         )
-        return found.concat(), owners.concat()
+        found, left_out = tf.unstack(numbers.stack(), axis=1)
+        return boxes.concat(), tf.repeat(tf.range(count), found), left_out
 
-    def _propose(self, picture, minimum_size):
+    def _propose(self, picture, minimum_size, maximum):
         scales, sizes = mtcnn_pyramid.level_scales(tf.shape(picture)[:2], minimum_size)
         canvas, corners = mtcnn_pyramid.draw_pyramid(picture, sizes)
         logits, offsets = mtcnn_networks.propose(canvas, self._weights.pnet)
         threshold = math.log(_THRESHOLDS[0] / (1 - _THRESHOLDS[0]))
         fields = tf.cast(tf.where(logits[0, ..., 1] - logits[0, ..., 0] > threshold), tf.int32)
         fields, levels = mtcnn_pyramid.locate(fields, corners, sizes)
-        offsets = tf.gather_nd(offsets[0], fields)
         scores = tf.nn.softmax(tf.gather_nd(logits[0], fields))[:, 1]
+        left_out = tf.maximum(tf.shape(scores)[0] - maximum, 0)
+        fields, levels, scores = tf.cond(
+            left_out > 0,
+            lambda: _gather(
+                tf.sort(tf.math.top_k(scores, maximum).indices), fields, levels, scores
+            ),
+            lambda: [fields, levels, scores],
+        )
+        offsets = tf.gather_nd(offsets[0], fields)
         best = mtcnn_boxes.unsuppressed_fields(fields, offsets, scores, levels, 0.5)
-        fields, offsets, scores, levels = _gather(best, fields, offsets, scores, levels)
+        fields, levels, scores, offsets = _gather(best, fields, levels, scores, offsets)
         boxes = mtcnn_boxes.boxes_of_fields(
             fields - tf.gather(corners, levels) // mtcnn_networks.STRIDE,
             offsets,
             tf.gather(tf.cast(scales, tf.float32), levels),
         )
         best = mtcnn_boxes.unsuppressed(boxes, scores, None, 0.7)
-        return mtcnn_boxes.squared(tf.gather(boxes, best))
+        return mtcnn_boxes.squared(tf.gather(boxes, best)), left_out
 
     def _refined(self, pictures, sizes, boxes, owners):
         """Square boxes by R-Net, and to which picture each belongs."""

@@ -11,9 +11,13 @@ _MULTIPLE = 32  # of a canvas' sides: convolutions prepare themselves for each s
 
 # Each level's sides are 0.709 times those of the one before. The largest one stands on top, the
 # second one below it with all small ones at its right, the third and the fourth at the bottom:
-# a tenth of the canvas stays empty.
-_SMALL = ("below", 4, ("beside", 5, 7), ("beside", 6, 8), ("beside", *range(9, MAXIMUM_LEVELS)))
-_LAYOUT = ("below", 0, ("beside", 1, _SMALL), ("beside", 2, 3))
+# a tenth of the canvas stays empty. The smallest ones, one below the other, are one part of it.
+_REST = 9
+_LAYOUT = (
+    *("below", 0),
+    ("beside", 1, ("below", 4, ("beside", 5, 7), ("beside", 6, 8, _REST))),
+    ("beside", 2, 3),
+)
 _AXES = {"below": 0, "beside": 1}
 
 
@@ -47,13 +51,17 @@ def draw_pyramid(picture: tf.Tensor, sizes: tf.Tensor) -> tuple[tf.Tensor, tf.Te
         The canvas, `float32 [1, h, w, 4]`, as `propose` wants it, and `corners int32 [L, 2]`, top
         and left of each level on it.
     """
-    levels = _levels(picture, sizes)
-    slots = tf.unstack(sizes + sizes % STRIDE)
-    sides = tf.maximum(_measure(_LAYOUT, slots), 1)  # the canvas of no levels is a small one
-    canvas = _draw(_LAYOUT, slots, levels, -(-sides // _MULTIPLE) * _MULTIPLE)
+    slots = sizes + sizes % STRIDE
+    rest = tf.stack([tf.reduce_sum(slots[_REST:, 0]), slots[_REST, 1]])
+    parts = [*tf.unstack(slots[:_REST]), rest]
+    sides = tf.maximum(_measure(_LAYOUT, parts), 1)  # the canvas of no levels is a small one
+    images = _images(picture, sizes, slots)
+    canvas = _draw(_LAYOUT, parts, images, -(-sides // _MULTIPLE) * _MULTIPLE)
     corners = {}
-    _place(_LAYOUT, slots, tf.zeros([2], tf.int32), corners)
-    return canvas[None], tf.stack([corners[level] for level in range(MAXIMUM_LEVELS)])
+    _place(_LAYOUT, parts, tf.zeros([2], tf.int32), corners)
+    down = tf.cumsum(slots[_REST:, 0], exclusive=True)
+    small = corners.pop(_REST) + tf.stack([down, tf.zeros_like(down)], axis=1)
+    return canvas[None], tf.concat([tf.stack([corners[i] for i in sorted(corners)]), small], 0)
 
 
 def locate(fields: tf.Tensor, corners: tf.Tensor, sizes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -75,57 +83,71 @@ def locate(fields: tf.Tensor, corners: tf.Tensor, sizes: tf.Tensor) -> tuple[tf.
     return tf.boolean_mask(fields, within), levels
 
 
-def _levels(picture, sizes):
-    """The pixels of each level, with a fourth channel of zeros."""
+def _images(picture, sizes, slots):
+    """What stands on each part of the canvas; a fourth channel is 1 outside of levels, 0 inside."""
     count = tf.reduce_sum(tf.cast(sizes[:, 0] > 0, tf.int32))
     pixels = tf.cast(picture, tf.float32)[None]
-    levels = tf.TensorArray(
-        tf.float32, MAXIMUM_LEVELS, element_shape=[None, None, 4], infer_shape=False
+
+    def reduced(level):
+        mean = tf.image.resize(pixels, sizes[level], tf.image.ResizeMethod.AREA)[0]
+        return tf.pad(mean, [[0, 0], [0, 0], [0, 1]])
+
+    def append(level, rest):
+        row = _fitted(reduced(level), [slots[level, 0], slots[_REST, 1]])
+        return level + 1, rest.write(rest.size(), tf.reshape(row, [-1, 4]))
+
+    images = tf.TensorArray(tf.float32, _REST, element_shape=[None, None, 4], infer_shape=False)
+    rest = tf.TensorArray(tf.float32, 0, True, element_shape=[None, 4], infer_shape=False)
+    first = tf.minimum(count, _REST)
+    _, images = tf.while_loop(
+        lambda level, _: level < first,
+        lambda level, images: (level + 1, images.write(level, reduced(level))),
+        (0, images),
     )
-
-    def add(level, levels):
-        reduced = tf.image.resize(pixels, sizes[level], tf.image.ResizeMethod.AREA)[0]
-        return level + 1, levels.write(level, tf.pad(reduced, [[0, 0], [0, 0], [0, 1]]))
-
-    _, levels = tf.while_loop(lambda level, _: level < count, add, (0, levels))
-    _, levels = tf.while_loop(
-        lambda level, _: level < MAXIMUM_LEVELS,
-        lambda level, levels: (level + 1, levels.write(level, tf.zeros([0, 0, 4]))),
-        (count, levels),
+    _, images = tf.while_loop(
+        lambda level, _: level < _REST,
+        lambda level, images: (level + 1, images.write(level, tf.zeros([0, 0, 4]))),
+        (first, images),
     )
-    return levels
+    _, rest = tf.while_loop(
+        lambda level, _: level < count, append, (_REST, rest.write(0, tf.zeros([0, 4])))
+    )
+    rest = tf.reshape(rest.concat(), [tf.reduce_sum(slots[_REST:, 0]), slots[_REST, 1], 4])
+    return [*(images.read(level) for level in range(_REST)), rest]
 
 
-def _measure(layout, slots):
-    """Height and width of a part of the layout."""
+def _fitted(image, sides):
+    """An image with the outside to its right and below it, to the sides given."""
+    space = tf.stack(sides) - tf.shape(image)[:2]
+    return tf.pad(image, [[0, space[0]], [0, space[1]], [0, 0]], constant_values=1.0)
+
+
+def _measure(layout, parts):
+    """Height and width of a section of the layout, from those of its parts."""
     if isinstance(layout, int):
-        return slots[layout]
-    axis, sides = _AXES[layout[0]], tf.stack([_measure(part, slots) for part in layout[1:]])
+        return parts[layout]
+    axis, sides = _AXES[layout[0]], tf.stack([_measure(one, parts) for one in layout[1:]])
     along, across = tf.reduce_sum(sides[:, axis]), tf.reduce_max(sides[:, 1 - axis])
     return tf.stack([across, along] if axis else [along, across])
 
 
-def _place(layout, slots, corner, corners):
-    """Writes top and left of each level of a part of the layout whose own corner is given."""
+def _place(layout, parts, corner, corners):
+    """Writes top and left of each part of a section of the layout whose own corner is given."""
     if isinstance(layout, int):
         corners[layout] = corner
         return
-    for part in layout[1:]:
-        _place(part, slots, corner, corners)
-        corner = corner + _measure(part, slots) * tf.one_hot(_AXES[layout[0]], 2, dtype=tf.int32)
+    for one in layout[1:]:
+        _place(one, parts, corner, corners)
+        corner = corner + _measure(one, parts) * tf.one_hot(_AXES[layout[0]], 2, dtype=tf.int32)
 
 
-def _draw(layout, slots, levels, sides):
-    """A part of the layout, with the outside to its right and below it, to the sides given."""
+def _draw(layout, parts, images, sides):
+    """A section of the layout, with the outside to its right and below it, to the sides given."""
     if isinstance(layout, int):
-        level = levels.read(layout)
-        right, below = sides[1] - tf.shape(level)[1], sides[0] - tf.shape(level)[0]
-        return tf.pad(level, [[0, below], [0, right], [0, 0]], constant_values=1.0)
-    axis, *parts = _AXES[layout[0]], *layout[1:]
-    drawn = []
-    for part in parts:
-        along = sides[axis] if part is parts[-1] else _measure(part, slots)[axis]
-        own = [sides[0], along] if axis else [along, sides[1]]
-        drawn.append(_draw(part, slots, levels, own))
-        sides = tf.unstack(tf.stack(sides) - along * tf.one_hot(axis, 2, dtype=tf.int32))
+        return _fitted(images[layout], sides)
+    axis, drawn = _AXES[layout[0]], []
+    for one in layout[1:]:
+        along = sides[axis] if one is layout[-1] else _measure(one, parts)[axis]
+        drawn.append(_draw(one, parts, images, [sides[0], along] if axis else [along, sides[1]]))
+        sides = [sides[0], sides[1] - along] if axis else [sides[0] - along, sides[1]]
     return tf.concat(drawn, axis)
