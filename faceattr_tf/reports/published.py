@@ -11,6 +11,8 @@ from data_pipelines.tasks import CELEBA_ATTRIBUTES
 LNETS_ANET = "Liu et al., Deep Learning Face Attributes in the Wild, ICCV 2015, Table 1"
 FACESTN_PAPER = "Tan et al., Deep Face Attributes Recognition Using Spatial Transformer Network"
 FACESTN = f"{FACESTN_PAPER}, Table 1"
+FUSION_PAPER = "Wang et al., Joint Multi-Feature Fusion and Attribute Relationships"
+FUSION = f"{FUSION_PAPER}, Table III"
 KTH_MTFL = "Canal Garcia et al., Prediction of Attributes, KTH"
 
 NOT_COMPARABLE_MTFL = (
@@ -94,6 +96,12 @@ def _condition(data: str, method: str, average: float, table="", accuracy=None) 
     """A condition of FaceSTN's section III.D, whose text gives the averages with a decimal."""
     source = ", ".join(filter(None, (FACESTN_PAPER, "section III.D", table)))
     return Published(data, f"FaceSTN, {method}", source, accuracy or {}, average)
+
+
+def _average(method: str, celeba: float, lfwa: float) -> list[Published]:
+    """A row of Fusion+OBRL's Table III, which has averages alone; its MTCNN is no detector."""
+    averages = {"celeba": celeba, "lfwa": lfwa}
+    return [Published(data, method, FUSION, {}, average) for data, average in averages.items()]
 
 
 def _smile(method: str, table: str, accuracy: float, *more, **named) -> Published:
@@ -198,6 +206,10 @@ PUBLISHED: tuple[Published, ...] = (
     _condition("lfwa", "without alignment", 85.9),
     _condition("lfwa", "without alignment + transformer", 86.0, "Table 4",
                {"Blurry": 86.9, "Big_Lips": 79.4}),
+    *_average("Location + Weather", 88.65, 86.6),
+    *_average("Off-the-shelf", 86.3, 84.5),
+    *_average("Fusion, MTCNN without OBRL", 90.38, 85.97),
+    *_average("Fusion, MTCNN with OBRL", 91.47, 86.51),
     _smile(BOTTLENECKS, "Table 3", 68.5, (64.1, 73.8), (75.6, 63.2),
            ((74, 26), (36, 64))),
     _smile(FINE_TUNED, "Table 3", 87.5, (97.6, 75.4), (82.6, 96.3),
