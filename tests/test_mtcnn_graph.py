@@ -108,11 +108,12 @@ def test_each_level_on_the_canvas_has_its_own_surroundings(size):
     weights = mtcnn_networks.load_weights().pnet
     minimum_size = tf.constant(12.0, tf.float64)
     scales, sizes = mtcnn_pyramid.level_scales(tf.constant(size), minimum_size)
-    canvas, corners = mtcnn_pyramid.draw_pyramid(picture, sizes)
-    logits, offsets = (values.numpy() for values in mtcnn_networks.propose(canvas, weights))
+    canvas = mtcnn_pyramid.draw_pyramids(np.stack([picture[::-1], picture]), sizes)
+    logits, offsets = (values.numpy()[1] for values in mtcnn_networks.propose(canvas, weights))
     network = mtcnn_package.network().stages[0].model
-    fields = np.stack(np.indices(logits.shape[1:3]), -1).reshape(-1, 2).astype(np.int32)
-    fields, owners = (v.numpy() for v in mtcnn_pyramid.locate(fields, corners, sizes))
+    fields = np.stack(np.indices(logits.shape[:2]), -1).reshape(-1, 2).astype(np.int32)
+    within, owners = (values.numpy() for values in mtcnn_pyramid.locate(fields, sizes))
+    fields, owners = fields[within], owners[within]
     levels = np.flatnonzero(sizes.numpy()[:, 0])
     assert set(owners) == set(levels)
     assert len(levels) == sum(min(size) * scale >= 12 for scale in scales.numpy())
@@ -122,9 +123,9 @@ def test_each_level_on_the_canvas_has_its_own_surroundings(size):
         rows, columns = fields[owners == level].T
         shape = expected[0].shape[:2]
         assert len(rows) == np.prod(shape)
-        found = offsets[0, rows, columns].reshape(*shape, 4)
+        found = offsets[rows, columns].reshape(*shape, 4)
         np.testing.assert_allclose(found, expected[0], atol=1e-5)
-        scores = tf.nn.softmax(logits[0, rows, columns].reshape(*shape, 2))
+        scores = tf.nn.softmax(logits[rows, columns].reshape(*shape, 2))
         np.testing.assert_allclose(scores, expected[1], atol=1e-5)
 
 

@@ -3,6 +3,9 @@
 It finds what the `mtcnn` package finds, whose weights it uses, without Python between the steps:
 the levels of a picture's pyramid stand on one canvas for P-Net (`mtcnn_pyramid`), and the proposals
 of all pictures of a batch go through R-Net, and those that are left through O-Net, together.
+
+Of candidates for one face the best one stays. Scores near 1 can be equal in float32; the package's
+sort, which is not stable, then takes one that depends on the processor, this one always the same.
 """
 
 import math
@@ -13,6 +16,7 @@ from data_pipelines.detection import mtcnn_boxes, mtcnn_networks, mtcnn_pyramid
 
 ALL = 2**31 - 1  # as maximum_candidates
 _THRESHOLDS = (0.6, 0.7, 0.8)  # of P-Net, R-Net and O-Net, as in the package
+_CANVAS = 50_000  # pixels of canvases that a network sees at once, or one canvas
 _PARALLEL = 2  # pictures, or chunks of crops, in work at a time
 
 
@@ -69,47 +73,54 @@ class FaceFinder(tf.Module):
     def _proposals(self, pictures, sizes, minimum_size, maximum):
         """Square boxes `[N, 4]` by P-Net, to which picture each belongs, and what is left out."""
         count = tf.shape(sizes)[0]
-        boxes = tf.TensorArray(tf.float32, count, element_shape=[None, 4], infer_shape=False)
-        numbers = tf.TensorArray(tf.int32, count, element_shape=[2])
+        found = [_array(tf.float32, [4]), _array(tf.int32, []), _array(tf.int32, [])]
 
-        def add(index, boxes, numbers):
-            picture = pictures[index, : sizes[index, 0], : sizes[index, 1]]
-            found, left_out = self._propose(picture, minimum_size, maximum)
-            number = tf.stack([tf.shape(found)[0], left_out])
-            return index + 1, boxes.write(index, found), numbers.write(index, number)
+        def add(begin, found):
+            # As many pictures of one size at a time as fit into a processor's cache.
+            size = sizes[begin]
+            scales, levels = mtcnn_pyramid.level_scales(size, minimum_size)
+            alike = tf.reduce_all(sizes[begin:] == size, axis=1)
+            run = tf.reduce_sum(tf.math.cumprod(tf.cast(alike, tf.int32)))
+            few = _CANVAS // tf.reduce_prod(mtcnn_pyramid.canvas_sides(levels))
+            end = begin + tf.clip_by_value(few, 1, run)
+            part = pictures[begin:end, : size[0], : size[1]]
+            boxes, owners, left_out = self._propose(part, scales, levels, maximum)
+            return end, _append(found, (boxes, owners + begin, left_out))
 
-        _, boxes, numbers = tf.while_loop(
-            lambda index, *_: index < count, add, (0, boxes, numbers), parallel_iterations=_PARALLEL
+        _, found = tf.while_loop(
+            lambda begin, _: begin < count, add, (0, found), parallel_iterations=_PARALLEL
         )
-        found, left_out = tf.unstack(numbers.stack(), axis=1)
-        return boxes.concat(), tf.repeat(tf.range(count), found), left_out
+        return [one.concat() for one in found]
 
-    def _propose(self, picture, minimum_size, maximum):
-        scales, sizes = mtcnn_pyramid.level_scales(tf.shape(picture)[:2], minimum_size)
-        canvas, corners = mtcnn_pyramid.draw_pyramid(picture, sizes)
+    def _propose(self, pictures, scales, sizes, maximum):
+        """The same for pictures of one size, given its levels."""
+        canvas = mtcnn_pyramid.draw_pyramids(pictures, sizes)
         logits, offsets = mtcnn_networks.propose(canvas, self._weights.pnet)
         threshold = math.log(_THRESHOLDS[0] / (1 - _THRESHOLDS[0]))
-        fields = tf.cast(tf.where(logits[0, ..., 1] - logits[0, ..., 0] > threshold), tf.int32)
-        fields, levels = mtcnn_pyramid.locate(fields, corners, sizes)
-        scores = tf.nn.softmax(tf.gather_nd(logits[0], fields))[:, 1]
-        left_out = tf.maximum(tf.shape(scores)[0] - maximum, 0)
-        fields, levels, scores = tf.cond(
-            left_out > 0,
-            lambda: _gather(
-                tf.sort(tf.math.top_k(scores, maximum).indices), fields, levels, scores
-            ),
-            lambda: [fields, levels, scores],
+        places = tf.cast(tf.where(logits[..., 1] - logits[..., 0] > threshold), tf.int32)
+        within, levels = mtcnn_pyramid.locate(places[:, 1:], sizes)
+        places, levels = tf.boolean_mask(places, within), tf.boolean_mask(levels, within)
+        scores = tf.nn.softmax(tf.gather_nd(logits, places))[:, 1]
+        counts = tf.math.bincount(places[:, 0], minlength=tf.shape(pictures)[0])
+        places, levels, scores = tf.cond(
+            tf.reduce_any(counts > maximum),
+            lambda: _gather(_best(scores, places[:, 0], counts, maximum), places, levels, scores),
+            lambda: [places, levels, scores],
         )
-        offsets = tf.gather_nd(offsets[0], fields)
-        best = mtcnn_boxes.unsuppressed_fields(fields, offsets, scores, levels, 0.5)
-        fields, levels, scores, offsets = _gather(best, fields, levels, scores, offsets)
+        offsets = tf.gather_nd(offsets, places)
+        owners, fields = places[:, 0], places[:, 1:]
+        rows = fields + owners[:, None] * [tf.shape(logits)[1], 0]  # one picture below the other
+        groups = owners * mtcnn_pyramid.MAXIMUM_LEVELS + levels
+        best = mtcnn_boxes.unsuppressed_fields(rows, offsets, scores, groups, 0.5)
         boxes = mtcnn_boxes.boxes_of_fields(
-            fields - tf.gather(corners, levels) // mtcnn_networks.STRIDE,
+            fields - tf.gather(mtcnn_pyramid.level_corners(sizes), levels) // mtcnn_networks.STRIDE,
             offsets,
             tf.gather(tf.cast(scales, tf.float32), levels),
         )
-        best = mtcnn_boxes.unsuppressed(boxes, scores, None, 0.7)
-        return mtcnn_boxes.squared(tf.gather(boxes, best)), left_out
+        boxes, scores, owners = _gather(best, boxes, scores, owners)
+        best = mtcnn_boxes.unsuppressed(boxes, scores, owners, 0.7)
+        boxes, owners = _gather(best, mtcnn_boxes.squared(boxes), owners)
+        return boxes, owners, tf.maximum(counts - maximum, 0)
 
     def _refined(self, pictures, sizes, boxes, owners):
         """Square boxes by R-Net, and to which picture each belongs."""
@@ -146,8 +157,25 @@ class FaceFinder(tf.Module):
         return _gather(best, boxes, scores, landmarks, owners)
 
 
+def _array(dtype, shape):
+    """An array of parts with rows of that shape, to be concatenated; the first has none."""
+    array = tf.TensorArray(dtype, 0, True, element_shape=[None, *shape], infer_shape=False)
+    return array.write(0, tf.zeros([0, *shape], dtype))
+
+
+def _append(arrays, parts):
+    return [array.write(array.size(), part) for array, part in zip(arrays, parts, strict=True)]
+
+
 def _gather(indices, *values):
     return [tf.gather(value, indices) for value in values]
+
+
+def _best(scores, owners, counts, maximum):
+    """Indices, in their order, of each picture's best ones, up to a maximum."""
+    order = mtcnn_boxes.ordered(mtcnn_boxes.best_first(scores), owners)
+    first = tf.gather(tf.cumsum(counts, exclusive=True), tf.gather(owners, order))
+    return tf.sort(tf.boolean_mask(order, tf.range(tf.shape(order)[0]) - first < maximum))
 
 
 def _above(threshold, scores, *values):
@@ -155,7 +183,7 @@ def _above(threshold, scores, *values):
 
 
 def _in_chunks(network, shapes, found, *, side, chunk, multiple):
-    """What a network gives for the crops of boxes, in parts whose activations fit into a cache.
+    """What a network gives for the crops of boxes, in parts that fit into a processor's cache.
 
     Args:
         network: crops -> outputs.
@@ -168,12 +196,7 @@ def _in_chunks(network, shapes, found, *, side, chunk, multiple):
     """
     pictures, sizes, boxes, owners = found
     count = tf.shape(boxes)[0]
-    outputs = [
-        tf.TensorArray(tf.float32, 0, True, element_shape=[None, *shape], infer_shape=False).write(
-            0, tf.zeros([0, *shape])
-        )
-        for shape in shapes
-    ]
+    outputs = [_array(tf.float32, shape) for shape in shapes]
 
     def add(begin, outputs):
         number = tf.minimum(chunk, -(-(count - begin) // multiple) * multiple)
@@ -181,9 +204,7 @@ def _in_chunks(network, shapes, found, *, side, chunk, multiple):
         crops = mtcnn_boxes.cut(
             pictures, sizes, tf.gather(boxes, rows), tf.gather(owners, rows), side
         )
-        values = network(crops)
-        written = [o.write(o.size(), value) for o, value in zip(outputs, values, strict=True)]
-        return begin + number, written
+        return begin + number, _append(outputs, network(crops))
 
     _, outputs = tf.while_loop(
         lambda begin, _: begin < count, add, (0, outputs), parallel_iterations=_PARALLEL

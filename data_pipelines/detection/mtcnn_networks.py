@@ -75,10 +75,7 @@ def refine(crops: tf.Tensor, weights: tuple[np.ndarray, ...]) -> tuple[tf.Tensor
     Returns:
         `scores [N]`, probabilities of a face, and `offsets [N, 4]` in sides of the crop.
     """
-    first = (*_for_pixels(*weights[:2]), weights[2])
-    values, order = _pooled(crops, first, (3, 2, "SAME"))
-    values, order = _pooled(values, (weights[3][:, :, order], *weights[4:6]), (3, 2, "VALID"))
-    values = _prelu(_convolve(values, weights[6][:, :, order], weights[7]), weights[8])
+    values = _convolutions(crops, weights)
     values = _prelu(_dense(_flatten(values), *weights[9:11]), weights[11])
     return _scores(values, *weights[14:16]), _dense(values, *weights[12:14])
 
@@ -96,14 +93,20 @@ def output(
         `scores [N]`, probabilities of a face, `offsets [N, 4]` in sides of the crop, and
         `landmarks [N, 5, 2]` (x, y), 0 to 1 within the crop.
     """
-    first = (*_for_pixels(*weights[:2]), weights[2])
-    values, order = _pooled(crops, first, (3, 2, "SAME"))
-    values, order = _pooled(values, (weights[3][:, :, order], *weights[4:6]), (3, 2, "VALID"))
-    values, order = _pooled(values, (weights[6][:, :, order], *weights[7:9]), (2, 2, "SAME"))
-    values = _prelu(_convolve(values, weights[9][:, :, order], weights[10]), weights[11])
+    values = tf.nn.max_pool2d(_convolutions(crops, weights), 2, 2, "SAME")
+    values = _prelu(_convolve(values, *weights[9:11]), weights[11])
     values = _prelu(_dense(_flatten(values), *weights[12:14]), weights[14])
     landmarks = tf.stack(tf.split(_dense(values, *weights[17:19]), 2, axis=1), axis=2)
     return _scores(values, *weights[19:21]), _dense(values, *weights[15:17]), landmarks
+
+
+def _convolutions(crops, weights):
+    """The three convolutions with which R-Net and O-Net begin."""
+    first = (*_for_pixels(*weights[:2]), weights[2])
+    values, order = _pooled(crops, first, (3, 2, "SAME"))
+    values = _prelu(_convolve(values, weights[3][:, :, order], weights[4]), weights[5])
+    values = tf.nn.max_pool2d(values, 3, 2, "VALID")
+    return _prelu(_convolve(values, *weights[6:8]), weights[8])
 
 
 def _for_pixels(kernel, bias):
@@ -115,10 +118,11 @@ def _for_pixels(kernel, bias):
 def _pooled(values, layer, pooling):
     """A convolution, its PReLU and pooling: values, and in which order their channels stand.
 
-    In the package, pooling goes last. Here it goes before the PReLU, which then has a quarter of
-    the values to see. That is the same for a slope that rises; one that falls below zero makes a
-    PReLU max(x, slope * x), of which both parts are convolved and pooled. Where the values have a
-    channel more than the layer, it says what is outside, and no maximum is found there.
+    In the package, pooling goes last. In a first layer, of few channels and many values, it is
+    faster before the PReLU, which then has a quarter of the values to see. That is the same for a
+    slope that rises; one that falls below zero makes a PReLU max(x, slope * x), of which both parts
+    are convolved and pooled. Where the values have a channel more than the layer, it says what is
+    outside, and no maximum is found there.
     """
     kernel, bias, slopes = layer[0], layer[1], layer[2].ravel()
     rising = np.flatnonzero(slopes >= 0)

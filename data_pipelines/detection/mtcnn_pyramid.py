@@ -38,65 +38,81 @@ def level_scales(size: tf.Tensor, minimum_size: tf.Tensor) -> tuple[tf.Tensor, t
     return scales, tf.where(tf.reduce_min(sides, axis=1, keepdims=True) >= FIELD, sizes, 0)
 
 
-def draw_pyramid(picture: tf.Tensor, sizes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The levels of a picture's pyramid on one canvas.
+def canvas_sides(sizes: tf.Tensor) -> tf.Tensor:
+    """Height and width, `int32 [2]`, of the canvas for levels of these `sizes`."""
+    sides = tf.maximum(
+        _measure(_LAYOUT, _parts(sizes)), 1
+    )  # the canvas of no levels is a small one
+    return -(-sides // _MULTIPLE) * _MULTIPLE
+
+
+def draw_pyramids(pictures: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    """The levels of each picture's pyramid on a canvas.
 
     The value of a pixel is the mean of the picture over the pixel's area.
 
     Args:
-        picture: `uint8 [H, W, 3]`.
+        pictures: `uint8 [B, H, W, 3]`, all of one size.
         sizes: `int32 [L, 2]` of `level_scales`.
 
     Returns:
-        The canvas, `float32 [1, h, w, 4]`, as `propose` wants it, and `corners int32 [L, 2]`, top
-        and left of each level on it.
+        `float32 [B, h, w, 4]`, as `propose` wants it.
     """
-    slots = sizes + sizes % STRIDE
-    rest = tf.stack([tf.reduce_sum(slots[_REST:, 0]), slots[_REST, 1]])
-    parts = [*tf.unstack(slots[:_REST]), rest]
-    sides = tf.maximum(_measure(_LAYOUT, parts), 1)  # the canvas of no levels is a small one
-    images = _images(picture, sizes, slots)
-    canvas = _draw(_LAYOUT, parts, images, -(-sides // _MULTIPLE) * _MULTIPLE)
+    return _draw(_LAYOUT, _parts(sizes), _images(pictures, sizes), canvas_sides(sizes))
+
+
+def level_corners(sizes: tf.Tensor) -> tf.Tensor:
+    """Top and left, `int32 [L, 2]`, of each level on the canvas."""
     corners = {}
-    _place(_LAYOUT, parts, tf.zeros([2], tf.int32), corners)
-    down = tf.cumsum(slots[_REST:, 0], exclusive=True)
+    _place(_LAYOUT, _parts(sizes), tf.zeros([2], tf.int32), corners)
+    down = tf.cumsum(_slots(sizes)[_REST:, 0], exclusive=True)
     small = corners.pop(_REST) + tf.stack([down, tf.zeros_like(down)], axis=1)
-    return canvas[None], tf.concat([tf.stack([corners[i] for i in sorted(corners)]), small], 0)
+    return tf.concat([tf.stack([corners[level] for level in sorted(corners)]), small], axis=0)
 
 
-def locate(fields: tf.Tensor, corners: tf.Tensor, sizes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of P-Net's fields of view, those that lie within a level, and which it is.
+def locate(fields: tf.Tensor, sizes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """In which level P-Net's fields of view lie.
 
     Args:
         fields: `int32 [N, 2]`, row and column in what `propose` gives.
-        corners, sizes: `int32 [L, 2]`, top and left, height and width of the levels on the canvas.
+        sizes: `int32 [L, 2]` of `level_scales`.
 
     Returns:
-        `fields [M, 2]` and `levels int32 [M]`.
+        `within bool [N]`, false for those that lie across a border, and `levels int32 [N]`.
     """
-    begin = corners // STRIDE
-    end = begin + (sizes + sizes % STRIDE) // STRIDE - (FIELD // STRIDE - 1)
-    inside = (fields[:, None] >= begin) & (fields[:, None] < end)
-    inside = tf.reduce_all(inside, axis=2)
-    within = tf.reduce_any(inside, axis=1)
-    levels = tf.argmax(tf.boolean_mask(inside, within), axis=1, output_type=tf.int32)
-    return tf.boolean_mask(fields, within), levels
+    begin = level_corners(sizes) // STRIDE
+    end = begin + _slots(sizes) // STRIDE - (FIELD // STRIDE - 1)
+    inside = tf.reduce_all((fields[:, None] >= begin) & (fields[:, None] < end), axis=2)
+    return tf.reduce_any(inside, axis=1), tf.argmax(inside, axis=1, output_type=tf.int32)
 
 
-def _images(picture, sizes, slots):
+def _slots(sizes):
+    """Sides of the levels with what they need to end in an even row and column."""
+    return sizes + sizes % STRIDE
+
+
+def _parts(sizes):
+    """Height and width of each part of the layout."""
+    slots = _slots(sizes)
+    rest = tf.stack([tf.reduce_sum(slots[_REST:, 0]), slots[_REST, 1]])
+    return [*tf.unstack(slots[:_REST]), rest]
+
+
+def _images(pictures, sizes):
     """What stands on each part of the canvas; a fourth channel is 1 outside of levels, 0 inside."""
+    slots, batch = _slots(sizes), tf.shape(pictures)[0]
     count = tf.reduce_sum(tf.cast(sizes[:, 0] > 0, tf.int32))
-    pixels = tf.cast(picture, tf.float32)[None]
+    pixels = tf.cast(pictures, tf.float32)
 
     def reduced(level):
-        mean = tf.image.resize(pixels, sizes[level], tf.image.ResizeMethod.AREA)[0]
-        return tf.pad(mean, [[0, 0], [0, 0], [0, 1]])
+        mean = tf.image.resize(pixels, sizes[level], tf.image.ResizeMethod.AREA)
+        return tf.pad(mean, [[0, 0], [0, 0], [0, 0], [0, 1]])
 
     def append(level, rest):
-        row = _fitted(reduced(level), [slots[level, 0], slots[_REST, 1]])
-        return level + 1, rest.write(rest.size(), tf.reshape(row, [-1, 4]))
+        rows = _fitted(reduced(level), [slots[level, 0], slots[_REST, 1]])
+        return level + 1, rest.write(rest.size(), tf.reshape(_turned(rows), [-1, 4]))
 
-    images = tf.TensorArray(tf.float32, _REST, element_shape=[None, None, 4], infer_shape=False)
+    images = tf.TensorArray(tf.float32, _REST, element_shape=[None] * 3 + [4], infer_shape=False)
     rest = tf.TensorArray(tf.float32, 0, True, element_shape=[None, 4], infer_shape=False)
     first = tf.minimum(count, _REST)
     _, images = tf.while_loop(
@@ -106,20 +122,27 @@ def _images(picture, sizes, slots):
     )
     _, images = tf.while_loop(
         lambda level, _: level < _REST,
-        lambda level, images: (level + 1, images.write(level, tf.zeros([0, 0, 4]))),
+        lambda level, images: (level + 1, images.write(level, tf.zeros([batch, 0, 0, 4]))),
         (first, images),
     )
     _, rest = tf.while_loop(
         lambda level, _: level < count, append, (_REST, rest.write(0, tf.zeros([0, 4])))
     )
-    rest = tf.reshape(rest.concat(), [tf.reduce_sum(slots[_REST:, 0]), slots[_REST, 1], 4])
+    height, width = tf.unstack(_parts(sizes)[_REST])
+    rest = _turned(tf.reshape(rest.concat(), [height, batch, width, 4]))
     return [*(images.read(level) for level in range(_REST)), rest]
 
 
-def _fitted(image, sides):
-    """An image with the outside to its right and below it, to the sides given."""
-    space = tf.stack(sides) - tf.shape(image)[:2]
-    return tf.pad(image, [[0, space[0]], [0, space[1]], [0, 0]], constant_values=1.0)
+def _turned(images):
+    """Pictures' rows together, `[H, B, W, C]`, and back."""
+    return tf.transpose(images, [1, 0, 2, 3])
+
+
+def _fitted(images, sides):
+    """Images with the outside to their right and below them, to the sides given."""
+    space = tf.stack(sides) - tf.shape(images)[1:3]
+    paddings = [[0, 0], [0, space[0]], [0, space[1]], [0, 0]]
+    return tf.pad(images, paddings, constant_values=1.0)
 
 
 def _measure(layout, parts):
@@ -150,4 +173,4 @@ def _draw(layout, parts, images, sides):
         along = sides[axis] if one is layout[-1] else _measure(one, parts)[axis]
         drawn.append(_draw(one, parts, images, [sides[0], along] if axis else [along, sides[1]]))
         sides = [sides[0], sides[1] - along] if axis else [sides[0] - along, sides[1]]
-    return tf.concat(drawn, axis)
+    return tf.concat(drawn, axis + 1)
