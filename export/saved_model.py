@@ -48,11 +48,8 @@ and points are in pixels, the centre of the first one being (0, 0). The graph do
 orientation tags (TensorFlow's decoders ignore them): clients turn photographs upright first.
 """
 
-import contextlib
 import dataclasses
 import json
-import os
-import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,11 +57,11 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import local
 from data_pipelines.tasks import Task
 from export.check import TOLERANCES, Check, comparable, pass_check
 from export.description import METADATA_NAME, describe, described_tasks
 from export.examples import task_answers
+from export.versions import folder_of_model, latest_version, preparing, publish
 from export.warmup import write_warmup
 
 FILES_NAME = "assets.extra/files.json"
@@ -158,36 +155,23 @@ def export_model(
     options.check()
     if check:
         check.ready()
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise UserError(f"name {name!r}: expected letters, digits, '_', '-' and '.' only")
-    if version is not None and version < 1:
-        raise UserError(f"version {version}: expected a positive whole number")
-    parent = local(folder) / name
-    if version is not None and (parent / str(version)).exists():
-        raise UserError(f"{parent / str(version)} exists already: choose another version")
+    parent = folder_of_model(folder, name, version)
     workdir = Workdir.open(workdir)
     model = workdir.load_model()
     description = describe(workdir, model, options, localiser)
 
-    made = [path for path in (parent, *parent.parents) if not path.exists()]
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".export-") as temporary:
-            prepared = Path(temporary, "model")
-            served = with_precision(model, workdir, options.precision)
-            served = answering(served, described_tasks(workdir, description))
-            _save(served, workdir, description, localiser, prepared)
-            _check(prepared, model, workdir, description, _TOLERANCES[options.precision])
-            _add_extras(prepared, name, description)
-            _list_files(prepared)
-            if check:
-                previous = latest_version(parent)
-                pass_check(check, prepared, previous, model, workdir, description, localiser)
-            return _move(prepared, parent, version)
-    finally:
-        for path in made:  # empty only where the export failed
-            with contextlib.suppress(OSError):
-                path.rmdir()
+    with preparing(parent) as temporary:
+        prepared = temporary / "model"
+        served = with_precision(model, workdir, options.precision)
+        served = answering(served, described_tasks(workdir, description))
+        _save(served, workdir, description, localiser, prepared)
+        _check(prepared, model, workdir, description, _TOLERANCES[options.precision])
+        _add_extras(prepared, name, description)
+        _list_files(prepared)
+        if check:
+            previous = latest_version(parent)
+            pass_check(check, prepared, previous, model, workdir, description, localiser)
+        return publish(prepared, parent, version)
 
 
 def with_precision(model, workdir, precision: str):
@@ -290,25 +274,3 @@ def _check(folder: Path, model, workdir, description: dict, tolerance: float) ->
                 f"the export's {name} differs from the Keras model's by up to "
                 f"{difference.max():.3g}"
             )
-
-
-def latest_version(parent: Path) -> Path | None:
-    """The folder of a model's highest version; None where it has none."""
-    versions = [path for path in parent.iterdir() if path.name.isdecimal()]
-    return max(versions, key=lambda path: int(path.name), default=None)
-
-
-def _move(prepared: Path, parent: Path, version: int | None) -> Path:
-    """Gives the finished export its number; of two exports at once both get one of their own."""
-    while True:
-        latest = latest_version(parent)
-        target = parent / str(version or (int(latest.name) if latest else 0) + 1)
-        try:
-            os.rename(prepared, target)
-        except OSError as error:
-            if not target.exists():
-                raise
-            if version is not None:
-                raise UserError(f"{target} exists already: choose another version") from error
-        else:
-            return target

@@ -13,7 +13,7 @@ import export
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task
-from export import saved_model
+from export import saved_model, versions
 from export.commands import export as commands
 from export.description import output_names
 from faceattr_tf.prediction.analyzer import Analyzer
@@ -161,7 +161,7 @@ def test_two_exports_at_once_get_a_version_each(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name / "assets").mkdir(parents=True)
     (tmp_path / "models").mkdir()
-    targets = [saved_model._move(tmp_path / n, tmp_path / "models", None) for n in ("a", "b")]
+    targets = [versions.publish(tmp_path / n, tmp_path / "models", None) for n in ("a", "b")]
     assert [target.name for target in targets] == ["1", "2"]
 
 
