@@ -1,6 +1,7 @@
 """Trained models as SavedModels that TensorFlow Serving, or TensorFlow alone, can run.
 
-`export_model` writes a workdir's best model as `<folder>/<name>/<version>/`.
+`export_model` writes a workdir's best model as `<folder>/<name>/<version>/`, `export_runtimes` files
+of LiteRT, ONNX and OpenVINO beside it.
 """
 
 import importlib
@@ -9,7 +10,9 @@ _HOMES = {
     "Check": "check",
     "Client": "client",
     "ExportOptions": "saved_model",
+    "RuntimeOptions": "runtimes.writing",
     "export_model": "saved_model",
+    "export_runtimes": "runtimes.writing",
     "write_deployment": "deployment",
 }
 __all__ = list(_HOMES)

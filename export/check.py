@@ -73,6 +73,11 @@ class Check:
     split: str = "test"
     margin: float = 0.5
 
+    @property
+    def pictures(self) -> bool:
+        """Whether there are pictures of the user's."""
+        return bool(self.images or self.records)
+
     def ready(self) -> None:
         """Raises UserError where what it compares on is not there."""
         from data_pipelines.records.record_set import RecordSet

@@ -79,8 +79,16 @@ def picture_files(folder: str | Path) -> list[Path]:
     return files
 
 
-def examples_of(records: str, split: str, tasks: Sequence[Task]) -> Examples:
-    """All examples of a split of records, with their labels.
+def examples_of(
+    records: str, split: str, tasks: Sequence[Task], most: int | None = None
+) -> Examples:
+    """The examples of a split of records, with their labels.
+
+    Args:
+        records: folder of the records.
+        split: which of them.
+        tasks: whose labels are wanted.
+        most: only the first ones, up to so many; None for all.
 
     Raises:
         UserError: the records have no such split.
@@ -89,7 +97,9 @@ def examples_of(records: str, split: str, tasks: Sequence[Task]) -> Examples:
     from data_pipelines.input.stream import Source
     from data_pipelines.records.record_set import RecordSet
 
-    batches = list(encoded_batches(Source(RecordSet.load(records), split), tasks, batch_size=256))
+    size = min(256, most or 256)
+    batches = encoded_batches(Source(RecordSet.load(records), split), tasks, batch_size=size)
+    batches = list(batches if most is None else batches.take(-(-most // size)))
     gathered = [
         {key: np.asarray(batch[key]) for key in ("image", "box", "landmarks")} for batch in batches
     ]
@@ -102,10 +112,10 @@ def examples_of(records: str, split: str, tasks: Sequence[Task]) -> Examples:
         task.name: most_voted(labels[task.name]) for task in tasks if task.kind == "distribution"
     }
     return Examples(
-        [data for part in gathered for data in part["image"].tolist()],
-        np.concatenate([part["box"] for part in gathered]),
-        np.concatenate([part["landmarks"] for part in gathered]),
-        labels,
+        [data for part in gathered for data in part["image"].tolist()][:most],
+        np.concatenate([part["box"] for part in gathered])[:most],
+        np.concatenate([part["landmarks"] for part in gathered])[:most],
+        {name: values[:most] for name, values in labels.items()},
     )
 
 

@@ -51,7 +51,7 @@ def create_signatures(
         Name -> function of every signature; and the device function.
     """
     described, max_pixels = description["tasks"], description["max_pixels"]
-    on_device = _device_function(model, tasks, crop, described)
+    on_device = device_function(model, tasks, crop, described)
 
     def computed(crops):
         """What the device gives, for no crops too: convolutions want at least one."""
@@ -119,8 +119,16 @@ def create_signatures(
     return signatures, on_device
 
 
-def _device_function(model: keras.Model, tasks: Sequence[Task], crop: Crop, described) -> Callable:
-    """Crops to the embedding and the answers of every task, points still in the crop."""
+def device_function(model: keras.Model, tasks: Sequence[Task], crop: Crop, described) -> Callable:
+    """Crops to the embedding and the answers of every task, points still in the crop.
+
+    Args:
+        model, tasks, crop: as of `create_signatures`.
+        described: the tasks as the export's metadata has them.
+
+    Returns:
+        The traced function of `crops` float32 `[N, height, width, 3]` to output name -> values.
+    """
     with_embedding = keras.Model(model.input, (model.output, embedding_of(model, tasks)))
     crops = tf.TensorSpec([None, crop.height, crop.width, 3], tf.float32, "crops")
 

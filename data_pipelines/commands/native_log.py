@@ -10,6 +10,8 @@ from collections.abc import Iterator
 # Lines that are written before any setting of TensorFlow's own can silence them.
 _CHATTER = re.compile(
     rb"WARNING: All log messages before absl|[IWE]0000 .*\]|To enable the following"
+    # The converter and the interpreter of LiteRT.
+    rb"|^fully_quantize: |^INFO: Created TensorFlow Lite"
 )
 
 

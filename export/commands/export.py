@@ -1,12 +1,17 @@
-"""faceattr-export: a trained model as a SavedModel for TensorFlow Serving.
+"""faceattr-export: a trained model as a SavedModel for TensorFlow Serving, and for other runtimes.
 
 Writes DIR/NAME/VERSION with signatures for encoded images (serving_default), for pixels (pixels),
 for faces with a known place (crop) and for what the heads see (features); with --localiser also for
 photographs of any size in which it finds the faces (photos, photo_pixels). assets/faceattr.json in
 it describes them and holds the label names.
+
+--format=litert,onnx,openvino writes DIR/NAME/VERSION-runtimes/ instead, with a folder for each, and
+--format=saved_model,litert both. These networks take the crops that face_crop.py, which lies beside
+them, cuts out of pictures. They are compared with Keras on --records or --images first.
 """
 
 import argparse
+import functools
 import os
 import sys
 
@@ -14,11 +19,15 @@ from data_pipelines.commands.running import command_parser, run_command
 from data_pipelines.errors import UserError
 from data_pipelines.keras_settings import prepare_keras
 
+SAVED_MODEL = "saved_model"
+
 EXAMPLES = """\
 examples:
   faceattr-export --workdir=work/celeba --output=models
   faceattr-export --workdir=work/celeba --output=models --name=attributes --version=3
   faceattr-export --workdir=work/celeba --output=models --check --images=photos \
+      --records=records/celeba
+  faceattr-export --workdir=work/celeba --output=models --format=litert,onnx \
       --records=records/celeba
   faceattr-export --workdir=work/celeba --output=models --localiser=work/lnet_o,work/lnet_s --faces=5
 """
@@ -32,6 +41,19 @@ def parser() -> argparse.ArgumentParser:
     add("--output", required=True, metavar="DIR", help="folder that holds exported models")
     add("--name", default="faceattr", help="of the model, for its clients (default: faceattr)")
     add("--version", type=int, metavar="N", help="default: the one after the highest")
+    add(
+        "--format",
+        type=_names,
+        default=("saved_model",),
+        metavar="NAME[,NAME]",
+        help="saved_model (default), litert, onnx, openvino",
+    )
+    add(
+        "--litert_types",
+        type=_names,
+        metavar="TYPE[,TYPE]",
+        help="of weights in LiteRT: float32, float16, int8 (default: all; int8 if there are pictures)",
+    )
     add(
         "--localiser",
         default="",
@@ -71,12 +93,18 @@ def parser() -> argparse.ArgumentParser:
         help="first compare the export, in a process of its own, with the workdir: differences, "
         "changed labels, latency; publish it only if it agrees",
     )
-    add("--images", metavar="DIR", default="", help="pictures to compare on (default: drawn faces)")
+    add(
+        "--images",
+        metavar="DIR",
+        default="",
+        help="pictures to compare on (default: drawn faces; for other runtimes random pixels)",
+    )
     add(
         "--records",
         metavar="DIR",
         default="",
-        help="also compare it there with the version that it would replace",
+        help="also compare it there with the version that it would replace; other runtimes are "
+        "compared with Keras, and int8 is calibrated, on these",
     )
     add("--split", default="test", help="of these records (default: test)")
     add(
@@ -84,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=0.5,
         metavar="POINTS",
-        help="of mean balanced accuracy that it may lose there (default: 0.5)",
+        help="of mean balanced accuracy that it, or int8, may lose there (default: 0.5)",
     )
     add(
         "--sensitive",
@@ -110,29 +138,66 @@ def main(arguments: list[str]) -> None:
     prepare_keras()
     from export.check import Check
     from export.saved_model import ExportOptions, export_model
+    from export.versions import RUNTIMES
 
-    options = ExportOptions(
-        flags.max_pixels,
-        flags.precision,
-        flags.batch_sizes,
-        not flags.no_warmup,
-        flags.sensitive,
-        flags.consistent,
-    )
-    check = None
-    if flags.check:
-        check = Check(flags.images, flags.records, flags.split, flags.margin)
-    elif flags.images or flags.records:
+    runtimes = tuple(name for name in flags.format if name != SAVED_MODEL)
+    given = Check(flags.images, flags.records, flags.split, flags.margin)
+    if not flags.format:
+        raise UserError("--format: expected saved_model, litert, onnx or openvino")
+    if not (flags.check or runtimes) and (flags.images or flags.records):
         raise UserError("--images and --records belong to --check, which is not given")
-    localiser = None
+    saved = None
+    if SAVED_MODEL in flags.format:
+        options = ExportOptions(
+            flags.max_pixels,
+            flags.precision,
+            flags.batch_sizes,
+            not flags.no_warmup,
+            flags.sensitive,
+            flags.consistent,
+        )
+        options.check()
+        target = flags.output, flags.name, flags.version
+        check = given if flags.check else None
+        # Files of other runtimes are refused before anything is done for the SavedModel.
+        localiser = _localiser(flags)
+        saved = functools.partial(export_model, flags.workdir, *target, options, check, localiser)
+    else:
+        _refuse_flags_of_saved_models(flags)
+    if not runtimes:
+        if flags.litert_types is not None:
+            raise UserError("--litert_types belongs to --format=litert, which is not given")
+        print(saved())
+        return
+    from export.runtimes.writing import RuntimeOptions, export_runtimes
+
+    types = {} if flags.litert_types is None else {"litert_types": flags.litert_types}
+    options = RuntimeOptions(
+        runtimes, check=given, sensitive=flags.sensitive, consistent=flags.consistent, **types
+    )
+    target = flags.output, flags.name, flags.version
+    folder = export_runtimes(flags.workdir, *target, options, saved)
+    if saved:
+        print(folder.with_name(folder.name.removesuffix(RUNTIMES)))
+    print(folder)
+
+
+def _localiser(flags):
+    """What finds faces for the SavedModel; None where none is asked for."""
     if flags.localiser:
         from faceattr_tf.prediction.localisation import Localiser
 
-        localiser = Localiser.from_workdirs(flags.localiser.split(","), flags.faces)
-    elif flags.faces is not None:
+        return Localiser.from_workdirs(flags.localiser.split(","), flags.faces)
+    if flags.faces is not None:
         raise UserError("--faces belongs to --localiser, which is not given")
-    target = flags.output, flags.name, flags.version
-    print(export_model(flags.workdir, *target, options, check, localiser))
+    return None
+
+
+def _refuse_flags_of_saved_models(flags) -> None:
+    """Raises UserError where a flag was given that has no meaning without a SavedModel."""
+    for name in ("localiser", "faces", "precision", "max_pixels", "batch_sizes", "check"):
+        if getattr(flags, name) != parser().get_default(name):
+            raise UserError(f"--{name} belongs to --format=saved_model, which is not given")
 
 
 def _sizes(text: str) -> tuple[int, ...]:
