@@ -136,26 +136,69 @@ def test_landmarks_are_taken_where_there_is_no_box(pointing):
     assert face.tasks["landmarks"]["nose"] == pytest.approx((20, 18), abs=0.51)
 
 
-def detection(left, score):
-    box = np.array([left, 5, 20, 24], np.float32)
+def detection(left, score, width=20):
+    box = np.array([left, 5, width, 24], np.float32)
     points = np.array([[5, 8], [15, 8], [10, 13], [6, 18], [14, 18]], np.float32) + box[:2]
     return types.SimpleNamespace(box=box, score=score, landmarks=points)
 
 
-def test_detection_takes_the_main_face_or_all(workdir):
+def test_detection_takes_all_faces_the_largest_first(workdir):
     analyzer = Analyzer.from_workdir(workdir.path, batch_size=2)
     analyzer._detector = lambda images: [
-        [detection(8, 0.9), detection(25, 0.99)] if image.mean() > 40 else [] for image in images
+        [detection(8, 0.99), detection(12, 0.9, 25)] if image.mean() > 40 else []
+        for image in images
     ]
     pictures = [draw_picture(6), np.zeros((50, 50, 3), np.uint8), draw_picture(7)]
-    main = analyzer.analyze(pictures, detect=True)
-    assert [face.box and face.box[0] for face in main] == [8, None, 8]
-    assert main[1].score is None and main[0].score == 0.9
-    found = analyzer.find_faces(pictures)
-    assert [[face.box[0] for face in faces] for faces in found] == [[8, 25], [], [8, 25]]
+    found = analyzer.analyze(pictures, detect=True)
+    assert [[face.box[0] for face in faces] for faces in found] == [[12, 8], [], [12, 8]]
+    assert [face.score for face in found[0]] == pytest.approx([0.9, 0.99])
     assert found[2][0].tasks.keys() == {task.name for task in TASKS}
     given = analyzer.analyze(pictures[2], box=found[2][1].box)
     assert given.tasks["age"]["years"] == pytest.approx(found[2][1].tasks["age"]["years"], rel=1e-3)
+    analyzer.faces = 1
+    largest = analyzer.analyze(pictures, detect=True)
+    assert [[face.box[0] for face in faces] for faces in largest] == [[12], [], [12]]
+    with pytest.raises(UserError, match="faces 0: expected at least 1"):
+        Analyzer.from_workdir(workdir.path, faces=0)
+
+
+@pytest.mark.parametrize("quarters", (1, 2, 3))
+def test_a_picture_that_lies_is_turned_and_its_places_are_those_of_the_picture(workdir, quarters):
+    upright, marked = draw_picture(6), (255, 0, 255)
+    upright[0, 0] = marked
+
+    def detector(images):
+        seen = [(image[0, 0] == marked).all() for image in images]
+        return [[detection(8, 0.9), detection(11, 0.8)] if one else [] for one in seen]
+
+    lying = np.ascontiguousarray(np.rot90(upright, quarters))
+    analyzer = Analyzer.from_workdir(workdir.path)
+    analyzer._detector = detector
+    assert analyzer.analyze([lying, upright], detect=True)[0] == []
+    expected = analyzer.analyze(upright, detect=True)
+    analyzer.try_rotations = True
+    found, same, nothing = analyzer.analyze([lying, upright, np.zeros_like(lying)], detect=True)
+    assert same == expected and nothing == []
+    assert [face.turned for face in found] == [90 * quarters] * 2 and "turned by" in str(found[0])
+    height, width = upright.shape[:2]
+
+    def turn(x, y):
+        places = {1: (y, width - 1 - x), 2: (width - 1 - x, height - 1 - y), 3: (height - 1 - y, x)}
+        return places[quarters]
+
+    for one, other in zip(found, expected, strict=True):
+        left, top, wide, high = map(round, one.box)
+        part = lying[top : top + high, left : left + wide]
+        left, top, wide, high = map(round, other.box)
+        np.testing.assert_array_equal(
+            np.rot90(part, -quarters), upright[top : top + high, left : left + wide]
+        )
+        for name, point in other.landmarks.items():
+            assert one.landmarks[name] == pytest.approx(turn(*point))
+        for name, attribute in other.tasks["attributes"].items():
+            assert one.tasks["attributes"][name].probability == pytest.approx(attribute.probability)
+        for name, point in other.tasks["landmarks"].items():
+            assert one.tasks["landmarks"][name] == pytest.approx(turn(*point), abs=1e-3)
 
 
 def test_plain_data_is_ready_for_json_and_tables(analyzer):
@@ -259,9 +302,9 @@ def test_one_picture_gives_its_faces_and_several_a_list_of_them(workdir, tmp_pat
     analyzer = Analyzer.from_workdir(workdir.path)
     analyzer._detector = lambda images: [[detection(8, 0.9), detection(25, 0.9)] for _ in images]
     (tmp_path / "a.png").write_bytes(encode(draw_picture(6), ".png"))
-    faces = analyzer.find_faces(str(tmp_path / "a.png"))
+    faces = analyzer.analyze(str(tmp_path / "a.png"), detect=True)
     assert [face.box[0] for face in faces] == [8, 25]
-    assert analyzer.find_faces([tmp_path / "a.png"]) == [faces]
+    assert analyzer.analyze([tmp_path / "a.png"], detect=True) == [faces]
 
 
 def test_the_bad_picture_of_a_batch_is_named(analyzer, tmp_path):
@@ -277,7 +320,7 @@ def test_faces_of_photographs_are_found(analyzer, real_data):
     row = (real_data / "mtfl" / "testing.txt").read_text().split("\n")[0].split()
     photo = real_data / "mtfl" / row[0].replace("\\", "/")
     points = np.array(row[1:11], float).reshape(2, 5).T
-    face = analyzer.analyze(photo, detect=True)
+    (face,) = analyzer.analyze(photo, detect=True)
     assert face.score > 0.7
     size = cv2.imread(str(photo)).shape[0]
     np.testing.assert_allclose(list(face.landmarks.values()), points, atol=0.1 * size)

@@ -158,7 +158,8 @@ def test_what_is_judged_of_a_face_is_its_window():
     face = draw_picture(8, 48, 40)
     face[..., 0] = 255  # as a whole it is what responds
     picture[32:80, 64:104] = face
-    found = Analyzer(model, TASKS, Crop("none", 12, 10), localiser=localiser).find_faces(picture)
+    finding = Analyzer(model, TASKS, Crop("none", 12, 10), localiser=localiser)
+    found = finding.analyze(picture, detect=True)
     assert [one.box for one in found] == [(64, 32, 40, 48)]
     alone = Analyzer(model, TASKS, Crop("none", 12, 10)).analyze(face)
     for name, attribute in found[0].tasks["attributes"].items():

@@ -74,7 +74,7 @@ def signatures(loaded):
 @pytest.fixture(scope="module")
 def judged(workdir, localiser):
     """The faces of each picture, by the Analyzer."""
-    return Analyzer.from_workdir(workdir.path, localiser=localiser).find_faces(FILES)
+    return Analyzer.from_workdir(workdir.path, localiser=localiser).analyze(FILES, detect=True)
 
 
 def answers(signatures, name, **inputs):

@@ -134,11 +134,15 @@ def test_faces_are_found_by_the_networks_that_are_named(workdir, photos, tmp_pat
     readable = [photos / "a.png", photos / "deep" / "b.JPG"]
     localiser = Localiser.from_workdirs(named, faces=2)
     analyzer = Analyzer.from_workdir(workdir, localiser=localiser)
-    faces = [face for name in readable for face in analyzer.find_faces(name)]
+    faces = [face for name in readable for face in analyzer.analyze(name, detect=True)]
     assert rows == [json.loads(json.dumps(face.to_dict())) for face in faces]
     assert rows and all(row["box"] and row["score"] > 0 for row in rows)
-    with pytest.raises(UserError, match="--faces belongs to --localise"):
-        command.main([f"--workdir={workdir}", "--faces=2", str(photos)])
+    for flag in ("--faces=2", "--try_rotations"):
+        with pytest.raises(UserError, match="belongs to --detect or --localise"):
+            command.main([f"--workdir={workdir}", flag, str(photos)])
+    for wrong in ("0", "-1", "some", "1.5"):
+        with pytest.raises(UserError, match=f"--faces={wrong}: expected all, largest or a number"):
+            command.main([f"--workdir={workdir}", "--detect", f"--faces={wrong}", str(photos)])
 
 
 def test_annotated_pictures_of_an_earlier_run_do_not_stay(workdir, photos, tmp_path):
@@ -182,11 +186,13 @@ def test_an_interruption_leaves_no_results(workdir, photos, tmp_path, monkeypatc
 
 
 def test_detection_gives_a_row_per_face(workdir, photos, tmp_path, monkeypatch):
-    def two_or_none(self, pictures):
-        faces = self.analyze(pictures)
+    analyze = Analyzer.analyze
+
+    def two_or_none(self, pictures, detect):
+        faces = analyze(self, pictures)
         return [[face, face] if face.filename.endswith(".JPG") else [] for face in faces]
 
-    monkeypatch.setattr(Analyzer, "find_faces", two_or_none)
+    monkeypatch.setattr(Analyzer, "analyze", two_or_none)
     summary = predict(workdir, [photos], output=tmp_path / "out", detect=True)
     assert (summary.images, summary.faces) == (3, 4)
     assert summary.faceless == [str(photos / "a.png")]

@@ -118,18 +118,18 @@ def test_without_a_threshold_the_score_is_told_alone(measured, run, lfw_tree, pa
     assert status == 0 and "no threshold: pairs were judged before the model was trained on" in out
 
 
-def test_the_main_faces_are_compared_and_a_picture_without_one_is_refused(
+def test_the_largest_faces_are_compared_and_a_picture_without_one_is_refused(
     run, lfw_tree, pairs, monkeypatch, capsys
 ):
     pictures = [lfw_tree / f"lfw/{name}.jpg" for name in pairs.images[0]]
     boxes = ((4.0, 5.0, 30.0, 32.0), (10.0, 8.0, 25.0, 24.0))
     faces = [[Face("", box, None, 1.0, {}), Face("", boxes[0], None, 0.5, {})] for box in boxes]
-    monkeypatch.setattr(Analyzer, "find_faces", lambda self, images: faces)
+    monkeypatch.setattr(Analyzer, "analyze", lambda self, images, detect: faces)
     found = comparison.compare(run.path, pictures, layer="pool2", detect=True)
     analyzer = Analyzer(comparison_network(run), (), run.crop)
     features = analyzer.outputs(pictures, box=np.array(boxes))["features"]
     assert found.score == pytest.approx(cosines(features, np.array([[0, 1]]))[0])
-    assert f"{pictures[0]}: 2 faces, the main one is taken" in capsys.readouterr().err
+    assert f"{pictures[0]}: 2 faces, the largest is taken" in capsys.readouterr().err
     faces[1] = []
     with pytest.raises(UserError, match=f"{pictures[1]}: no face found"):
         comparison.compare(run.path, pictures, layer="pool2", detect=True)

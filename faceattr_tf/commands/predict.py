@@ -14,7 +14,7 @@ import os
 import sys
 
 from data_pipelines.commands.running import command_parser, run_command
-from data_pipelines.detection.mtcnn import MAXIMUM_SIDE
+from data_pipelines.detection.mtcnn import MAXIMUM_SIDE, MINIMUM_SIZE
 from data_pipelines.errors import UserError
 from data_pipelines.formats.encoded import MAX_PIXELS
 from data_pipelines.keras_settings import prepare_keras
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("paths", nargs="+", metavar="PATH", help="image, folder (searched recursively) or pattern")
     add("--workdir", required=True, metavar="DIR", help="folder of a training run")
-    add("--detect", action="store_true", help="find the faces first, and judge each of them")
+    add("--detect", action="store_true", help="find the faces by MTCNN, and judge each of them")
     add(
         "--localise",
         default="",
@@ -44,10 +44,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--faces",
-        type=int,
-        metavar="N",
-        help="with --localise, the largest number of faces in an image (default: what the first "
-        "run has)",
+        metavar="all|largest|N",
+        help="faces that are judged in an image, the largest first; with --localise N of the "
+        "strongest (default: all, or what the first run of --localise has)",
     )
     add("--output", metavar="DIR", help="folder for the results; default: rows on standard output")
     add("--format", choices=("jsonl", "csv"), default="jsonl", help="of the rows (default: jsonl)")
@@ -66,6 +65,19 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="with --detect, faces of an image that is wider or higher in pixels are looked for in "
         "a copy reduced to this; boxes are in the image's own pixels (default: %(default)s)",
+    )
+    add(
+        "--minimum_size",
+        type=float,
+        default=MINIMUM_SIZE,
+        metavar="N",
+        help="with --detect, side in pixels of the smallest face that is looked for, at least 12 "
+        "(default: %(default)s)",
+    )
+    add(
+        "--try_rotations",
+        action="store_true",
+        help="turn images in which no face is found by 90, 180 and 270 degrees and look again",
     )
     annotated = {"dest": "annotate", "default": None}
     add("--annotate", action="store_true", **annotated, help="annotated pictures (with --output)")
@@ -103,13 +115,11 @@ def main(arguments: list[str]) -> None:
     prepare_keras()
     from faceattr_tf.prediction.predict import predict
 
-    localiser = None
+    faces, localiser = _faces(flags), None
     if flags.localise:
         from faceattr_tf.prediction.localisation import Localiser
 
-        localiser = Localiser.from_workdirs(flags.localise.split(","), flags.faces)
-    elif flags.faces is not None:
-        raise UserError("--faces belongs to --localise, which is not given")
+        localiser = Localiser.from_workdirs(flags.localise.split(","), faces)
     summary = predict(
         flags.workdir,
         flags.paths,
@@ -122,6 +132,9 @@ def main(arguments: list[str]) -> None:
         explain=[label for label in flags.explain.split(",") if label],
         max_pixels=flags.max_pixels,
         maximum_side=flags.maximum_side,
+        minimum_size=flags.minimum_size,
+        faces=faces,
+        try_rotations=flags.try_rotations,
         progress=flags.progress,
         consistent=flags.consistent,
         sensitive=[name for name in flags.sensitive.split(",") if name],
@@ -137,6 +150,21 @@ def main(arguments: list[str]) -> None:
     if summary.unreadable:
         count = summary.images + len(summary.unreadable)
         raise UserError(f"{len(summary.unreadable)} of {count} images could not be read")
+
+
+def _faces(flags: argparse.Namespace) -> int | None:
+    """How many faces of an image are judged at most; None for all, or what a localiser has."""
+    if not (flags.detect or flags.localise):
+        for name in ("faces", "try_rotations"):
+            if getattr(flags, name):
+                raise UserError(f"--{name} belongs to --detect or --localise, and none is given")
+    if flags.faces in (None, "all"):
+        return None
+    if flags.faces == "largest":
+        return 1
+    if not flags.faces.isdecimal() or not int(flags.faces):
+        raise UserError(f"--faces={flags.faces}: expected all, largest or a number from 1 on")
+    return int(flags.faces)
 
 
 def run() -> None:

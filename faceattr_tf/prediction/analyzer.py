@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.detection.mtcnn import MAXIMUM_SIDE, Detection, Detector
+from data_pipelines.detection.mtcnn import MAXIMUM_SIDE, MINIMUM_SIZE, Detection, Detector
 from data_pipelines.errors import UserError
 from data_pipelines.formats.encoded import MAX_PIXELS
 from data_pipelines.keras_settings import check_keras
@@ -47,6 +47,9 @@ class Analyzer:
         max_pixels: a picture that is larger by its header is refused before it is decoded.
         maximum_side: width or height in pixels above which faces are looked for in a reduced copy,
             see `data_pipelines.detection.mtcnn.Detector`; all else sees the picture as it is.
+        minimum_size: side in pixels of the smallest face that MTCNN looks for.
+        faces: at most so many faces of a picture are judged, the largest; None for all.
+        try_rotations: pictures in which no face is found are turned by 90, 180 and 270 degrees.
         localiser: looks for faces in place of MTCNN. What is judged of a face is then its window,
             where the model was trained on whole pictures, too (`crop_of_window`).
         sensitive: names of tasks of `data_pipelines.tasks.SENSITIVE` that are answered, too; the
@@ -66,12 +69,17 @@ class Analyzer:
         batch_size: int = 64,
         max_pixels: int = MAX_PIXELS,
         maximum_side: int = MAXIMUM_SIDE,
+        minimum_size: float = MINIMUM_SIZE,
+        faces: int | None = None,
+        try_rotations: bool = False,
         localiser: Localiser | None = None,
         sensitive: Sequence[str] = (),
     ):
         """Keeps what it is given; networks are compiled when they are first used."""
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}: expected at least 1")
+        if faces is not None and faces < 1:
+            raise UserError(f"faces {faces}: expected at least 1")
         check_keras()
         self.model = model
         self.tasks = answered_tasks(tasks, sensitive)
@@ -79,7 +87,8 @@ class Analyzer:
         self.calibration = calibration or {}
         self.batch_size = batch_size
         self.max_pixels = max_pixels
-        self.maximum_side = maximum_side
+        self.maximum_side, self.minimum_size = maximum_side, minimum_size
+        self.faces, self.try_rotations = faces, try_rotations
         self.localiser = localiser
 
     @classmethod
@@ -118,8 +127,8 @@ class Analyzer:
 
     def analyze(
         self, images: Image | Sequence[Image], *, box=None, landmarks=None, detect: bool = False
-    ) -> Face | list[Face]:
-        """One face per picture: a `Face` for one picture, a list for several.
+    ) -> Face | list[Face] | list[list[Face]]:
+        """What the model says of faces: one of every picture, or with `detect` all that are there.
 
         Where the crop needs a box or landmarks and there are none, it falls back to what is known,
         and finally to the whole picture (see `data_pipelines.crop.geometry.crop_transform`).
@@ -132,9 +141,12 @@ class Analyzer:
                 `[N, 4]` for N pictures; NaN where unknown.
             landmarks: its points `[5, 2]` (x, y) in pixels, ordered as
                 `data_pipelines.tasks.LANDMARK_NAMES`, or `[N, 5, 2]`; NaN where unknown.
-            detect: look for faces first, and take each picture's main one (of MTCNN the nearest to
-                the centre, of a localiser the strongest peak); a picture in which none is found is
-                taken as it is.
+            detect: look for the faces, and judge each of them.
+
+        Returns:
+            A `Face` for one picture, a list of them for several. With `detect` the faces of one
+            picture, or a list of such lists for several: of MTCNN the largest first, of a localiser
+            the strongest peak; none where none is found.
 
         Raises:
             UserError: a file is missing or is no image, or a shape does not fit (named).
@@ -144,12 +156,12 @@ class Analyzer:
             raise UserError("detect=True finds the faces itself: leave box and landmarks out")
         faces = []
         for pictures, jobs in self._jobs(images, box, landmarks):
-            if detect:
-                jobs = [
-                    (faces or [job])[0]
-                    for faces, job in zip(self._detect(pictures), jobs, strict=True)
-                ]
-            faces += self._judge(jobs)
+            if not detect:
+                faces += self._judge(jobs)
+                continue
+            found = self._detect(pictures)
+            judged = iter(self._judge([job for jobs in found for job in jobs]))
+            faces += [list(itertools.islice(judged, len(jobs))) for jobs in found]
         return faces[0] if single else faces
 
     def outputs(
@@ -171,42 +183,32 @@ class Analyzer:
             pictures = [read_picture(image, self.max_pixels) for image in images[part]]
             yield pictures, list(map(_Job, pictures, boxes[part], points[part]))
 
-    def find_faces(self, images: Image | Sequence[Image]) -> list[Face] | list[list[Face]]:
-        """Every face that the detector finds in a picture, the main one first (see `analyze`).
-
-        Args:
-            images: the same as of `analyze`.
-
-        Returns:
-            The faces of one picture, or a list of them for several.
-
-        Raises:
-            UserError: a file is missing or is no image (named).
-        """
-        images, single = as_list(images)
-        faces = []
-        for start in range(0, len(images), self.batch_size):
-            found = self._detect(
-                [
-                    read_picture(image, self.max_pixels)
-                    for image in images[start : start + self.batch_size]
-                ]
-            )
-            judged = iter(self._judge([job for jobs in found for job in jobs]))
-            faces += [list(itertools.islice(judged, len(jobs))) for jobs in found]
-        return faces[0] if single else faces
-
     @functools.cached_property
     def _detector(self):
-        return Detector(maximum_side=self.maximum_side)
+        return Detector(self.minimum_size, self.maximum_side)
 
     def _detect(self, pictures: list[Picture]) -> list[list["_Job"]]:
+        """The faces of every picture; with `try_rotations` of pictures that are turned, too."""
+        found = self._found(pictures)
+        if not self.try_rotations:
+            return found
+        for index, picture in enumerate(pictures):
+            if not found[index]:
+                turns = self._found([picture.turned(quarters) for quarters in (1, 2, 3)])
+                found[index] = max(turns, key=lambda jobs: max((j.score for j in jobs), default=0))
+        return found
+
+    def _found(self, pictures: list[Picture]) -> list[list["_Job"]]:
         found = [self._localised(picture) for picture in pictures] if self.localiser else []
         for start in range(len(found), len(pictures), _DECODED):
             part = pictures[start : start + _DECODED]
-            found += self._detector(picture.pixels() for picture in part)
+            detected = self._detector(picture.pixels() for picture in part)
+            found += [sorted(faces, key=lambda face: -face.box[2:].prod()) for faces in detected]
         return [
-            [_Job(picture, face.box, face.landmarks, float(face.score)) for face in faces]
+            [
+                _Job(picture, face.box, face.landmarks, float(face.score))
+                for face in faces[: self.faces]
+            ]
             for picture, faces in zip(pictures, found, strict=True)
         ]
 
@@ -259,7 +261,9 @@ class Analyzer:
                     self._run([job])
                 raise
             raise UserError(f"{jobs[0].picture}: {NO_IMAGE}") from error
-        return {name: output.numpy() for name, output in outputs.items()}, transforms.numpy()
+        transforms = zip(jobs, transforms.numpy(), strict=True)
+        transforms = np.stack([job.picture.given_transform(one) for job, one in transforms])
+        return {name: output.numpy() for name, output in outputs.items()}, transforms
 
     def _results(self, task: Task, outputs: dict, transforms: np.ndarray) -> list[TaskPrediction]:
         from faceattr_tf.evaluation.answers import answers
@@ -303,10 +307,12 @@ class _Job:
     score: float | None = None
 
     def face(self, tasks: dict[str, TaskPrediction]) -> Face:
-        box = None if np.isnan(self.box).any() else tuple(self.box.tolist())
-        points = zip(LANDMARK_NAMES, self.landmarks.tolist(), strict=True)
+        box, landmarks = self.picture.given_place(self.box, self.landmarks)
+        box = None if np.isnan(box).any() else tuple(box.tolist())
+        points = zip(LANDMARK_NAMES, landmarks.tolist(), strict=True)
         known = {name: (x, y) for name, (x, y) in points if not math.isnan(x + y)}
-        return Face(self.picture.name, box, known or None, self.score, tasks)
+        turned = 90 * self.picture.quarters
+        return Face(self.picture.name, box, known or None, self.score, tasks, turned)
 
 
 def _per_picture(name: str, values, count: int, shape: tuple[int, ...]) -> np.ndarray:

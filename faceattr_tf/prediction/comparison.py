@@ -76,7 +76,7 @@ def compare(
     analyzer = Analyzer(network, (), workdir.crop)
     place = {}
     if detect:
-        place = _main_faces(analyzer, pictures)
+        place = _largest_faces(analyzer, pictures)
     else:
         analyzer.warn_of_whole_pictures()
     features = analyzer.outputs(list(pictures), **place)["features"]
@@ -95,14 +95,14 @@ def _stored(workdir: Workdir) -> tuple[dict, str]:
     return stored, ""
 
 
-def _main_faces(analyzer: Analyzer, pictures) -> dict[str, np.ndarray]:
-    """Boxes `[2, 4]` and landmarks `[2, 5, 2]` of the main faces."""
+def _largest_faces(analyzer: Analyzer, pictures) -> dict[str, np.ndarray]:
+    """Boxes `[2, 4]` and landmarks `[2, 5, 2]` of the largest faces."""
     main = []
-    for picture, faces in zip(pictures, analyzer.find_faces(list(pictures)), strict=True):
+    for picture, faces in zip(pictures, analyzer.analyze(list(pictures), detect=True), strict=True):
         if not faces:
             raise UserError(f"{picture}: no face found")
         if len(faces) > 1:
-            print(f"{picture}: {len(faces)} faces, the main one is taken", file=sys.stderr)
+            print(f"{picture}: {len(faces)} faces, the largest is taken", file=sys.stderr)
         main.append(faces[0])
     unknown = (np.nan, np.nan)
     points = [

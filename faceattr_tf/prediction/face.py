@@ -66,6 +66,7 @@ class Face:
         tasks: name of a task -> what was predicted: label -> `Attribute` (multilabel), `Choice`
             (classes; `Graded` where they stand for numbers), point -> (x, y) (landmarks), label -> value (regression), or `Alignment`
             (transform).
+        turned: by how many degrees the picture was turned clockwise before the face was found.
     """
 
     filename: str
@@ -73,6 +74,7 @@ class Face:
     landmarks: dict[str, tuple[float, float]] | None
     score: float | None
     tasks: dict[str, TaskPrediction]
+    turned: int = 0
 
     def to_dict(self) -> dict:
         """The same as dictionaries, lists, strings and numbers, ready for JSON."""
@@ -85,7 +87,7 @@ class Face:
         as `attributes/Smiling/probability`. What is unknown is None.
         """
         row = dict.fromkeys(COLUMNS)
-        row |= {"filename": self.filename, "score": self.score}
+        row |= {"filename": self.filename, "score": self.score, "turned": self.turned}
         row |= dict(zip(BOX_COLUMNS, self.box or (), strict=False))
         for name, (x, y) in (self.landmarks or {}).items():
             row |= {f"{name}_x": x, f"{name}_y": y}
@@ -100,6 +102,8 @@ class Face:
             head += "  face {2:.0f} x {3:.0f} at ({0:.0f}, {1:.0f})".format(*self.box)
         if self.score is not None:
             head += f", score {self.score:.2f}"
+        if self.turned:
+            head += f", picture turned by {self.turned} degrees"
         rows = [row for name, result in self.tasks.items() for row in _table(name, result)]
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         lines = (f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>7}" for row in rows)

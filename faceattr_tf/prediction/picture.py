@@ -26,10 +26,19 @@ _BYTES = (bytes, bytearray, memoryview)
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image file's name and its bytes, turned upright."""
+    """An image file's name and its bytes, turned upright.
+
+    Attributes:
+        name: the file's name.
+        content: bytes of an image file.
+        quarters: by how many quarters of a circle it was turned clockwise beyond that.
+        size: its width and height in pixels, where it was.
+    """
 
     name: str
     content: bytes
+    quarters: int = 0
+    size: tuple[int, int] = (0, 0)
 
     def __str__(self):
         return self.name or "picture"
@@ -40,6 +49,40 @@ class Picture:
             return decode(self.content, sys.maxsize)
         except UserError as error:
             raise UserError(f"{self}: {error}") from error
+
+    def turned(self, quarters: int) -> "Picture":
+        """The same, turned clockwise by quarters of a circle."""
+        pixels = np.rot90(self.pixels(), -quarters)
+        size = pixels.shape[1::-1]
+        return Picture(self.name, encode(np.ascontiguousarray(pixels)), quarters, size)
+
+    def given_transform(self, transform: np.ndarray) -> np.ndarray:
+        """A transform `[2, 3]` to its pixels as one to the pixels of what was turned."""
+        if not self.quarters:
+            return transform
+        turn = self._turn
+        return (turn[:, :2] @ transform + [[0, 0, x] for x in turn[:, 2]]).astype(np.float32)
+
+    def given_place(self, box: np.ndarray, landmarks: np.ndarray) -> tuple:
+        """A box `[4]` and points `[5, 2]` in its pixels in those of what was turned."""
+        if not self.quarters:
+            return box, landmarks
+        turn, shift = self._turn[:, :2].T, self._turn[:, 2]
+        # A box covers whole pixels: its corners are the centres of the first and the last one.
+        corners = np.stack([box[:2], box[:2] + box[2:] - 1]) @ turn + shift
+        box = np.concatenate([corners.min(axis=0), np.ptp(corners, axis=0) + 1])
+        return box, landmarks @ turn + shift
+
+    @property
+    def _turn(self) -> np.ndarray:
+        """The transform `[2, 3]` from its pixels (x, y, 1) to those of what was turned."""
+        right, bottom = self.size[0] - 1.0, self.size[1] - 1.0
+        by_quarters = {
+            1: [[0.0, 1.0, 0.0], [-1.0, 0.0, right]],
+            2: [[-1.0, 0.0, right], [0.0, -1.0, bottom]],
+            3: [[0.0, -1.0, bottom], [1.0, 0.0, 0.0]],
+        }
+        return np.array(by_quarters[self.quarters])
 
 
 def as_list(images: Image | Iterable[Image]) -> tuple[list[Image], bool]:

@@ -70,9 +70,9 @@ def predict(
         annotate: whether to write annotated pictures; None: whenever there is an output folder.
         explain: attributes and classes of which heat maps are drawn, see `Explainer`.
         progress: show a bar, on a terminal.
-        options: `consistent`, see `Analyzer.from_workdir`; `batch_size`, `max_pixels`,
-            `maximum_side`, `localiser` and `sensitive`, see `Analyzer`; images are read as many at a time as faces are judged. With a localiser, which needs `detect`,
-            it is this that finds them.
+        options: `consistent`, see `Analyzer.from_workdir`; the others are those of `Analyzer`.
+            Images are read as many at a time as faces are judged. With a localiser, which needs
+            `detect`, it is this that finds them.
 
     Raises:
         UserError: no image at all, a path or the workdir is missing, `annotate` or `explain`
@@ -86,6 +86,8 @@ def predict(
         raise UserError("annotated pictures need a folder: give --output=DIR")
     if explain and output is None:
         raise UserError("pictures that explain need a folder: give --output=DIR")
+    if explain and options.get("try_rotations"):
+        raise UserError("--explain explains pictures as they are: leave out --try_rotations")
     passed_over: collections.Counter[str] = collections.Counter()
     files = list_images(paths, leave_out=output, passed_over=passed_over)
     if output is not None:
@@ -185,7 +187,9 @@ def _analyze(
     """Name and faces of each image that can be read; the others are noted in the summary."""
     try:
         results = (
-            analyzer.find_faces(names) if detect else [[face] for face in analyzer.analyze(names)]
+            analyzer.analyze(names, detect=True)
+            if detect
+            else [[face] for face in analyzer.analyze(names)]
         )
     except UserError as error:
         if len(names) == 1:
