@@ -13,6 +13,8 @@ for both.
   the differences of boxes. The package sorts candidates by a sort that is not stable; of equal
   scores, which are common near 1, another one comes first on another processor. Therefore the
   package with a stable sort is a third competitor.
+- A profile with one thread: where the time of one photograph goes, and what convolutions of these
+  sizes take without anything else.
 """
 
 import argparse
@@ -179,6 +181,66 @@ def speed(data: pathlib.Path, count: int, rounds: int) -> None:
             )
 
 
+def profile(data: pathlib.Path, rounds: int) -> None:
+    """Prints where the time goes for one photograph, and what its convolutions alone would take."""
+    import tensorflow as tf
+
+    from data_pipelines.detection import mtcnn_networks as networks
+    from data_pipelines.detection import mtcnn_pyramid as pyramid
+    from data_pipelines.detection.mtcnn_graph import ALL, FaceFinder
+
+    finder, weights = FaceFinder(), networks.load_weights()
+    picture = tf.constant(load(data, 16)["WIDER FACE"][-1][0][None])
+    size, minimum = tf.constant([picture.shape[1:3]]), tf.constant(20.0, tf.float64)
+    _, levels = pyramid.level_scales(size[0], minimum)
+    draw = tf.function(lambda: pyramid.draw_pyramids(picture, levels))
+    canvas = draw()
+    proposals = tf.function(lambda: finder._proposals(picture, size, minimum, ALL))
+    boxes, owners, _ = proposals()
+    refined = tf.function(lambda: finder._refined(picture, size, boxes, owners))
+    best, best_owners = refined()
+    last = tf.function(lambda: finder._output(picture, size, best, best_owners))
+    steps = {
+        "all": lambda: finder(picture, size, minimum, ALL),
+        "pyramid": draw,
+        "P-Net": tf.function(lambda: networks.propose(canvas, weights.pnet)),
+        "pyramid, P-Net, suppression": proposals,
+        f"R-Net, {len(boxes)} crops": refined,
+        f"O-Net, {len(best)} crops": last,
+        "convolutions of P-Net alone": _bare(canvas, weights.pnet[::3][:3], (1, 0, 0)),
+        "convolutions of R-Net alone": _bare(
+            tf.zeros([len(boxes), 24, 24, 3]), weights.rnet[::3][:3], (1, 1, 0)
+        ),
+    }
+    seconds = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, run in steps.items():
+            begin = time.perf_counter()
+            run()
+            if turn:
+                seconds[name].append(time.perf_counter() - begin)
+    print(f"one photograph of {picture.shape[2]}x{picture.shape[1]}, one thread")
+    for name, times in seconds.items():
+        print(f"  {1000 * statistics.median(times):7.1f} ms {name}", flush=True)
+
+
+def _bare(values, kernels, pooled):
+    """A network's convolutions and nothing else; `pooled` ones are followed by a smaller map."""
+    import tensorflow as tf
+
+    inputs, shape = [], values.shape
+    for kernel, halved in zip(kernels, pooled, strict=True):
+        inputs.append(tf.random.normal([*shape[:3], kernel.shape[2]]))
+        sides = [side - kernel.shape[0] + 1 for side in shape[1:3]]
+        shape = [shape[0], *((side + 1) // 2 if halved else side for side in sides)]
+    return tf.function(
+        lambda: [
+            tf.nn.conv2d(one, kernel, 1, "VALID")
+            for one, kernel in zip(inputs, kernels, strict=True)
+        ]
+    )
+
+
 def main() -> None:
     """Parses flags and runs both parts, each number of threads in a process of its own."""
     parser = argparse.ArgumentParser(
@@ -206,6 +268,8 @@ def main() -> None:
     tf.config.threading.set_inter_op_parallelism_threads(flags.worker)
     cv2.setNumThreads(flags.worker)
     speed(flags.data, flags.pictures, flags.rounds)
+    if flags.worker == 1:
+        profile(flags.data, 5 * flags.rounds)
 
 
 if __name__ == "__main__":

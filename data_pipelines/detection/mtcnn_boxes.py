@@ -51,7 +51,7 @@ def placed(landmarks: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
 def unsuppressed(
     boxes: tf.Tensor,
     scores: tf.Tensor,
-    groups: tf.Tensor | None,
+    groups: tf.Tensor,
     threshold: float,
     minimum: bool = False,
 ) -> tf.Tensor:
@@ -64,7 +64,7 @@ def unsuppressed(
     Args:
         boxes: `[N, 4]`.
         scores: `[N]`.
-        groups: `int32 [N]`, pictures of the boxes; None where there is one.
+        groups: `int32 [N]`, for instance to which picture each belongs.
         threshold: overlap above which the box of the lower score goes.
         minimum: the overlap is the intersection over the smaller box, not over the union.
 
@@ -72,9 +72,8 @@ def unsuppressed(
         `int32 [M]`: indices of those that stay, the best first.
     """
     order = best_first(scores)
-    boxes = tf.unstack(tf.gather(boxes, order), num=4, axis=1)
+    boxes, groups = tf.unstack(tf.gather(boxes, order), num=4, axis=1), tf.gather(groups, order)
     areas = _areas(boxes, threshold, minimum)
-    groups = None if groups is None else tf.gather(groups, order)
     count = tf.shape(order)[0]
     kept = tf.TensorArray(tf.bool, 0, dynamic_size=True, element_shape=[None], infer_shape=False)
 
@@ -82,8 +81,7 @@ def unsuppressed(
         end = tf.minimum(begin + _BLOCK, count)
         pairs = [(values[begin:end, None], values[None, :end]) for values in (*boxes, areas)]
         better = _overlap(*pairs, minimum) & (tf.range(begin, end)[:, None] > tf.range(end))
-        if groups is not None:
-            better &= groups[begin:end, None] == groups[None, :end]
+        better &= groups[begin:end, None] == groups[None, :end]
         return end, kept.write(kept.size(), ~tf.reduce_any(better, axis=1))
 
     _, kept = tf.while_loop(

@@ -40,10 +40,8 @@ def level_scales(size: tf.Tensor, minimum_size: tf.Tensor) -> tuple[tf.Tensor, t
 
 def canvas_sides(sizes: tf.Tensor) -> tf.Tensor:
     """Height and width, `int32 [2]`, of the canvas for levels of these `sizes`."""
-    sides = tf.maximum(
-        _measure(_LAYOUT, _parts(sizes)), 1
-    )  # the canvas of no levels is a small one
-    return -(-sides // _MULTIPLE) * _MULTIPLE
+    sides = _measure(_LAYOUT, _parts(sizes))
+    return tf.maximum(-(-sides // _MULTIPLE), 1) * _MULTIPLE  # even of no levels there is one
 
 
 def draw_pyramids(pictures: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
