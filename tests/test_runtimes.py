@@ -31,6 +31,14 @@ def of_runtime(form):
     return pytest.param(form, marks=pytest.mark.skipif(absent, reason=f"no extra {form} here"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def untimed():
+    """Latency is not what is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verification, "ROUNDS", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     return make_workdir(tmp_path_factory.mktemp("run") / "align", Crop("align", 12, 10, margin=0.2))
