@@ -207,7 +207,6 @@ PUBLISHED: tuple[Published, ...] = (
     _condition("lfwa", "without alignment + transformer", 86.0, "Table 4",
                {"Blurry": 86.9, "Big_Lips": 79.4}),
     *_average("Location + Weather", 88.65, 86.6),
-    *_average("Off-the-shelf", 86.3, 84.5),
     *_average("Fusion, MTCNN without OBRL", 90.38, 85.97),
     *_average("Fusion, MTCNN with OBRL", 91.47, 86.51),
     _smile(BOTTLENECKS, "Table 3", 68.5, (64.1, 73.8), (75.6, 63.2),
