@@ -11,12 +11,14 @@ from tiny_workdir import draw_picture, encode, make_workdir
 import export
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
+from data_pipelines.tasks import ALIGNMENT, LANDMARKS
 from export.check import Check
 from export.commands.export import main
 from export.deployment import find_models
 from export.runtimes import litert, onnx, openvino, verification, writing
 from export.runtimes.face_crop import crop_file, points_in_image
-from export.runtimes.network import Converted
+from export.runtimes.network import Converted, Network
+from faceattr_tf.models import build_model
 
 PACKAGES = {"litert": (), "onnx": ("onnx", "onnxruntime", "tf2onnx"), "openvino": ("openvino",)}
 MODULES = {"litert": litert, "onnx": onnx, "openvino": openvino}
@@ -134,6 +136,31 @@ def test_int8_takes_and_gives_float32(exported):
 
 
 @pytest.mark.slow
+def test_int8_maps_points_through_a_transformer_right(tmp_path):
+    """The default delegate multiplies matrices of int8 wrongly, so they stay in float."""
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    tasks = LANDMARKS, ALIGNMENT
+    model = build_model("resnet_small", tasks, (64, 64, 3), transformer="lonet", width=0.25)
+    crops = np.random.default_rng(0).uniform(0, 255, (4, 64, 64, 3)).astype("f4")
+    one = tf.TensorSpec([1, 64, 64, 3], tf.float32, "crops")
+
+    @tf.function(input_signature=[one], autograph=False)
+    def answer(crops):
+        return model(crops)
+
+    module = tf.Module()
+    module.parameters = [variable.value for variable in model.variables]
+    tf.saved_model.save(module, str(tmp_path / "one"), {"serving_default": answer})
+    network = Network(None, tmp_path, tmp_path / "one", (64, 64, 3), crops, ("int8",))
+    (converted,) = litert.convert(network, tmp_path)
+    expected = model(crops)["landmarks"]
+    np.testing.assert_allclose(converted.ask(crops)["landmarks"], expected, rtol=0, atol=0.05)
+
+
+@pytest.mark.slow
 def test_both_take_one_number_and_a_server_sees_the_saved_model_alone(workdir, tmp_path, capsys):
     arguments = [f"--workdir={workdir.path}", f"--output={tmp_path}", "--no_warmup"]
     main([*arguments[:2], "--format=litert", "--litert_types=float32,int8"])
@@ -160,11 +187,11 @@ def test_balanced_accuracy_of_known_labels_is_told(workdir, mtfl_records, tmp_pa
     assert "balanced accuracy" in capsys.readouterr().out
 
 
-def results(precision, largest, accuracies=(None, None)):
+def results(precision, largest, accuracies=(None, None), values=0.0):
     of_all = ((precision, accuracy) for accuracy in accuracies)
     return [
         verification.Verified(
-            Converted("X", kind, (), None), largest, largest, "a", 1, 0, accuracy, 1.0
+            Converted("X", kind, (), None), largest, largest, "a", values, 1, 0, accuracy, 1.0
         )
         for kind, accuracy in of_all
     ]
@@ -190,6 +217,13 @@ def test_what_answers_otherwise_is_refused(precision, largest, accuracies):
 )
 def test_what_is_near_enough_is_published(precision, largest, accuracies):
     verification.refuse_unlike(results(precision, largest, accuracies), 0.5)
+
+
+@pytest.mark.parametrize("values", [0.06, np.nan])
+def test_int8_whose_points_are_elsewhere_is_refused(values):
+    with pytest.raises(UserError, match="points or values .* --litert_types=float32,float16"):
+        verification.refuse_unlike(results("int8", 0.1, values=values), 0.5)
+    verification.refuse_unlike(results("int8", 0.1, values=0.04), 0.5)
 
 
 def test_nothing_is_left_of_what_was_refused(workdir, tmp_path, monkeypatch):

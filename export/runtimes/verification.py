@@ -19,6 +19,10 @@ LIMITS = {"float32": 1e-3, "float16": TOLERANCES["float16"]}
 """Largest difference from Keras, relative to outputs beyond 1. Weights of half precision differ by
 two thousandths where logits are large; whole numbers are judged by their balanced accuracy."""
 
+VALUES = 0.05
+"""Largest mean difference of points and values of whole numbers, relative to outputs beyond 1: a
+twentieth of the crop. Rounding gives a tenth of that; more is an operation gone wrong."""
+
 ROUNDS, SECONDS = 200, 5.0
 """Timed calls of each network at most, and for how long, but twice at least. They take turns, so
 that what else the machine does is shared fairly."""
@@ -33,6 +37,8 @@ class Verified:
         probability: largest difference of a probability.
         largest: largest difference of any output, relative to outputs beyond 1.
         output: the output with it.
+        values: largest mean difference of an output that is neither probability nor label nor
+            embedding, relative to outputs beyond 1.
         labels: compared.
         changed: those of them that differ though their probability is not beside the threshold.
         accuracy: mean balanced accuracy, 0 to 1; None where no labels are known.
@@ -43,6 +49,7 @@ class Verified:
     probability: float
     largest: float
     output: str
+    values: float
     labels: int
     changed: int
     accuracy: float | None
@@ -84,6 +91,7 @@ def verify(
 
 
 def _compared(network, found, expected, description, pictures, milliseconds) -> Verified:
+    values = _mean_difference_of_values(found, expected)
     found = {f"answer/crop/{name}": values for name, values in found.items()}
     (every,) = differences(found, {"crop": expected}, description)
     classes = {n: v for n, v in expected.items() if n.endswith(("_probability", "_label"))}
@@ -99,6 +107,7 @@ def _compared(network, found, expected, description, pictures, milliseconds) -> 
         probability,
         every.largest,
         every.output,
+        values,
         every.labels,
         every.changed,
         accuracy,
@@ -146,6 +155,12 @@ def refuse_unlike(results: Sequence[Verified], margin: float) -> None:
                 f"not published: {result.output} of {title} differs from Keras' by "
                 f"{result.largest:.3g} (at most {limit:g})"
             )
+        if limit is None and not result.values <= VALUES:
+            raise UserError(
+                f"not published: points or values of {title} differ from Keras' by "
+                f"{result.values:.2g} on average (at most {VALUES:g} of the largest); "
+                "--litert_types=float32,float16 leaves it out"
+            )
         if result.accuracy is None:
             continue
         after, before = 100 * result.accuracy, 100 * results[0].accuracy
@@ -154,6 +169,17 @@ def refuse_unlike(results: Sequence[Verified], margin: float) -> None:
                 f"not published: mean balanced accuracy of {title} is {after:.2f} %, in float32 "
                 f"{before:.2f} % (margin {margin:g} points)"
             )
+
+
+def _mean_difference_of_values(found: dict, expected: dict) -> float:
+    """Largest mean difference of points and values, relative to outputs beyond 1."""
+    largest = 0.0
+    for name, values in expected.items():
+        if name != EMBEDDING and not name.endswith(("_probability", "_label")):
+            scale = max(1.0, float(np.abs(values).max()))
+            difference = float(np.abs(found[name] - values).mean()) / scale
+            largest = max(largest, difference if np.isfinite(difference) else np.inf)
+    return largest
 
 
 def _in_pixels(answers: dict, description: dict) -> dict:
