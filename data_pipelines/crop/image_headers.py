@@ -4,13 +4,14 @@ SIDE_BY_SIDE = 8
 """Images of strangers that are decoded at once."""
 
 
-def isolated(function, indices, specification):
+def isolated(function, indices, specification, side_by_side=SIDE_BY_SIDE):
     """What a function gives for indices, without those for which it fails.
 
     Args:
-        function: int64 index -> tensor.
+        function: int64 index -> tensor, or a structure of tensors.
         indices: int64 `[n]`.
-        specification: `tf.TensorSpec` of the tensor.
+        specification: `tf.TensorSpec` of the tensor, or a structure of these.
+        side_by_side: for how many indices it works at once.
 
     Returns:
         int64 `[m]`, the indices that went well, and their tensors, ragged where their shape is open.
@@ -19,20 +20,23 @@ def isolated(function, indices, specification):
 
     options = tf.data.Options()
     options.autotune.enabled = False
+
     # An empty data set has no single batch, hence one element that always goes well.
-    open_shape = [0 if size is None else size for size in specification.shape]
-    nothing = tf.zeros([1, *open_shape], specification.dtype)
+    def empty(spec):
+        return tf.zeros([1, *(size or 0 for size in spec.shape)], spec.dtype)
+
+    nothing = tf.nest.map_structure(empty, specification)
     last = tf.data.Dataset.from_tensor_slices((tf.constant([-1], tf.int64), nothing))
     elements = (
         tf.data.Dataset.from_tensor_slices(indices)
-        .map(lambda index: (index, function(index)), SIDE_BY_SIDE, deterministic=True)
+        .map(lambda index: (index, function(index)), side_by_side, deterministic=True)
         .ignore_errors(log_warning=False)
         .concatenate(last)
         .ragged_batch(tf.size(indices, tf.int64) + 1)
         .with_options(options)
     )
     found, values = elements.get_single_element()
-    return found[:-1], values[:-1]
+    return found[:-1], tf.nest.map_structure(lambda tensor: tensor[:-1], values)
 
 
 def decode(image_bytes):

@@ -67,7 +67,7 @@ class Detector:
             )
         self._minimum_size = minimum_size
         self._maximum_side = maximum_side
-        self._finder = _finder()
+        self._finder = face_finder()
 
     def __call__(self, images: Iterable[np.ndarray]) -> list[list[Detection]]:
         """The faces of each picture, the one nearest to the picture's centre first.
@@ -88,7 +88,7 @@ class Detector:
             for index, detections in zip(part, faces, strict=True):
                 size = np.array(sizes[index], np.float32)
                 factor = size / reduced[index].shape[1::-1]
-                own = [_enlarge(face, factor) for face in detections]
+                own = [enlarged(face, factor) for face in detections]
                 found[index] = nearest_first(own, (size - 1) / 2)
         return found
 
@@ -139,7 +139,7 @@ def _reduce(image, maximum_side):
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _enlarge(face: Detection, factor: np.ndarray) -> Detection:
+def enlarged(face: Detection, factor: np.ndarray) -> Detection:
     """A face of a reduced picture in pixels of the full one; `factor` [2] is full by reduced."""
 
     def place(points):
@@ -161,7 +161,8 @@ def nearest_first(detections: Sequence[Detection], point) -> list[Detection]:
 
 
 @functools.cache
-def _finder():
+def face_finder():
+    """The graph of MTCNN, made once."""
     # Making the graph takes seconds: one per process, whatever the sizes asked for.
     from data_pipelines.detection.mtcnn_graph import FaceFinder
 
