@@ -25,6 +25,10 @@ PHOTOS, PHOTO_PIXELS = "photos", "photo_pixels"
 FACES, FACE_BOX, FACE_RESPONSE = "faces", "face_box", "face_response"
 """Outputs of these signatures: how many faces were found; where, and how strongly."""
 
+FACE_LANDMARKS = "face_landmarks"
+FACES_LEFT_OUT, CANDIDATES_LEFT_OUT = "faces_left_out", "candidates_left_out"
+"""Further ones of MTCNN: the points; smaller faces that were found, too; places not looked into."""
+
 _PACKAGES = ("faceattr_tf", "keras", "numpy", "tensorflow")
 _OUTPUTS = {
     "multilabel": ("probability", "label"),
@@ -42,13 +46,15 @@ def describe(workdir, model, options, localiser=None) -> dict:
         workdir: a `faceattr_tf.workdir.Workdir`.
         model: its model.
         options: the `export.saved_model.ExportOptions`, how it is served.
-        localiser: the `faceattr_tf.prediction.localisation.Localiser` that is exported with it.
+        localiser: what finds faces and is exported with it, a `Localiser` or a `FaceDetector`, both
+            of `faceattr_tf.prediction`.
 
     Returns:
         Signatures (dtypes, shapes, meanings), tasks (kind, labels, temperature, thresholds, of a
-        consistent export the pairs of answers that are impossible, names of the outputs), options, crop, the stages of the localiser, input shape, order of the
-        landmarks, recipe, training records, package versions and, where known, the git commit of
-        the code that exported.
+        consistent export the pairs of answers that are impossible, names of the outputs), options,
+        crop, the stages of the localiser or the settings of the detector, input shape, order of
+        the landmarks, recipe, training records, package versions and, where known, the git commit
+        of the code that exported.
 
     Raises:
         UserError: two tasks would share an output, or a sensitive task or impossible pairs are
@@ -77,14 +83,15 @@ def describe(workdir, model, options, localiser=None) -> dict:
     if repeated:
         raise UserError(f"two tasks would share the output {repeated[0]!r}: rename one of them")
     width = embedding_of(model, answered).shape[-1]
-    faces = localiser.faces if localiser else 0
+    finder = localiser.describe() if localiser else []
     return {
-        "signatures": describe_signatures(answered, tasks, width, faces),
+        "signatures": describe_signatures(answered, tasks, width, localiser),
         "device_function": TPU_FUNCTION,
         "tasks": tasks,
         **dataclasses.asdict(options),
         "crop": workdir.crop.to_dict(),
-        "localiser": localiser.describe() if localiser else [],
+        "localiser": finder if isinstance(finder, list) else [],
+        "detector": finder if isinstance(finder, dict) else {},
         "input_shape": metadata["input_shape"],
         "landmark_names": list(LANDMARK_NAMES),
         "recipe": recipe.name,

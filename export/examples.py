@@ -12,7 +12,16 @@ from data_pipelines.files import local
 from data_pipelines.formats.encoded import ENDINGS, upright
 from data_pipelines.formats.images import ImageFolder
 from data_pipelines.tasks import Task, most_voted
-from export.description import FACE_BOX, FACE_RESPONSE, FACES, PHOTO_PIXELS, PHOTOS, described_tasks
+from export.description import (
+    FACE_BOX,
+    FACE_LANDMARKS,
+    FACE_RESPONSE,
+    FACES,
+    FACES_LEFT_OUT,
+    PHOTO_PIXELS,
+    PHOTOS,
+    described_tasks,
+)
 from export.drawn_requests import draw_requests
 from faceattr_tf.evaluation.answers import answers
 from faceattr_tf.evaluation.class_metrics import expected_values
@@ -191,23 +200,33 @@ def expected_answers(model, workdir, description: dict, examples: Examples, loca
 
 
 def _answers_of_photos(images, model, workdir, description: dict, localiser) -> dict:
-    """What is said of the faces that a localiser finds in images, by output."""
-    from faceattr_tf.prediction.localisation import crop_boxes, crop_of_window
+    """What is said of the faces that a localiser or detector finds in images, by output."""
+    from faceattr_tf.prediction.detection_graph import FaceDetector
+    from faceattr_tf.prediction.localisation import crop_faces, crop_of_window
 
-    crop, rows = crop_of_window(workdir.crop), []
+    detects, rows = isinstance(localiser, FaceDetector), []
+    crop = workdir.crop if detects else crop_of_window(workdir.crop)
     for image in images:
-        (faces,) = localiser([image])
+        (found,) = localiser([image])
+        faces = found[: localiser.faces]
         boxes = np.array([face.box for face in faces], "f4").reshape(-1, 4)
+        points = np.array([face.landmarks for face in faces], "f4").reshape(-1, 5, 2)
         # Without a face, the answers have the shape of those of any.
-        crops, transform = crop_boxes(image, boxes if faces else np.full((1, 4), np.nan), crop)
+        one = np.full((1, 4), np.nan), np.full((1, 5, 2), np.nan)
+        crops, transform = crop_faces(image, *((boxes, points) if faces else one), crop)
         said = task_answers(model(crops, training=False), transform, workdir, description)
         said[FACE_BOX] = boxes
         said[FACE_RESPONSE] = np.array([face.score for face in faces], "f4")
+        if detects:
+            said[FACE_LANDMARKS] = points
         said = {
             name: _filled(np.asarray(values)[: len(faces)], localiser.faces)
             for name, values in said.items()
         }
-        rows.append(said | {FACES: np.int32(len(faces))})
+        said[FACES] = np.int32(len(faces))
+        if detects:
+            said[FACES_LEFT_OUT] = np.int32(len(found) - len(faces))
+        rows.append(said)
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 

@@ -1,7 +1,8 @@
 """python -m export.reload [--photos] MODEL IMAGE…: ask an exported model, as a server would.
 
 MODEL is the folder of one version. With --photos it finds the faces of the images itself, which it
-can if it was exported with a localiser. Only TensorFlow is needed, nothing of this project.
+can if it was exported with --detect or --localiser. Only TensorFlow is needed, nothing of this
+project.
 """
 
 import json

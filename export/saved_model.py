@@ -14,8 +14,8 @@
 a detector or annotations of their own; NaN where unknown |
 | `features` | `image_bytes` string `[N]` | `embedding` float32 `[N, F]`: what the heads see |
 | `photos` | `image_bytes` string `[N]`: photographs of any size | pictures of several faces, or \
-one somewhere; with a localiser |
-| `photo_pixels` | `pixels` uint8 `[N, H, W, 3]` | the same of frames; with a localiser |
+one somewhere; with a localiser or detector |
+| `photo_pixels` | `pixels` uint8 `[N, H, W, 3]` | the same of frames; with a localiser or detector |
 | `description` | `question` string `[N]`: anything | clients: `description` string `[N]` is faceattr.json |
 
 Every signature applies the recorded crop; all but `features` and `description` give, per task,
@@ -35,8 +35,16 @@ right-bottom, left-bottom), x, y in pixels of the given image |
 Of photographs these outputs have a second dimension K behind N, the largest number of faces; the
 first `faces` int32 `[N]` of its rows are filled. `face_box` float32 `[N, K, 4]` (left, top, width,
 height in pixels) and `face_response` `[N, K]` say where the faces are, and how much the network saw
-there. What is judged is the window as if it were the face's box; of a model that was trained on
-whole pictures (crop `none`), the whole window.
+there. Of a localiser, what is judged is the window as if it were the face's box; of a model that was
+trained on whole pictures (crop `none`), the whole window.
+
+Of MTCNN, what is judged is what the model's crop makes of the box and the landmarks that were found,
+those of the K largest faces, the largest first: of a model that was trained on whole pictures, the
+whole photograph for every face. `face_response` is the score of a face, 0 to 1.
+There are also `face_landmarks` float32 `[N, K, 5, 2]` (x, y in pixels), `faces_left_out` int32 `[N]`
+(smaller faces beyond K) and `candidates_left_out` int32 `[N]`: more than 0 where a photograph has so
+many places like a face that only the likeliest `maximum_candidates` of them were looked into.
+Photographs are decoded and searched one after the other, which bounds the memory.
 
 Where files come in, `valid` bool `[N]` tells which could be read; the outputs of the others are NaN
 and -1, and their neighbours are none the worse. Images of more than `max_pixels` are refused by
@@ -139,8 +147,9 @@ def export_model(
         options: how it is served; None takes the defaults.
         check: what it has to pass in a process of its own before it gets its place; None for
             nothing beyond the comparison on pictures of noise.
-        localiser: a `faceattr_tf.prediction.localisation.Localiser` for the signatures `photos` and
-            `photo_pixels`. It stays in float32 whatever the precision of the model.
+        localiser: finds the faces for the signatures `photos` and `photo_pixels`, a `Localiser` or
+            a `FaceDetector`, both of `faceattr_tf.prediction`. It stays in float32 whatever the
+            precision of the model.
 
     Returns:
         The folder of the version.
@@ -217,7 +226,8 @@ def _save(model, workdir, description: dict, localiser, target: Path) -> None:
     from export.signatures import TPU_FUNCTION, create_signatures
 
     module = tf.Module()
-    networks = [model, *(stage.network for stage in (localiser.stages if localiser else ()))]
+    # MTCNN has no stages: its weights are constants of the graph.
+    networks = [model, *(stage.network for stage in getattr(localiser, "stages", ()))]
     module.parameters = [variable.value for one in networks for variable in one.variables]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, METADATA_NAME)

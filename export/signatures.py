@@ -22,7 +22,8 @@ from export.photo_signatures import describe_photo_signatures, photo_signatures
 from faceattr_tf.evaluation.consistency import consistent_answers
 from faceattr_tf.evaluation.transform_metrics import outline
 from faceattr_tf.models.heads import head_layers
-from faceattr_tf.prediction.localisation import Localiser, crop_of_window
+from faceattr_tf.prediction.detection_graph import FaceDetector
+from faceattr_tf.prediction.localisation import Localiser
 
 TPU_FUNCTION = "tpu_func"
 """The alias of the device function, by which the converter for TPUs finds it."""
@@ -35,7 +36,7 @@ def create_signatures(
     tasks: Sequence[Task],
     crop: Crop,
     description: dict,
-    localiser: Localiser | None = None,
+    localiser: Localiser | FaceDetector | None = None,
 ) -> tuple[dict[str, Callable], Callable]:
     """The traced functions of an export.
 
@@ -115,7 +116,7 @@ def create_signatures(
         "features": features,
     }
     if localiser:
-        signatures |= photo_signatures(localiser, judge, crop_of_window(crop), max_pixels)
+        signatures |= photo_signatures(localiser, judge, crop, max_pixels)
     return signatures, on_device
 
 
@@ -170,7 +171,10 @@ def embedding_of(model: keras.Model, tasks: Sequence[Task]):
 
 
 def describe_signatures(
-    tasks: Sequence[Task], described: Sequence[dict], embedding: int, faces: int = 0
+    tasks: Sequence[Task],
+    described: Sequence[dict],
+    embedding: int,
+    localiser: Localiser | FaceDetector | None = None,
 ) -> dict:
     """Per signature its inputs and outputs: name -> dtype, shape and meaning, for the metadata.
 
@@ -178,7 +182,7 @@ def describe_signatures(
         tasks: what the model predicts.
         described: the same as of `create_signatures`.
         embedding: width of the embedding.
-        faces: the largest number of faces that a localiser finds; 0 where there is none.
+        localiser: finds faces in photographs, as of `create_signatures`.
     """
     image_bytes = _tensor("string", ["N"], "JPEG or PNG file, upright; grey or RGBA too")
     answers = {}
@@ -210,8 +214,8 @@ def describe_signatures(
             | valid,
         },
     }
-    if faces:
-        signatures |= describe_photo_signatures(inputs, pixels, answers, valid, faces)
+    if localiser:
+        signatures |= describe_photo_signatures(inputs, pixels, answers, valid, localiser)
     return signatures
 
 

@@ -1,9 +1,9 @@
 """faceattr-export: a trained model as a SavedModel for TensorFlow Serving, and for other runtimes.
 
 Writes DIR/NAME/VERSION with signatures for encoded images (serving_default), for pixels (pixels),
-for faces with a known place (crop) and for what the heads see (features); with --localiser also for
-photographs of any size in which it finds the faces (photos, photo_pixels). assets/faceattr.json in
-it describes them and holds the label names.
+for faces with a known place (crop) and for what the heads see (features); with --detect or
+--localiser also for photographs of any size in which it finds the faces (photos, photo_pixels).
+assets/faceattr.json in it describes them and holds the label names.
 
 --format=litert,onnx,openvino writes DIR/NAME/VERSION-runtimes/ instead, with a folder for each, and
 --format=saved_model,litert both. These networks take the crops that face_crop.py, which lies beside
@@ -29,6 +29,7 @@ examples:
       --records=records/celeba
   faceattr-export --workdir=work/celeba --output=models --format=litert,onnx \
       --records=records/celeba
+  faceattr-export --workdir=work/celeba --output=models --detect --faces=20 --check
   faceattr-export --workdir=work/celeba --output=models --localiser=work/lnet_o,work/lnet_s --faces=5
 """
 
@@ -55,17 +56,22 @@ def parser() -> argparse.ArgumentParser:
         help="of weights in LiteRT: float32, float16, int8 (default: all; int8 if there are pictures)",
     )
     add(
+        "--detect",
+        action="store_true",
+        help="MTCNN goes into the export, too, which then finds the faces of photographs",
+    )
+    add(
         "--localiser",
         default="",
         metavar="DIR[,DIR]",
-        help="runs of LNet_o and, within its windows, LNet_s: the export then finds the faces of "
-        "photographs",
+        help="runs of LNet_o and, within its windows, LNet_s, in place of MTCNN",
     )
     add(
         "--faces",
         type=int,
         metavar="N",
-        help="the largest number of faces in a photograph (default: what the first localiser has)",
+        help="the largest number of faces in a photograph (default: 10, or what the first localiser "
+        "has)",
     )
     add(
         "--precision",
@@ -184,18 +190,25 @@ def main(arguments: list[str]) -> None:
 
 def _localiser(flags):
     """What finds faces for the SavedModel; None where none is asked for."""
+    if flags.detect and flags.localiser:
+        raise UserError("--detect and --localiser both find the faces: expected one of them")
+    if flags.detect:
+        from faceattr_tf.prediction.detection_graph import FACES, FaceDetector
+
+        return FaceDetector(FACES if flags.faces is None else flags.faces)
     if flags.localiser:
         from faceattr_tf.prediction.localisation import Localiser
 
         return Localiser.from_workdirs(flags.localiser.split(","), flags.faces)
     if flags.faces is not None:
-        raise UserError("--faces belongs to --localiser, which is not given")
+        raise UserError("--faces belongs to --localiser or --detect, and none is given")
     return None
 
 
 def _refuse_flags_of_saved_models(flags) -> None:
     """Raises UserError where a flag was given that has no meaning without a SavedModel."""
-    for name in ("localiser", "faces", "precision", "max_pixels", "batch_sizes", "check"):
+    names = "detect", "localiser", "faces", "precision", "max_pixels", "batch_sizes", "check"
+    for name in names:
         if getattr(flags, name) != parser().get_default(name):
             raise UserError(f"--{name} belongs to --format=saved_model, which is not given")
 

@@ -23,7 +23,7 @@ FORMATS = {"litert": litert, "onnx": onnx, "openvino": openvino}
 
 CROP_CODE = "face_crop.py"
 
-_OF_SERVERS = ("signatures", "device_function", "localiser") + tuple(
+_OF_SERVERS = ("signatures", "device_function", "localiser", "detector") + tuple(
     field.name
     for field in dataclasses.fields(ExportOptions)
     if field.name not in ("sensitive", "consistent")

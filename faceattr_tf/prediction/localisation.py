@@ -181,22 +181,29 @@ class Localiser:
             ]
 
 
-def crop_boxes(image: bytes | np.ndarray, boxes: np.ndarray, crop: Crop):
-    """The crops of boxes `[P, 4]` in one image: float32 `[P, height, width, 3]`, and transforms."""
+def crop_faces(image: bytes | np.ndarray, boxes: np.ndarray, landmarks: np.ndarray, crop: Crop):
+    """The crops of faces in one image: float32 `[P, height, width, 3]`, and transforms.
+
+    Args:
+        image: an encoded one, or uint8 `[H, W, 3]`.
+        boxes: `[P, 4]`, NaN where unknown.
+        landmarks: `[P, 5, 2]`, NaN where unknown.
+        crop: what is seen of each.
+    """
     import tensorflow as tf
 
     from data_pipelines.crop.pixels import crop_pixels, decode_and_crop
 
     cut = decode_and_crop if isinstance(image, bytes) else crop_pixels
     one = tf.constant([image] if isinstance(image, bytes) else image[None])
-    return cut(tf.repeat(one, len(boxes), axis=0), boxes, [NO_LANDMARKS] * len(boxes), crop)
+    return cut(tf.repeat(one, len(boxes), axis=0), boxes, landmarks, crop)
 
 
 def _responses(stage: Stage, image, boxes) -> Iterable[tuple[np.ndarray, np.ndarray]]:
     """Map and transform of a stage's crop of each box."""
     if not len(boxes):
         return ()
-    crops, transforms = crop_boxes(image, boxes, stage.crop)
+    crops, transforms = crop_faces(image, boxes, [NO_LANDMARKS] * len(boxes), stage.crop)
     return zip(np.asarray(stage.network(crops, training=False)), transforms.numpy(), strict=True)
 
 

@@ -134,11 +134,18 @@ class Located(NamedTuple):
             NaN where there is none.
         response: float32 `[N, K]`, what the peak of LNet_o has above its map's median, or NaN.
         usable: bool `[N]`, whether the picture could be read.
+        landmarks: float32 `[N, K, 5, 2]` x, y in pixels, NaN where there is no face; None of
+            networks that do not find any, and so are the following.
+        faces_left_out: int32 `[N]`, faces that were found beyond K.
+        candidates_left_out: int32 `[N]`, places beyond a maximum that were not looked at closely.
     """
 
     box: Any
     response: Any
     usable: Any
+    landmarks: Any = None
+    faces_left_out: Any = None
+    candidates_left_out: Any = None
 
 
 def locate_in_files(localiser: Localiser, image_bytes, max_pixels: int) -> Located:
@@ -167,13 +174,14 @@ def cutter_of_files(image_bytes, max_pixels: int):
     """What cuts windows out of encoded images `[N]`, JPEG or PNG.
 
     Returns:
-        A function: indices of images `[M]`, boxes in them `[M, 4]`, crop -> float32 crops
-        `[M, height, width, 3]`, transforms `[M, 2, 3]`.
+        A function: indices of images `[M]`, boxes in them `[M, 4]`, crop, and, where they are
+        known, landmarks `[M, 5, 2]` -> float32 crops `[M, height, width, 3]`, transforms
+        `[M, 2, 3]`.
     """
 
-    def cut(of, box, crop):
-        files = tf.gather(image_bytes, of)
-        return decode_and_crop_each(files, box, _no_landmarks(box), crop, max_pixels=max_pixels)[:2]
+    def cut(of, box, crop, landmarks=None):
+        files, points = tf.gather(image_bytes, of), _known(landmarks, box)
+        return decode_and_crop_each(files, box, points, crop, max_pixels=max_pixels)[:2]
 
     return cut
 
@@ -181,14 +189,16 @@ def cutter_of_files(image_bytes, max_pixels: int):
 def cutter_of_pixels(pixels):
     """The same for images of one size, uint8 `[N, H, W, 3]`."""
 
-    def cut(of, box, crop):
-        return crop_pixels(tf.gather(pixels, of), box, _no_landmarks(box), crop)
+    def cut(of, box, crop, landmarks=None):
+        return crop_pixels(tf.gather(pixels, of), box, _known(landmarks, box), crop)
 
     return cut
 
 
-def _no_landmarks(box):
-    """Landmarks that are not known, of faces with boxes `[M, 4]`."""
+def _known(landmarks, box):
+    """Landmarks of faces with boxes `[M, 4]`; those that are not known are NaN."""
+    if landmarks is not None:
+        return landmarks
     return tf.fill([tf.shape(box)[0], len(LANDMARK_NAMES), 2], math.nan)
 
 
