@@ -6,6 +6,8 @@ import pathlib
 import cv2
 import numpy as np
 import pytest
+import test_signatures
+from serving_double import start, start_rest
 from test_export import expected_of
 from tiny_workdir import encode, make_workdir
 
@@ -16,6 +18,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.synth.drawing import draw_face
 from export import saved_model
 from export.check import differences, refuse_if_different
+from export.client import Client
 from export.commands import export as commands
 from export.description import named, read_description, summary
 from export.examples import Examples, expected_answers
@@ -28,6 +31,7 @@ OPENCV = mtcnn._reduce
 FACES = 2
 SIDE = 500  # above which pictures are reduced here
 DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+serve = test_signatures.serve
 PLACES = ("face_box", "face_landmarks", "landmarks_points", "alignment_outline")
 
 
@@ -116,7 +120,7 @@ def compare(found, faces, pixels=0.01, values=1e-3):
         atol = pixels if name in PLACES else values
         np.testing.assert_allclose(given, np.reshape(wanted, given.shape), rtol=1e-3, atol=atol)
         assert len(found[name]) == FACES
-        assert np.isnan(missing).all() if missing.dtype == np.float32 else (missing == -1).all()
+        assert np.isnan(missing).all() if missing.dtype.kind == "f" else (missing == -1).all()
 
 
 def test_photographs_of_any_size_get_the_answers_of_the_analyzer_and_bad_files_none(
@@ -240,6 +244,37 @@ def test_answers_have_names_for_every_face(signatures, exported):
         smiling = face["attributes"]["Smiling"]["probability"]
         assert smiling == pytest.approx(found["attributes_probability"][row, 1])
     assert summary(answer).startswith("2 faces")
+
+
+def test_the_c_api_gives_the_same_answers(serve, exported, judged, tmp_path):
+    chosen = (0, 6, 3)
+    files = [tmp_path / f"{index}.png" for index in chosen]
+    for file, index in zip(files, chosen, strict=True):
+        file.write_bytes(FILES[index])
+    found = serve(exported, "photos", files)
+    assert found.pop("valid").all()
+    for row, index in enumerate(chosen):
+        compare({name: values[row] for name, values in found.items()}, judged[index])
+
+
+@pytest.fixture(scope="module")
+def servers(exported):
+    server, port, prediction = start(exported.parents[1], "faceattr", {"stable": 1})
+    rest, rest_port = start_rest(prediction.versions)
+    yield {"grpc": f"127.0.0.1:{port}", "rest": f"127.0.0.1:{rest_port}"}
+    server.stop(None)
+    rest.shutdown()
+    rest.server_close()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_the_client_reads_them(servers, judged, protocol):
+    files = [FILES[0], FILES[0][:200], FILES[6], FILES[3]]
+    with Client(servers[protocol], protocol=protocol) as client:
+        found = list(client.predict(files, signature="photos"))
+    assert [bool(answer.error) for answer in found] == [False, True, False, False]
+    for answer, index in zip([found[0], *found[2:]], (0, 6, 3), strict=True):
+        compare(answer.outputs, judged[index])
 
 
 def test_a_program_with_tensorflow_alone_asks_for_faces(
