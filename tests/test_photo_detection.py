@@ -22,6 +22,7 @@ from export.client import Client
 from export.commands import export as commands
 from export.description import named, read_description, summary
 from export.examples import Examples, expected_answers
+from export.photo_signatures import photo_signatures
 from export.reload import main as reload
 from export.standalone import ask
 from faceattr_tf.prediction.analyzer import Analyzer
@@ -165,6 +166,21 @@ def test_faces_of_reduced_photographs_are_those_of_opencv_to_a_pixel(signatures,
     for row, face in enumerate(faces[:FACES]):
         np.testing.assert_allclose(found["face_box"][row], face.box, atol=1)
         np.testing.assert_allclose(found["face_landmarks"][row], face.landmarks, atol=1)
+
+
+@pytest.mark.parametrize("kind", ["box", "none"])
+def test_other_crops_are_the_models_own_too(detector, judged, kind):
+    from data_pipelines.crop.pixels import decode_and_crop
+
+    crop = Crop(kind, 12, 10, margin=0.3 if kind == "box" else 0.0)
+    seen = photo_signatures(detector, lambda crops, _: {"crops": crops}, crop, 10**6)["photos"]
+    found = seen(FILES[:2])["crops"].numpy()
+    for index in (0, 1):
+        faces = judged[index][:FACES]
+        box = np.array([face.box for face in faces], np.float32)
+        points = np.array([list(face.landmarks.values()) for face in faces], np.float32)
+        expected, _ = decode_and_crop([FILES[index]] * len(faces), box, points, crop)
+        np.testing.assert_allclose(found[index, : len(faces)], expected, atol=0.1)
 
 
 def test_no_photograph_is_no_answer(signatures):
