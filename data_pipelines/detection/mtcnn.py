@@ -160,6 +160,11 @@ def nearest_first(detections: Sequence[Detection], point) -> list[Detection]:
     return sorted(detections, key=lambda face: (np.hypot(*(face.centre - point)), -face.score))
 
 
+def largest_first(detections: Iterable[Detection]) -> list[Detection]:
+    """Sorted by the area of the box, the largest first; equally large ones stay in their order."""
+    return sorted(detections, key=lambda face: -face.box[2:].prod())
+
+
 @functools.cache
 def face_finder():
     """The graph of MTCNN, made once."""

@@ -18,7 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.detection.mtcnn import MAXIMUM_SIDE, MINIMUM_SIZE, Detection, Detector
+from data_pipelines.detection.mtcnn import (
+    MAXIMUM_SIDE,
+    MINIMUM_SIZE,
+    Detection,
+    Detector,
+    largest_first,
+)
 from data_pipelines.errors import UserError
 from data_pipelines.formats.encoded import MAX_PIXELS
 from data_pipelines.keras_settings import check_keras
@@ -202,8 +208,7 @@ class Analyzer:
         found = [self._localised(picture) for picture in pictures] if self.localiser else []
         for start in range(len(found), len(pictures), _DECODED):
             part = pictures[start : start + _DECODED]
-            detected = self._detector(picture.pixels() for picture in part)
-            found += [sorted(faces, key=lambda face: -face.box[2:].prod()) for faces in detected]
+            found += map(largest_first, self._detector(picture.pixels() for picture in part))
         return [
             [
                 _Job(picture, face.box, face.landmarks, float(face.score))

@@ -22,6 +22,7 @@ from data_pipelines.detection.mtcnn import (
     Detector,
     enlarged,
     face_finder,
+    largest_first,
 )
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import LANDMARK_NAMES
@@ -75,9 +76,7 @@ class FaceDetector:
             small = _reduced(pixels, self.maximum_side).numpy()
             (faces,) = detector([small])
             factor = np.array(pixels.shape[1::-1]) / small.shape[1::-1]
-            yield sorted(
-                (enlarged(face, factor) for face in faces), key=lambda face: -face.box[2:].prod()
-            )
+            yield largest_first(enlarged(face, factor) for face in faces)
 
 
 def locate_in_files(detector: FaceDetector, image_bytes, max_pixels: int) -> Located:
