@@ -206,6 +206,16 @@ def test_a_crop_that_needs_a_face_warns_in_one_line(photos, tmp_path, capsys):
     assert len(warnings) == 1 and "--detect" in warnings[0] and "align" in warnings[0]
 
 
+def test_a_model_of_whole_pictures_warns_that_it_does_not_tell_faces_apart(
+    photos, tmp_path, capsys, monkeypatch
+):
+    path = make_workdir(tmp_path / "run", Crop("none", 12, 10)).path
+    monkeypatch.setattr(Analyzer, "analyze", lambda self, pictures, detect: [[] for _ in pictures])
+    predict(path, [photos], detect=True)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == 1 and "whole pictures" in warnings[0]
+
+
 def test_annotated_pictures_need_a_folder(workdir, photos):
     with pytest.raises(UserError, match="--output=DIR"):
         command.main([f"--workdir={workdir}", "--annotate", str(photos)])

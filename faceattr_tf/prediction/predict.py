@@ -101,6 +101,12 @@ def predict(
         explainer = Explainer(analyzer, Workdir.open(workdir), explain)
     if not detect:
         analyzer.warn_of_whole_pictures()
+    elif not (analyzer.needs_face or analyzer.localiser):
+        print(
+            "warning: the model was trained on whole pictures and sees them, not the faces that are "
+            "found: it says the same of all faces of a picture",
+            file=sys.stderr,
+        )
     summary = Summary(passed_over=dict(passed_over))
     names = list(files)
     with (
