@@ -19,7 +19,7 @@ from faceattr_tf.evaluation.inference import forward_function
 from faceattr_tf.models.create import map_stage
 from faceattr_tf.prediction.analyzer import Analyzer
 from faceattr_tf.prediction.face import Choice, Face
-from faceattr_tf.prediction.picture import read_picture
+from faceattr_tf.prediction.picture import Image, read_picture
 from faceattr_tf.workdir import Workdir
 
 HEIGHT = 320
@@ -58,29 +58,34 @@ class Explainer:
         self.stage = map_stage(analyzer.model, workdir.recipe().model)
         self._forward = forward_function(analyzer.model)
 
-    def draw(self, face: Face) -> dict[str, np.ndarray]:
+    def draw(
+        self, face: Face, image: Image | None = None, labels: Sequence[str] = ()
+    ) -> dict[str, np.ndarray]:
         """The model's crop of a face and beside it, over its grey copy, both maps.
 
         What is explained is the answer: of a yes what speaks for it, of a no what speaks against.
 
         Args:
-            face: what the analyzer said of a face in a file.
+            face: what the analyzer said of a face.
+            image: the picture that it is in; None for the face's file.
+            labels: some of those that were asked for; none for all of them.
 
         Returns:
             Label as it was asked for -> uint8 RGB: the crop, the map by occlusion and the one by
             gradients (Grad-CAM on the stage of `map_stage`), side by side below a line that
             names label and answer.
         """
-        crop = self._crop(face)
+        crop = self._crop(face, image)
+        columns = {asked: self.columns[asked] for asked in labels or self.columns}
         signs = np.zeros((1, len(self.labels)), np.float32)
-        for column in self.columns.values():
+        for column in columns.values():
             signs[0, column] = 1 if self._said(face, *self.labels[column]) else -1
         hidden = occlusion_maps(
             lambda pixels: logits_of(self.tasks, self._forward(pixels)), crop, signs
         )[0]
         gradients = gradient_maps(self.analyzer.model, self.stage, self.tasks, crop, signs)[0]
         drawn = {}
-        for asked, column in self.columns.items():
+        for asked, column in columns.items():
             plain = np.clip(np.rint(crop[0]), 0, 255).astype(np.uint8)
             maps = [draw_heat(plain, hidden[column]), draw_heat(plain, gradients[column])]
             answer = f"{asked}: {'yes' if signs[0, column] > 0 else 'no'}"
@@ -94,13 +99,14 @@ class Explainer:
             content = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
             (folder / f"{prefix}{asked.replace('/', '-')}.jpg").write_bytes(content.tobytes())
 
-    def _crop(self, face: Face) -> np.ndarray:
+    def _crop(self, face: Face, image: Image | None = None) -> np.ndarray:
         """What the model saw of a face, float32 `[1, H, W, 3]`."""
         import tensorflow as tf
 
         from data_pipelines.crop.pixels import decode_and_crop
 
-        content = read_picture(face.filename, self.analyzer.max_pixels).content
+        image = face.filename if image is None else image
+        content = read_picture(image, self.analyzer.max_pixels).content
         box = np.array([face.box or [np.nan] * 4], np.float32)
         unknown = (np.nan, np.nan)
         points = [(face.landmarks or {}).get(name, unknown) for name in LANDMARK_NAMES]

@@ -308,12 +308,19 @@ def html(contents: dict, sections: Sequence[Section], training: str = "") -> str
     )
 
 
-def render(template: str, **values) -> str:
-    """A template of this package, filled; its filters `svg` and `jpeg` make links of pictures."""
+def render(template: str, *folders: pathlib.Path, **values) -> str:
+    """A template, filled; its filters `svg` and `jpeg` make links of pictures.
+
+    Args:
+        template: a file of this package, or of `folders`, which come first.
+        *folders: with further templates.
+        **values: names in it.
+    """
     import jinja2
 
+    own = pathlib.Path(__file__).parent / "templates"
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader([*folders, own]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
