@@ -24,6 +24,7 @@ FLOORS = {
         ("models", "evaluation"),
         ("features", "prediction"),
         ("training", "reports", "doctor"),
+        ("demo",),
         ("commands",),
     ),
     "export": (),
