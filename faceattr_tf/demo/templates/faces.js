@@ -9,8 +9,10 @@ function element(name, fields = {}, ...children) {
   return made;
 }
 
+const at = id => document.getElementById(id);
+
 const say = (id, text) => {
-  const place = document.getElementById(id);
+  const place = at(id);
   place.textContent = text;
   place.hidden = !text && id === "error";
 };
@@ -24,9 +26,9 @@ class Faces {
     this.thresholds = new Map();
     this.faces = [];
     this.selected = 0;
-    this.canvas = document.getElementById("canvas");
+    this.canvas = at("canvas");
     this.canvas.onclick = event => this.#selectAt(event);
-    document.getElementById("reset").onclick = () => this.reset();
+    at("reset").onclick = () => this.reset();
     this.whenSelected = () => {};
     this.reset();
   }
@@ -44,38 +46,38 @@ class Faces {
   /* picture: anything a canvas draws; width and height: of the picture that places are of. */
   show(picture, width, height, faces) {
     Object.assign(this, {picture, width, height, faces});
-    document.getElementById("result").hidden = false;
-    const cards = document.getElementById("cards");
+    at("result").hidden = false;
+    const cards = at("cards");
     cards.replaceChildren(...faces.map((face, i) => this.#card(face, i)));
     this.select(0);
   }
 
   hide() {
     this.faces = [];
-    document.getElementById("result").hidden = true;
-    document.getElementById("details").hidden = true;
+    at("result").hidden = true;
+    at("details").hidden = true;
   }
 
   select(index) {
     this.selected = index;
     this.#draw();
-    const details = document.getElementById("details"), face = this.faces[index];
+    const details = at("details"), face = this.faces[index];
     details.hidden = !face;
     if (!face) return;
-    [...document.getElementById("cards").children].forEach((card, i) => {
+    [...at("cards").children].forEach((card, i) => {
       card.setAttribute("aria-pressed", i === index);
       card.querySelector("span").textContent = this.#summary(this.faces[i]);
     });
-    document.getElementById("face").textContent = this.#title(index);
+    at("face").textContent = this.#title(index);
     const rows = this.tasks.flatMap(task => this.#rows(task, face.tasks[task.name]));
-    document.getElementById("rows").replaceChildren(...rows);
+    at("rows").replaceChildren(...rows);
     this.#drawCutOut(face);
     this.whenSelected(index);
   }
 
   #title(index) {
-    const {box, score} = this.faces[index];
-    if (!box) return "The whole picture";
+    const {box, landmarks, score} = this.faces[index];
+    if (!box) return landmarks ? "The marked face" : "The whole picture";
     const size = `${Math.round(box[2])} × ${Math.round(box[3])} pixels`;
     return `Face ${index + 1}, ${size}` + (score === null ? "" : `, score ${score.toFixed(2)}`);
   }
@@ -126,7 +128,7 @@ class Faces {
     }
     if (task.kind === "regression")
       return task.labels.map(label => this.#row(label, answer[label].toPrecision(4)));
-    if (task.kind === "transform") {
+    if (task.kind === "transform" && answer.shift) {
       const [x, y] = answer.shift.map(value => value.toFixed(2));
       return [
         this.#row(`${task.name}: rotation`, `${answer.rotation.toFixed(1)}°`),
@@ -164,7 +166,7 @@ class Faces {
     slider.oninput = () => {
       this.thresholds.set(key, slider.valueAsNumber);
       judge();
-      [...document.getElementById("cards").children].forEach((card, i) => {
+      [...at("cards").children].forEach((card, i) => {
         card.querySelector("span").textContent = this.#summary(this.faces[i]);
       });
     };
@@ -180,10 +182,10 @@ class Faces {
     canvas.width = Math.max(1, Math.round(width * scale));
     canvas.height = Math.max(1, Math.round(height * scale));
     context.drawImage(this.picture, 0, 0, canvas.width, canvas.height);
-    const at = ([x, y]) => [(x + 0.5) * scale, (y + 0.5) * scale];
+    const inCanvas = ([x, y]) => [(x + 0.5) * scale, (y + 0.5) * scale];
     const dot = (point, colour) => {
       context.beginPath();
-      context.arc(...at(point), 4, 0, 7);
+      context.arc(...inCanvas(point), 4, 0, 7);
       context.fillStyle = colour;
       context.fill();
     };
@@ -208,7 +210,7 @@ class Faces {
         if (task.kind === "landmarks") for (const point of Object.values(answer)) dot(point, "#ffaa28");
         if (task.kind !== "transform") continue;
         context.beginPath();
-        for (const corner of Object.values(answer.outline)) context.lineTo(...at(corner));
+        for (const corner of Object.values(answer.outline)) context.lineTo(...inCanvas(corner));
         context.closePath();
         context.strokeStyle = "#ffaa28";
         context.lineWidth = 2;
@@ -219,7 +221,7 @@ class Faces {
 
   /* What a spatial transformer cuts out, upright, as the network behind it sees it. */
   #drawCutOut(face) {
-    const task = this.tasks.find(one => one.kind === "transform"), figure = document.getElementById("cutout");
+    const task = this.tasks.find(one => one.kind === "transform"), figure = at("cutout");
     figure.hidden = !task;
     if (!task) return;
     const {left_top: a, right_top: b, left_bottom: c} = face.tasks[task.name].outline, side = 320;
