@@ -279,4 +279,4 @@ def test_impossible_answers_give_way_there_too(workdir, photos, tmp_path):
 
 
 def test_the_formats_are_those_of_the_table():
-    assert {*writing.FORMATS} == {*PACKAGES}
+    assert {*writing.FORMATS} == {*PACKAGES, "page"}  # test_page_export.py

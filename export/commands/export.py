@@ -6,7 +6,9 @@ for faces with a known place (crop) and for what the heads see (features); with 
 assets/faceattr.json in it describes them and holds the label names.
 
 --format=litert,onnx,openvino writes DIR/NAME/VERSION-runtimes/ instead, with a folder for each, and
---format=saved_model,litert both. These networks take the crops that face_crop.py, which lies beside
+--format=saved_model,litert both. --format=page is a folder with a page that runs the network in the
+browser itself, for any server of files: `python3 -m http.server --bind=127.0.0.1` in it is one.
+These networks take the crops that face_crop.py, which lies beside
 them, cuts out of pictures. They are compared with Keras on --records or --images first.
 """
 
@@ -29,6 +31,7 @@ examples:
       --records=records/celeba
   faceattr-export --workdir=work/celeba --output=models --format=litert,onnx \
       --records=records/celeba
+  faceattr-export --workdir=work/celeba --output=models --format=page --records=records/celeba
   faceattr-export --workdir=work/celeba --output=models --detect --faces=20 --check
   faceattr-export --workdir=work/celeba --output=models --localiser=work/lnet_o,work/lnet_s --faces=5
 """
@@ -47,7 +50,12 @@ def parser() -> argparse.ArgumentParser:
         type=_names,
         default=("saved_model",),
         metavar="NAME[,NAME]",
-        help="saved_model (default), litert, onnx, openvino",
+        help="saved_model (default), litert, onnx, openvino, page",
+    )
+    add(
+        "--onnxruntime_web",
+        metavar="DIR",
+        help="the unpacked npm package onnxruntime-web, for the page (default: npm fetches it)",
     )
     add(
         "--litert_types",
@@ -171,15 +179,21 @@ def main(arguments: list[str]) -> None:
     else:
         _refuse_flags_of_saved_models(flags)
     if not runtimes:
-        if flags.litert_types is not None:
-            raise UserError("--litert_types belongs to --format=litert, which is not given")
+        for name, form in (("litert_types", "litert"), ("onnxruntime_web", "page")):
+            if getattr(flags, name) is not None:
+                raise UserError(f"--{name} belongs to --format={form}, which is not given")
         print(saved())
         return
     from export.runtimes.writing import RuntimeOptions, export_runtimes
 
     types = {} if flags.litert_types is None else {"litert_types": flags.litert_types}
     options = RuntimeOptions(
-        runtimes, check=given, sensitive=flags.sensitive, consistent=flags.consistent, **types
+        runtimes,
+        check=given,
+        sensitive=flags.sensitive,
+        consistent=flags.consistent,
+        onnxruntime_web=flags.onnxruntime_web,
+        **types,
     )
     target = flags.output, flags.name, flags.version
     folder = export_runtimes(flags.workdir, *target, options, saved)

@@ -25,6 +25,7 @@ class Network:
         calibration: crops `[n, height, width, 3]` by which ranges of whole numbers are chosen; None
             where there are no pictures.
         types: which of LiteRT's types are written.
+        onnxruntime_web: folder of that package, for the page; None for npm's.
     """
 
     function: Callable
@@ -33,6 +34,7 @@ class Network:
     shape: tuple[int, int, int]
     calibration: np.ndarray | None = None
     types: tuple[str, ...] = ("float32",)
+    onnxruntime_web: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

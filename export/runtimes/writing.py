@@ -10,18 +10,21 @@ from data_pipelines.errors import UserError
 from data_pipelines.tasks import Task
 from export.check import Check
 from export.description import METADATA_NAME, describe, described_tasks
-from export.runtimes import litert, onnx, openvino
+from export.runtimes import litert, onnx, openvino, page
 from export.runtimes.network import INPUT, Converted, Network
+from export.runtimes.onnxruntime_web import check_source
 from export.runtimes.pictures import Pictures, calibration_crops, pictures_to_compare
 from export.runtimes.verification import Verified, refuse_unlike, verification_table, verify
 from export.saved_model import ExportOptions, answering
 from export.signatures import EMBEDDING, device_function
 from export.versions import RUNTIMES, folder_of_model, preparing, publish
 
-FORMATS = {"litert": litert, "onnx": onnx, "openvino": openvino}
+FORMATS = {"litert": litert, "onnx": onnx, "openvino": openvino, "page": page}
 """Name of a format -> the module that writes it: `ready`, `convert`, `NAME`."""
 
-CROP_CODE = "face_crop.py"
+CROP_CODE = Path(__file__).with_name("face_crop.py")
+CROP_CODES = dict.fromkeys(FORMATS, CROP_CODE) | {"page": page.CROP_CODE}
+"""The code of the crop that lies beside the files of a format."""
 
 _OF_SERVERS = ("signatures", "device_function", "localiser", "detector") + tuple(
     field.name
@@ -41,13 +44,15 @@ class RuntimeOptions:
             no pictures to calibrate on.
         check: pictures, and the points of balanced accuracy that int8 may lose on them.
         sensitive, consistent: as of `export.saved_model.ExportOptions`.
+        onnxruntime_web: folder of that package, for the page; None has npm fetch it.
     """
 
-    formats: tuple[str, ...] = tuple(FORMATS)
+    formats: tuple[str, ...] = ("litert", "onnx", "openvino")
     litert_types: tuple[str, ...] = litert.TYPES
     check: Check = dataclasses.field(default_factory=Check)
     sensitive: tuple[str, ...] = ()
     consistent: bool = False
+    onnxruntime_web: str | None = None
 
     def ready(self) -> None:
         """Raises UserError if a value makes no sense, or something that it needs is not there."""
@@ -59,6 +64,10 @@ class RuntimeOptions:
                     raise UserError(f"{name!r} is none of {', '.join(known)}")
         for name in self.formats:
             FORMATS[name].ready()
+        if "page" in self.formats:
+            check_source(self.onnxruntime_web)
+        elif self.onnxruntime_web is not None:
+            raise UserError("--onnxruntime_web belongs to --format=page, which is not given")
         self.check.ready()
 
 
@@ -143,7 +152,8 @@ def _network(model, workdir, description: dict, options: RuntimeOptions, folder:
     calibration = None
     if _int8(options):
         calibration = calibration_crops(options.check, workdir)
-    return Network(function, saved, saved_for_one, shape, calibration, options.litert_types)
+    types, web = options.litert_types, options.onnxruntime_web
+    return Network(function, saved, saved_for_one, shape, calibration, types, web)
 
 
 def _int8(options: RuntimeOptions) -> bool:
@@ -174,9 +184,10 @@ def _describe_folder(
     kept = {key: value for key, value in description.items() if key not in _OF_SERVERS}
     tasks = described_tasks(workdir, description)
     count = 1 if form == "litert" else "N"
-    outputs = runtime_outputs(tasks, description, count)
+    code = CROP_CODES[form]
+    outputs = runtime_outputs(tasks, description, count, code.name)
     shape = [count, *description["input_shape"]]
-    meaning = f"what {CROP_CODE} makes of a picture: RGB in 0..255, not rounded"
+    meaning = f"what {code.name} makes of a picture: RGB in 0..255, not rounded"
     described = {
         "runtime": FORMATS[form].NAME,
         "inputs": {INPUT: {"dtype": "float32", "shape": shape, "meaning": meaning}},
@@ -188,16 +199,19 @@ def _describe_folder(
     if form == "openvino":
         described["settings"] = openvino.SETTINGS
     (folder / METADATA_NAME).write_text(json.dumps(described, indent=1) + "\n")
-    shutil.copyfile(Path(__file__).with_name(CROP_CODE), folder / CROP_CODE)
+    shutil.copyfile(code, folder / code.name)
 
 
-def runtime_outputs(tasks: Sequence[Task], description: dict, count: int | str) -> dict:
+def runtime_outputs(
+    tasks: Sequence[Task], description: dict, count: int | str, crop_code: str
+) -> dict:
     """What the networks give: name -> dtype, shape and meaning.
 
     Args:
         tasks: what they predict.
         description: the metadata of the SavedModel.
         count: the first dimension.
+        crop_code: name of the file with the code of the crop.
     """
     signatures = description["signatures"]
     outputs = signatures["pixels"]["outputs"] | {
@@ -216,7 +230,7 @@ def runtime_outputs(tasks: Sequence[Task], description: dict, count: int | str) 
             meaning = "1 yes, 0 no"
         if name in in_crop:
             meaning = meaning.replace("in pixels", "from -1 to 1 over the crop")
-            meaning += f"; points_in_image of {CROP_CODE} gives pixels of the picture"
+            meaning += f"; points_in_image of {crop_code} gives pixels of the picture"
         found[name] = tensor | {"shape": [count, *tensor["shape"][1:]], "meaning": meaning}
     return found
 
