@@ -13,6 +13,9 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 
+THRESHOLDS = (0.6, 0.7, 0.8)
+"""Scores that P-Net, R-Net and O-Net have to give to a face, as in the package."""
+
 MINIMUM_SIZE = 20
 MAXIMUM_SIDE = 2048
 _PIXELS_PER_PASS = 8_000_000  # bounds the memory whatever the size of the pictures
@@ -55,9 +58,16 @@ class Detector:
             reduced picture it counts after the reduction: in one of 4,096 pixels at the default,
             faces from 40 of its own pixels on are found.
         maximum_side: width or height in pixels above which a picture is reduced.
+        thresholds: scores that the three networks have to give to a face; lower ones overlook
+            fewer faces, and take more for faces that are none.
     """
 
-    def __init__(self, minimum_size: float = MINIMUM_SIZE, maximum_side: int = MAXIMUM_SIDE):
+    def __init__(
+        self,
+        minimum_size: float = MINIMUM_SIZE,
+        maximum_side: int = MAXIMUM_SIDE,
+        thresholds: tuple[float, float, float] = THRESHOLDS,
+    ):
         """Loads the networks, which takes seconds the first time in a process."""
         if not minimum_size >= _FIELD:
             raise UserError(f"minimum_size {minimum_size}: at least {_FIELD} pixels are needed")
@@ -67,7 +77,7 @@ class Detector:
             )
         self._minimum_size = minimum_size
         self._maximum_side = maximum_side
-        self._finder = face_finder()
+        self._finder = face_finder(thresholds)
 
     def __call__(self, images: Iterable[np.ndarray]) -> list[list[Detection]]:
         """The faces of each picture, the one nearest to the picture's centre first.
@@ -165,10 +175,14 @@ def largest_first(detections: Iterable[Detection]) -> list[Detection]:
     return sorted(detections, key=lambda face: -face.box[2:].prod())
 
 
+def face_finder(thresholds: tuple[float, float, float] = THRESHOLDS):
+    """The graph of MTCNN, made once for the same thresholds."""
+    return _finder(tuple(thresholds))
+
+
 @functools.cache
-def face_finder():
-    """The graph of MTCNN, made once."""
+def _finder(thresholds):
     # Making the graph takes seconds: one per process, whatever the sizes asked for.
     from data_pipelines.detection.mtcnn_graph import FaceFinder
 
-    return FaceFinder()
+    return FaceFinder(thresholds)

@@ -13,9 +13,9 @@ import math
 import tensorflow as tf
 
 from data_pipelines.detection import mtcnn_boxes, mtcnn_networks, mtcnn_pyramid
+from data_pipelines.detection.mtcnn import THRESHOLDS
 
 ALL = 2**31 - 1  # as maximum_candidates
-_THRESHOLDS = (0.6, 0.7, 0.8)  # of P-Net, R-Net and O-Net, as in the package
 _CANVAS = 50_000  # pixels of canvases that a network sees at once, or one canvas
 _PARALLEL = 2  # pictures, or chunks of crops, in work at a time
 
@@ -28,9 +28,14 @@ class FaceFinder(tf.Module):
     XLA does not compile it: it has no means of areas, and what is found has no fixed number.
     """
 
-    def __init__(self):
-        """Loads the weights, which become constants of the graph."""
+    def __init__(self, thresholds: tuple[float, float, float] = THRESHOLDS):
+        """Loads the weights, which become constants of the graph.
+
+        Args:
+            thresholds: scores that P-Net, R-Net and O-Net have to give to a face.
+        """
         super().__init__()
+        self._thresholds = tuple(thresholds)
         self._weights = mtcnn_networks.load_weights()
 
     @tf.function(
@@ -96,7 +101,7 @@ class FaceFinder(tf.Module):
         """The same for pictures of one size, given its levels."""
         canvas = mtcnn_pyramid.draw_pyramids(pictures, sizes)
         logits, offsets = mtcnn_networks.propose(canvas, self._weights.pnet)
-        threshold = math.log(_THRESHOLDS[0] / (1 - _THRESHOLDS[0]))
+        threshold = math.log(self._thresholds[0] / (1 - self._thresholds[0]))
         places = tf.cast(tf.where(logits[..., 1] - logits[..., 0] > threshold), tf.int32)
         within, levels = mtcnn_pyramid.locate(places[:, 1:], sizes)
         places, levels = tf.boolean_mask(places, within), tf.boolean_mask(levels, within)
@@ -133,7 +138,7 @@ class FaceFinder(tf.Module):
             multiple=8,
         )
         boxes = mtcnn_boxes.adjusted(boxes, offsets)
-        boxes, scores, owners = _above(_THRESHOLDS[1], scores, boxes, scores, owners)
+        boxes, scores, owners = _above(self._thresholds[1], scores, boxes, scores, owners)
         best = mtcnn_boxes.unsuppressed(boxes, scores, owners, 0.7)
         return mtcnn_boxes.squared(tf.gather(boxes, best)), tf.gather(owners, best)
 
@@ -150,7 +155,7 @@ class FaceFinder(tf.Module):
         landmarks = mtcnn_boxes.placed(landmarks, boxes)
         boxes = mtcnn_boxes.adjusted(boxes, offsets)
         boxes, landmarks, scores, owners = _above(
-            _THRESHOLDS[2], scores, boxes, landmarks, scores, owners
+            self._thresholds[2], scores, boxes, landmarks, scores, owners
         )
         best = mtcnn_boxes.unsuppressed(boxes, scores, owners, 0.7, minimum=True)
         best = mtcnn_boxes.ordered(best, owners)
