@@ -107,14 +107,15 @@ def decode_and_crop_each(image_bytes, box, landmarks, crop: Crop, *, max_pixels:
     return tf.ensure_shape(crops, [None, *shape[1:]]), transform, usable
 
 
-def crop_pixels(pixels, box, landmarks, crop: Crop):
+def crop_pixels(pixels, box, landmarks, crop: Crop, owners=None):
     """Crops images that are decoded already, as `decode_and_crop` would crop them.
 
     Args:
-        pixels: uint8 `[B, H, W, 3]`.
+        pixels: uint8 `[N, H, W, 3]`.
         box: float32 `[B, 4]` left, top, width, height in pixels; NaN where unknown.
         landmarks: float32 `[B, 5, 2]` x, y in pixels; NaN where unknown.
         crop: which part is wanted.
+        owners: int32 `[B]`, of which image each crop is; without, one of each in order.
 
     Returns:
         float32 `[B, height, width, 3]` in 0..255, and the transform float32 `[B, 2, 3]` from crop
@@ -123,11 +124,12 @@ def crop_pixels(pixels, box, landmarks, crop: Crop):
     import tensorflow as tf
 
     pixels = tf.convert_to_tensor(pixels, tf.uint8)
-    sizes = tf.tile(tf.shape(pixels)[None, 1:3], [tf.shape(pixels)[0], 1])
+    owners = tf.range(tf.shape(pixels)[0]) if owners is None else owners
+    sizes = tf.tile(tf.shape(pixels)[None, 1:3], [tf.shape(owners)[0], 1])
     transform, local, halvings, _, windows = _place(crop, sizes, box, landmarks, None)
 
     def read(index):
-        return halved_window(pixels[index], windows[index], halvings[index])
+        return halved_window(pixels[owners[index]], windows[index], halvings[index])
 
     pixels = _join_windows(tf.zeros_like(halvings), [read], windows, False)
     return sample_windows(crop, pixels, windows[:, 2:], local), transform

@@ -170,6 +170,33 @@ class Analyzer:
             faces += [list(itertools.islice(judged, len(jobs))) for jobs in found]
         return faces[0] if single else faces
 
+    def judge(
+        self, frames: np.ndarray, faces: Sequence[Sequence[Detection]]
+    ) -> list[list[dict[str, TaskPrediction]]]:
+        """What the model says of faces of frames of a video, which are found already.
+
+        It is what `analyze` says of a frame as a picture. Nothing is encoded on the way.
+
+        Args:
+            frames: uint8 RGB `[N, H, W, 3]`.
+            faces: those of each frame.
+
+        Returns:
+            Of each face of each frame, task -> what was predicted.
+        """
+        owners = np.repeat(np.arange(len(frames)), [len(found) for found in faces])
+        flat = [face for found in faces for face in found]
+        said = []
+        for start in range(0, len(flat), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            boxes = np.stack([face.box for face in flat[part]])
+            points = np.stack([face.landmarks for face in flat[part]])
+            outputs, transforms = self._frame_network(frames, owners[part], boxes, points)
+            outputs = {name: output.numpy() for name, output in outputs.items()}
+            said += self._said(outputs, transforms.numpy())
+        said = iter(said)
+        return [list(itertools.islice(said, len(found))) for found in faces]
+
     def outputs(
         self, images: Sequence[Image], *, box=None, landmarks=None
     ) -> dict[str, np.ndarray]:
@@ -241,17 +268,36 @@ class Analyzer:
         signature = [([None], tf.string), ([None, 4], tf.float32), (points, tf.float32)]
         return tf.function(network, [tf.TensorSpec(*spec) for spec in signature], autograph=False)
 
+    @functools.cached_property
+    def _frame_network(self):
+        """Frames `[N, H, W, 3]`, of which each face is `[B]`, boxes, landmarks -> as `_network`."""
+        import tensorflow as tf
+
+        from data_pipelines.crop.pixels import crop_pixels
+
+        def network(frames, owners, box, landmarks):
+            pixels, transform = crop_pixels(frames, box, landmarks, self.crop, owners)
+            return self.model(pixels, training=False), transform
+
+        points = [None, len(LANDMARK_NAMES), 2]
+        signature = [([None, None, None, 3], tf.uint8), ([None], tf.int32)]
+        signature += [([None, 4], tf.float32), (points, tf.float32)]
+        return tf.function(network, [tf.TensorSpec(*spec) for spec in signature], autograph=False)
+
     def _judge(self, jobs: list["_Job"]) -> list[Face]:
         faces = []
         for start in range(0, len(jobs), self.batch_size):
             part = jobs[start : start + self.batch_size]
-            outputs, transforms = self._run(part)
-            results = {task.name: self._results(task, outputs, transforms) for task in self.tasks}
-            faces += [
-                job.face({name: rows[row] for name, rows in results.items()})
-                for row, job in enumerate(part)
-            ]
+            said = self._said(*self._run(part))
+            faces += [job.face(tasks) for job, tasks in zip(part, said, strict=True)]
         return faces
+
+    def _said(self, outputs: dict, transforms: np.ndarray) -> list[dict[str, TaskPrediction]]:
+        """Of each face, task -> what was predicted."""
+        results = {task.name: self._results(task, outputs, transforms) for task in self.tasks}
+        return [
+            {name: rows[row] for name, rows in results.items()} for row in range(len(transforms))
+        ]
 
     def _run(self, jobs: list["_Job"]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         import tensorflow as tf
