@@ -12,6 +12,8 @@ _CHATTER = re.compile(
     rb"WARNING: All log messages before absl|[IWE]0000 .*\]|To enable the following"
     # The converter and the interpreter of LiteRT.
     rb"|^fully_quantize: |^INFO: Created TensorFlow Lite"
+    # OpenCV and its FFmpeg, on videos; what is wrong with a file is said by its reader.
+    rb"|^OpenCV: FFMPEG: |^\[ ?[A-Z]+:\d+@|^\[[\w,#:/ ]+ @ 0x|^Truncating packet "
 )
 
 
