@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+from drawn_video import SquareDetector, draw, face_of
+
+from faceattr_tf.prediction.anonymise import Anonymiser, enlarged, mean_colours, patch
+
+
+def outside(shape, parts):
+    mask = np.ones(shape[:2], bool)
+    for left, top, right, bottom in parts:
+        mask[top:bottom, left:right] = False
+    return mask
+
+
+def test_only_what_is_named_is_changed_and_no_face_is_left():
+    pixels = draw([(10, 20), (100, 40)])
+    given, detector = pixels.copy(), SquareDetector()
+    (found,) = detector([pixels])
+    covered, parts = Anonymiser(detector)(pixels, [face.box for face in found])
+    np.testing.assert_array_equal(pixels, given)
+    mask = outside(pixels.shape, parts)
+    assert 0.3 < mask.mean() < 1
+    np.testing.assert_array_equal(covered[mask], pixels[mask])
+    assert detector([covered]) == [[]]
+    for left, top, right, bottom in parts[:2]:
+        assert right - left >= 1.7 * 30 - 1 and bottom - top >= 1.7 * 30 - 1
+
+
+def test_what_was_overlooked_is_covered_by_one_colour():
+    pixels = draw([(10, 20), (100, 40)])
+    covered, parts = Anonymiser(SquareDetector())(pixels, [])
+    assert SquareDetector()([covered]) == [[]] and len(parts) == 2
+    left, top, right, bottom = parts[0]
+    assert np.ptp(covered[top:bottom, left:right], axis=(0, 1)).max() == 0
+
+
+def test_what_always_passes_for_a_face_ends_in_one_colour():
+    class Stubborn:
+        def __call__(self, images):
+            return [[face_of((40, 40, 20, 20))] for _ in images]
+
+    covered, parts = Anonymiser(Stubborn())(draw([(10, 20)]))
+    assert np.ptp(covered, axis=(0, 1)).max() == 0 and parts[-1] == (0, 0, 160, 96)
+
+
+def test_of_a_track_the_colours_of_one_frame_remain():
+    anonymise, patches = Anonymiser(SquareDetector()), []
+    for frame in range(3):
+        pixels = draw([(20 + 5 * frame, 30)])
+        pixels[40:50, 30 + 5 * frame : 40 + 5 * frame] = 50 * frame  # what the face does
+        box = np.array([20 + 5 * frame, 30, 30, 30])
+        covered, ((left, top, right, bottom),) = anonymise(pixels, (), {7: box})
+        patches.append(covered[top:bottom, left:right])
+    assert patches[0].shape == patches[2].shape
+    np.testing.assert_array_equal(patches[0], patches[2])
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((10, 20, 40, 20), (6, 18, 54, 42)),
+        ((-10, 50, 40, 20), (0, 48, 34, 64)),
+        ((200, 10, 5, 5), None),
+        ((np.nan, 10, 5, 5), None),
+    ],
+)
+def test_boxes_are_enlarged_to_whole_pixels_within_the_picture(box, expected):
+    assert enlarged(np.array(box, float), 0.1, (64, 100, 3)) == expected
+
+
+def test_a_patch_has_the_mean_colours_of_its_cells():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8)
+    colours = mean_colours(pixels, (0, 0, 80, 40))
+    means = pixels.reshape(4, 10, 4, 20, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(colours, means, atol=1e-3)
+    drawn = patch(colours, 80, 40)
+    assert drawn.shape == (40, 80, 3)
+    assert np.abs(np.diff(drawn.astype(int), axis=1)).max() < 10, "smooth"
+    assert mean_colours(pixels, (0, 0, 3, 2)).shape == (1, 1, 3)
