@@ -16,7 +16,13 @@ _GIVEN, _PREDICTED = (90, 220, 90), (255, 170, 40)
 _ALL_LABELS = 12  # tasks of more attributes list only those that are present
 
 
-def annotate_faces(pixels: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
+def annotate_faces(
+    pixels: np.ndarray,
+    faces: Sequence[Face],
+    *,
+    titles: Sequence[str] | None = None,
+    columns: int | None = None,
+) -> np.ndarray:
     """A picture with its faces drawn, and a panel of their labels to its right.
 
     Boxes and points that were given or detected are green, predicted points orange, and so is the
@@ -25,6 +31,8 @@ def annotate_faces(pixels: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
     Args:
         pixels: uint8 RGB `[H, W, 3]`, upright.
         faces: what was predicted for this picture.
+        titles: what stands in the box of each face; by default its place, of several.
+        columns: of the panel; what does not fit is left out. By default as many as are needed.
 
     Returns:
         uint8 RGB; height and width differ from the picture's.
@@ -35,14 +43,15 @@ def annotate_faces(pixels: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     picture = cv2.resize(pixels, size, interpolation=interpolation)
     lines = []
-    for number, face in enumerate(faces, 1):
-        title = f"face {number}" if len(faces) > 1 else ""
-        _draw_face(picture, face, scale, str(number) if title else "")
-        lines += [(title, "", _GIVEN)] * bool(title) + _lines(face)
+    if titles is None:
+        titles = [str(number) for number in range(1, len(faces) + 1)] if len(faces) > 1 else [""]
+    for title, face in zip(titles, faces, strict=bool(faces)):
+        _draw_face(picture, face, scale, title)
+        lines += [(f"face {title}", "", _GIVEN)] * bool(title) + _lines(face)
     rows = max(1, (picture.shape[0] - 2 * _MARGIN) // _LINE)
-    columns = max(1, -(-len(lines) // rows))
+    columns = columns or max(1, -(-len(lines) // rows))
     panel = np.full((picture.shape[0], columns * _COLUMN + _MARGIN, 3), _BACKGROUND, np.uint8)
-    for index, (label, value, colour) in enumerate(lines):
+    for index, (label, value, colour) in enumerate(lines[: rows * columns]):
         column, row = divmod(index, rows)
         left, base = _MARGIN + column * _COLUMN, _MARGIN + row * _LINE + 17
         _write(panel, label, left, base, colour)
@@ -82,7 +91,7 @@ def _draw_face(picture: np.ndarray, face: Face, scale: float, title: str) -> Non
         corners = [left, top], [left + width - 1, top + height - 1]
         start, end = (_scaled(corner, scale) for corner in corners)
         cv2.rectangle(picture, start, end, _GIVEN, 2, cv2.LINE_AA)
-        _write(picture, title, start[0] + 5, start[1] + 19, _GIVEN)
+        _write(picture, title, max(start[0], 0) + 5, max(start[1], 0) + 19, _GIVEN)
     for point in (face.landmarks or {}).values():
         cv2.circle(picture, _scaled(point, scale), 3, _GIVEN, -1, cv2.LINE_AA)
     for result in face.tasks.values():

@@ -1,4 +1,4 @@
-"""Predictions for image files: a table of results, and annotated pictures."""
+"""Predictions for files: a table of results, and annotated pictures and videos."""
 
 import collections
 import contextlib
@@ -22,6 +22,9 @@ from data_pipelines.formats.images import ImageFolder
 from data_pipelines.progress import progress_bar
 from faceattr_tf.prediction.analyzer import Analyzer
 from faceattr_tf.prediction.face import Face
+from faceattr_tf.prediction.predict_video import predict_video, split_videos
+from faceattr_tf.prediction.smoothing import SECONDS
+from faceattr_tf.prediction.video import COLUMNS as VIDEO_COLUMNS
 
 FORMATS = ("jsonl", "csv")
 
@@ -33,21 +36,37 @@ class Summary:
     Attributes:
         images: how many images were judged.
         faces: how many faces were judged in them.
+        videos: how many videos were gone through.
+        tracks: how many faces were followed and judged in them.
         unreadable: file name -> why it could not be judged.
-        faceless: names of images in which no face was found.
+        faceless: names of images and videos in which no face was found.
         passed_over: kinds of files in the folders that are no images, and how many of each.
     """
 
     images: int = 0
     faces: int = 0
+    videos: int = 0
+    tracks: int = 0
     unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
     faceless: list[str] = dataclasses.field(default_factory=list)
     passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
 
+    @property
+    def tried(self) -> int:
+        """How many images and videos there were."""
+        return self.images + self.videos + len(self.unreadable)
+
+    def __str__(self) -> str:
+        counts = [f"{self.faces} faces in {self.images} images"]
+        if self.videos:
+            counts = counts * bool(self.images)
+            counts.append(f"{self.tracks} faces in {self.videos} videos")
+        return ", ".join(counts)
+
 
 def predict(
     workdir: str | Path,
-    paths: Sequence[str | Path],
+    paths: Sequence[str | int | Path],
     *,
     output: str | Path | None = None,
     format: str = "jsonl",
@@ -59,19 +78,23 @@ def predict(
 ) -> Summary:
     """Judges images with a workdir's best model, and writes one row per face.
 
+    Of a video one per face and second, see `faceattr_tf.prediction.video`.
+
     Args:
         workdir: folder of a training run.
-        paths: image files, folders (searched recursively) and glob patterns.
+        paths: image files, folders (searched recursively for images), glob patterns, videos, and
+            numbers of cameras.
         output: folder for `results.jsonl` or `results.csv`, which appears when it is complete, and
             for `annotated/` and `explained/`, which replace those of an earlier run; None writes
             the rows to standard output.
         format: one of `FORMATS`.
-        detect: find the faces first and judge each of them; otherwise one face per image.
+        detect: find the faces first and judge each of them; otherwise one face per image. Of
+            videos they are always found.
         annotate: whether to write annotated pictures; None: whenever there is an output folder.
         explain: attributes and classes of which heat maps are drawn, see `Explainer`.
         progress: show a bar, on a terminal.
-        options: `consistent`, see `Analyzer.from_workdir`; the others are those of `Analyzer`.
-            Images are read as many at a time as faces are judged. With a localiser, which needs
+        options: `seconds`, half-life of answers of a video, see `Smoother`; `consistent`, see
+            `Analyzer.from_workdir`; the others are those of `Analyzer`. Images are read as many at a time as faces are judged. With a localiser, which needs
             `detect`, it is this that finds them.
 
     Raises:
@@ -88,8 +111,15 @@ def predict(
         raise UserError("pictures that explain need a folder: give --output=DIR")
     if explain and options.get("try_rotations"):
         raise UserError("--explain explains pictures as they are: leave out --try_rotations")
-    passed_over: collections.Counter[str] = collections.Counter()
-    files = list_images(paths, leave_out=output, passed_over=passed_over)
+    summary, passed_over = Summary(), collections.Counter()
+    others, videos = split_videos(paths)
+    files = {}
+    if others or not videos:
+        files = list_images(others, leave_out=output, passed_over=passed_over)
+    summary.passed_over = dict(passed_over)
+    seconds = options.pop("seconds", SECONDS)
+    if videos:
+        _refuse_for_videos(explain=explain, **options)
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)
     analyzer = Analyzer.from_workdir(workdir, **options)
@@ -99,7 +129,7 @@ def predict(
         from faceattr_tf.workdir import Workdir
 
         explainer = Explainer(analyzer, Workdir.open(workdir), explain)
-    if not detect:
+    if files and not detect:
         analyzer.warn_of_whole_pictures()
     elif not (analyzer.needs_face or analyzer.localiser):
         print(
@@ -107,25 +137,55 @@ def predict(
             "found: it says the same of all faces of a picture",
             file=sys.stderr,
         )
-    summary = Summary(passed_over=dict(passed_over))
-    names = list(files)
     with (
-        _writer(output, format) as write,
+        _writer(output, format, columns=VIDEO_COLUMNS if videos else ()) as write,
         _pictures(output, "annotated") as annotated,
         _pictures(output, "explained") as explained,
-        progress_bar(len(names), "image", show=progress) as bar,
     ):
-        for start in range(0, len(names), analyzer.batch_size):
-            batch = names[start : start + analyzer.batch_size]
-            for name, faces in _analyze(analyzer, batch, detect, summary):
+        drawn = None if annotate is False else annotated
+        with progress_bar(len(files), "image", show=progress and bool(files)) as bar:
+            for name, faces in _analyze_all(analyzer, list(files), detect, summary, bar):
                 write(faces)
-                if annotated is not None and annotate is not False:
-                    _annotate(name, faces, annotated / files[name])
+                if drawn is not None:
+                    _annotate(name, faces, drawn / files[name])
                 for number, face in enumerate(faces if explainer else (), 1):
                     prefix = f"{number}-" if len(faces) > 1 else ""
                     explainer.write(face, explained / files[name], prefix)
-            bar.update(len(batch))
+        taken = set(files.values())
+        for video in videos:
+            name = Path(video).name if isinstance(video, str) else f"camera-{video}"
+            target = drawn and drawn / unused(Path(name), taken)
+            settings = {"annotated": target, "seconds": seconds, "progress": progress}
+            _predict_video(video, write, analyzer, settings, summary)
     return summary
+
+
+def _refuse_for_videos(**options) -> None:
+    """Raises UserError for what is for pictures alone."""
+    flags = {"localiser": "localise", "try_rotations": "", "consistent": "", "explain": ""}
+    for name, flag in flags.items():
+        if options.get(name):
+            raise UserError(f"--{flag or name} is for pictures: leave it out for videos")
+
+
+def _predict_video(video, write, analyzer, settings: dict, summary: Summary) -> None:
+    """Judges a video; that it cannot be read is noted in the summary."""
+    name = f"camera {video}" if isinstance(video, int) else video
+    found = 0
+
+    def note(faces) -> None:
+        nonlocal found
+        found += len(faces)
+        write(faces)
+
+    try:
+        summary.tracks += predict_video(video, note, analyzer, **settings)
+        summary.videos += 1
+    except UserError as error:
+        summary.unreadable[name] = str(error)
+    else:
+        if not found:
+            summary.faceless.append(name)
 
 
 def list_images(
@@ -170,7 +230,7 @@ def list_images(
                 if excluded and excluded in file.resolve().parents:
                     continue
                 if str(file) not in found:
-                    found[str(file)] = _unused(file.relative_to(base), taken)
+                    found[str(file)] = unused(file.relative_to(base), taken)
     if not found:
         others = "; ".join(f"{count} {what}" for what, count in passed_over.items())
         raise UserError(
@@ -180,11 +240,22 @@ def list_images(
     return found
 
 
-def _unused(path: Path, taken: set[Path]) -> Path:
+def unused(path: Path, taken: set[Path]) -> Path:
+    """The path, or with a number the first one that is not taken; it is, from now on."""
     candidates = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2))
     path = next(item for item in itertools.chain([path], candidates) if item not in taken)
     taken.add(path)
     return path
+
+
+def _analyze_all(
+    analyzer: Analyzer, names: list[str], detect: bool, summary: Summary, bar
+) -> Iterator[tuple[str, list[Face]]]:
+    """Name and faces of each image that can be read, as many at a time as faces are judged."""
+    for start in range(0, len(names), analyzer.batch_size):
+        batch = names[start : start + analyzer.batch_size]
+        yield from _analyze(analyzer, batch, detect, summary)
+        bar.update(len(batch))
 
 
 def _analyze(
@@ -213,8 +284,14 @@ def _analyze(
 
 
 @contextlib.contextmanager
-def _writer(output: str | Path | None, format: str):
-    """A function that writes faces as rows; a file appears under its name when it is complete."""
+def _writer(output: str | Path | None, format: str, columns: Sequence[str] = ()):
+    """A function that writes faces as rows; a file appears under its name when it is complete.
+
+    Args:
+        output: its folder; None for standard output.
+        format: one of `FORMATS`.
+        columns: those behind the name that a table has in any case.
+    """
     with contextlib.ExitStack() as stack:
         if output is None:
             file = sys.stdout
@@ -224,7 +301,7 @@ def _writer(output: str | Path | None, format: str):
             file = stack.enter_context(
                 os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="")
             )
-        yield _write_csv(file) if format == "csv" else _write_jsonl(file)
+        yield _write_csv(file, columns) if format == "csv" else _write_jsonl(file)
         if output is not None:
             file.close()
             os.chmod(temporary, 0o644)
@@ -248,19 +325,25 @@ def _pictures(output: str | Path | None, kind: str) -> Iterator[Path | None]:
 
 
 def _write_jsonl(file):
-    return lambda faces: file.writelines(json.dumps(face.to_dict()) + "\n" for face in faces)
+    def write(faces: Sequence[Face]) -> None:
+        file.writelines(json.dumps(face.to_dict()) + "\n" for face in faces)
+        file.flush()  # of a camera, somebody may wait for them
+
+    return write
 
 
-def _write_csv(file):
+def _write_csv(file, columns: Sequence[str]):
     table = None
 
-    def write(faces: list[Face]) -> None:
+    def write(faces: Sequence[Face]) -> None:
         nonlocal table
         for row in (face.to_row() for face in faces):
+            row = {"filename": None} | dict.fromkeys(columns) | row
             if table is None:
                 table = csv.DictWriter(file, row, lineterminator="\n")
                 table.writeheader()
             table.writerow(row)
+        file.flush()
 
     return write
 
