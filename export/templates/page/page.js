@@ -172,7 +172,8 @@ function showCrop(crops, {height, width}) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-async function start() {
+/* Loads the network and says in the page what it is. */
+async function prepare() {
   say("status", "Loading the network …");
   const network = await load(), {description} = network, {licence} = description;
   const tasks = description.tasks.map(task => ({...task, thresholds: task.thresholds ?? []}));
@@ -181,6 +182,7 @@ async function start() {
   say("how", mark?.how ?? "This network sees whole pictures: give it pictures of one face that fills them.");
   const data = Object.entries(licence.data).map(([name, terms]) => `${name} (${terms})`).join(", ");
   say("about", `Network ${description.model}, trained on ${data}; ${licence.weights}.`);
+  say("status", "The network is loaded.");
   let current = null;
 
   async function answer(place) {
@@ -197,25 +199,31 @@ async function start() {
   }
 
   const handles = mark && new Handles(mark.names, points => answer(mark.place(points)));
-  takePictures(async blob => {
+
+  async function take(blob) {
+    say("status", "Reading the picture …");
     current = await pixelsOf(blob);
-    const {picture, image: {width, height}} = current;
+    const {picture, image: {width, height}} = current, side = Math.min(width, height);
     if (!mark) return answer({});
     shown.show(picture, width, height, []);
-    const side = Math.min(width, height);
     handles.show(mark.first.map(([x, y]) => [width / 2 + x * side, height / 2 + y * side]), width, height);
     say("status", `Now the ${mark.names[0]}`);
-  }, () => {
+  }
+
+  function hide() {
     shown.hide();
     handles?.hide();
-  });
-  say("status", "The network is loaded.");
-  return {network, description};
+  }
+
+  return {network, take, hide};
 }
 
 /* For who asks from the console or a test: the network, and its answer for a picture and a place. */
-export const started = start().catch(error => {
+export const started = prepare();
+export {ask, judge, load, pixelsOf};
+
+takePictures(async blob => (await started).take(blob), () => started.then(page => page.hide(), () => {}));
+started.catch(error => {
   say("status", "");
   say("error", error.message);
 });
-export {ask, judge, load, pixelsOf};
