@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.crop.framing import check_tells_faces_apart, crop_of_face
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.tasks import LANDMARK_NAMES, Task, as_classes
@@ -52,13 +53,15 @@ def describe(workdir, model, options, localiser=None) -> dict:
     Returns:
         Signatures (dtypes, shapes, meanings), tasks (kind, labels, temperature, thresholds, of a
         consistent export the pairs of answers that are impossible, names of the outputs), options,
-        crop, the stages of the localiser or the settings of the detector, input shape, order of
+        crop (of a model of whole pictures that of a face whose place is known, else the whole), the
+        framing of faces in these, the stages of the localiser or the settings of the detector, input shape, order of
         the landmarks, recipe, training records, package versions and, where known, the git commit
         of the code that exported.
 
     Raises:
-        UserError: two tasks would share an output, or a sensitive task or impossible pairs are
-            asked for that there are not.
+        UserError: two tasks would share an output, a sensitive task or impossible pairs are asked for
+            that there are not, or a model of whole pictures would not tell the faces apart that a
+            detector finds.
     """
     from export.signatures import TPU_FUNCTION, describe_signatures, embedding_of
 
@@ -84,12 +87,16 @@ def describe(workdir, model, options, localiser=None) -> dict:
         raise UserError(f"two tasks would share the output {repeated[0]!r}: rename one of them")
     width = embedding_of(model, answered).shape[-1]
     finder = localiser.describe() if localiser else []
+    crop, framing = workdir.crop, workdir.framing
+    if isinstance(finder, dict):
+        check_tells_faces_apart(crop, framing)
     return {
         "signatures": describe_signatures(answered, tasks, width, localiser),
         "device_function": TPU_FUNCTION,
         "tasks": tasks,
         **dataclasses.asdict(options),
-        "crop": workdir.crop.to_dict(),
+        "crop": crop_of_face(crop, framing).to_dict(),
+        "framing": framing,
         "localiser": finder if isinstance(finder, list) else [],
         "detector": finder if isinstance(finder, dict) else {},
         "input_shape": metadata["input_shape"],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.crop.framing import crop_of_face
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.formats.encoded import ENDINGS, upright
@@ -160,7 +161,7 @@ def expected_answers(model, workdir, description: dict, examples: Examples, loca
     from data_pipelines.crop.pixels import crop_pixels, decode_and_crop
     from export.signatures import EMBEDDING, embedding_of
 
-    crop = workdir.crop
+    crop = crop_of_face(workdir.crop, workdir.framing)
     seen = embedding_of(model, described_tasks(workdir, description))
     network = keras.Model(model.input, (model.output, seen))
     unknown = np.full_like(examples.box, np.nan), np.full_like(examples.landmarks, np.nan)
@@ -205,7 +206,8 @@ def _answers_of_photos(images, model, workdir, description: dict, localiser) -> 
     from faceattr_tf.prediction.localisation import crop_faces, crop_of_window
 
     detects, rows = isinstance(localiser, FaceDetector), []
-    crop = workdir.crop if detects else crop_of_window(workdir.crop)
+    whole = workdir.crop
+    crop = crop_of_face(whole, workdir.framing) if detects else crop_of_window(whole)
     for image in images:
         (found,) = localiser([image])
         faces = found[: localiser.faces]

@@ -27,7 +27,7 @@ from export.description import (
 )
 from faceattr_tf.prediction import detection_graph, localisation_graph
 from faceattr_tf.prediction.detection_graph import FaceDetector
-from faceattr_tf.prediction.localisation import Localiser, crop_of_window
+from faceattr_tf.prediction.localisation import Localiser
 from faceattr_tf.prediction.localisation_graph import Located, cutter_of_files, cutter_of_pixels
 
 
@@ -40,12 +40,11 @@ def photo_signatures(
         localiser: finds at most K faces in a photograph.
         judge: crops float32 `[M, height, width, 3]` and their transforms `[M, 2, 3]` -> output
             name -> values `[M, ...]`; M may be 0.
-        crop: what it sees of a face; of a localiser's windows `crop_of_window`.
+        crop: what it sees of a face that is found.
         max_pixels: width times height of the largest photograph that is decoded.
     """
     detects = isinstance(localiser, FaceDetector)
     graph = detection_graph if detects else localisation_graph
-    crop = crop if detects else crop_of_window(crop)
 
     def answers(located: Located, cut: Callable) -> dict:
         found = tf.math.is_finite(located.response)

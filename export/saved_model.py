@@ -39,8 +39,9 @@ there. Of a localiser, what is judged is the window as if it were the face's box
 trained on whole pictures (crop `none`), the whole window.
 
 Of MTCNN, what is judged is what the model's crop makes of the box and the landmarks that were found,
-those of the K largest faces, the largest first: of a model that was trained on whole pictures, the
-whole photograph for every face. `face_response` is the score of a face, 0 to 1.
+those of the K largest faces, the largest first. A model that was trained on whole pictures sees such
+a face, and one that the signature `crop` is told, as its pictures of training frame theirs
+(`data_pipelines.crop.framing`). `face_response` is the score of a face, 0 to 1.
 There are also `face_landmarks` float32 `[N, K, 5, 2]` (x, y in pixels), `faces_left_out` int32 `[N]`
 (smaller faces beyond K) and `candidates_left_out` int32 `[N]`: more than 0 where a photograph has so
 many places like a face that only the likeliest `maximum_candidates` of them were looked into.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from data_pipelines.crop.framing import crop_of_face
 from data_pipelines.crop.geometry import Crop, from_crop_coordinates
 from data_pipelines.crop.pixels import crop_pixels, decode_and_crop_each
 from data_pipelines.tasks import ALIGNMENT, CLASS_KINDS, LANDMARK_NAMES, Task
@@ -23,7 +24,7 @@ from faceattr_tf.evaluation.consistency import consistent_answers
 from faceattr_tf.evaluation.transform_metrics import outline
 from faceattr_tf.models.heads import head_layers
 from faceattr_tf.prediction.detection_graph import FaceDetector
-from faceattr_tf.prediction.localisation import Localiser
+from faceattr_tf.prediction.localisation import Localiser, crop_of_window
 
 TPU_FUNCTION = "tpu_func"
 """The alias of the device function, by which the converter for TPUs finds it."""
@@ -43,7 +44,7 @@ def create_signatures(
     Args:
         model: crops float32 `[N, height, width, 3]` in 0..255 -> task name -> output.
         tasks: what it predicts.
-        crop: what it sees of an image.
+        crop: what it was trained to see of an image.
         description: the export's metadata, see `export.description.describe`; the signature
             `description` answers with it, so that clients know which version they speak to.
         localiser: finds faces in photographs, for signatures that take these.
@@ -52,6 +53,7 @@ def create_signatures(
         Name -> function of every signature; and the device function.
     """
     described, max_pixels = description["tasks"], description["max_pixels"]
+    of_window, crop = crop_of_window(crop), crop_of_face(crop, description["framing"])
     on_device = device_function(model, tasks, crop, described)
 
     def computed(crops):
@@ -116,7 +118,8 @@ def create_signatures(
         "features": features,
     }
     if localiser:
-        signatures |= photo_signatures(localiser, judge, crop, max_pixels)
+        seen = crop if isinstance(localiser, FaceDetector) else of_window
+        signatures |= photo_signatures(localiser, judge, seen, max_pixels)
     return signatures, on_device
 
 

@@ -13,6 +13,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.input.augment import Augment
 from data_pipelines.input.batches import Source
+from data_pipelines.input.framing import framing_of
 from data_pipelines.input.impossible_pairs import impossible_pairs
 from data_pipelines.input.people import check_people_fit, has_people
 from data_pipelines.input.view import View
@@ -280,6 +281,16 @@ class Experiment:
         """
         return impossible_pairs(self.tasks, self.sources("train"))
 
+    @functools.cached_property
+    def framing(self) -> dict | None:
+        """How training pictures that are shown whole frame their faces; None of other crops.
+
+        It is looked at once, by TensorFlow, as `impossible`.
+        """
+        if self.crop.kind != "none":
+            return None
+        return dataclasses.asdict(framing_of(self.crop, self.sources("train")))
+
     def metadata(self) -> dict:
         """What evaluation, prediction and export have to know of the run."""
         return {
@@ -288,6 +299,7 @@ class Experiment:
             "input_shape": list(self.input_shape),
             "majority": self.majority(),
             "impossible": self.impossible,
+            "framing": self.framing,
             "records": self.describe_records(),
         }
 

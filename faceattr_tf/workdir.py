@@ -73,7 +73,7 @@ answers, best step |
         return Recipe.from_dict(fields)
 
     def metadata(self) -> dict:
-        """Tasks, crop, input shape, record sets, majority classes, impossible pairs, best step."""
+        """Tasks, crop, framing, input shape, records, majority classes, impossible pairs, best step."""
         return self._read_json("metadata.json")
 
     @property
@@ -85,6 +85,11 @@ answers, best step |
     def crop(self) -> Crop:
         """What the model sees of an image."""
         return self.view.crop
+
+    @property
+    def framing(self) -> dict | None:
+        """How whole pictures frame their faces, see `data_pipelines.crop.framing`; None if unknown."""
+        return self.metadata().get("framing")
 
     @property
     def view(self) -> View:

@@ -9,9 +9,10 @@ import pytest
 import test_signatures
 from serving_double import start, start_rest
 from test_export import expected_of
-from tiny_workdir import encode, make_workdir
+from tiny_workdir import FRAMING, encode, make_workdir
 
 import export
+from data_pipelines.crop.framing import crop_of_face
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.detection import mtcnn
 from data_pipelines.errors import UserError
@@ -168,11 +169,12 @@ def test_faces_of_reduced_photographs_are_those_of_opencv_to_a_pixel(signatures,
         np.testing.assert_allclose(found["face_landmarks"][row], face.landmarks, atol=1)
 
 
-@pytest.mark.parametrize("kind", ["box", "none"])
-def test_other_crops_are_the_models_own_too(detector, judged, kind):
+@pytest.mark.parametrize(
+    "crop", [Crop("box", 12, 10, margin=0.3), crop_of_face(Crop("none", 12, 10), FRAMING)]
+)
+def test_other_crops_are_the_models_own_too(detector, judged, crop):
     from data_pipelines.crop.pixels import decode_and_crop
 
-    crop = Crop(kind, 12, 10, margin=0.3 if kind == "box" else 0.0)
     seen = photo_signatures(detector, lambda crops, _: {"crops": crops}, crop, 10**6)["photos"]
     found = seen(FILES[:2])["crops"].numpy()
     for index in (0, 1):

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from test_encoded import huge
-from tiny_workdir import draw_picture, encode, make_workdir
+from tiny_workdir import FRAMING, draw_picture, encode, make_workdir
 from untrained_run import make_run
 
 from data_pipelines.crop.geometry import Crop
@@ -206,14 +206,18 @@ def test_a_crop_that_needs_a_face_warns_in_one_line(photos, tmp_path, capsys):
     assert len(warnings) == 1 and "--detect" in warnings[0] and "align" in warnings[0]
 
 
-def test_a_model_of_whole_pictures_warns_that_it_does_not_tell_faces_apart(
+def test_a_model_of_whole_pictures_says_how_faces_are_shown_to_it_or_finds_none(
     photos, tmp_path, capsys, monkeypatch
 ):
-    path = make_workdir(tmp_path / "run", Crop("none", 12, 10)).path
+    unknown = make_workdir(tmp_path / "unknown", Crop("none", 12, 10)).path
+    with pytest.raises(UserError, match="the same of all faces of a picture: runs of earlier"):
+        predict(unknown, [photos], detect=True)
+    known = make_workdir(tmp_path / "known", Crop("none", 12, 10), FRAMING).path
     monkeypatch.setattr(Analyzer, "analyze", lambda self, pictures, detect: [[] for _ in pictures])
-    predict(path, [photos], detect=True)
-    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert len(warnings) == 1 and "whole pictures" in warnings[0]
+    predict(known, [photos], detect=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "align, margin 0.3, vertical -0.1" in lines[0]
+    assert "8 of 9, landmarks by the records" in lines[0]
 
 
 def test_annotated_pictures_need_a_folder(workdir, photos):

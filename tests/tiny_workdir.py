@@ -42,7 +42,13 @@ def build_model(crop: Crop):
     return keras.Model(inputs, outputs)
 
 
-def make_workdir(path, crop: Crop):
+FRAMING = {
+    "margin": 0.3, "vertical": -0.1, "pictures": 9, "faces": 8, "spread": 1.2, "source": "records",
+}  # fmt: skip
+"""Of a run on whole pictures that knows how these frame a face."""
+
+
+def make_workdir(path, crop: Crop, framing: dict | None = None):
     """The workdir `path` of a finished run."""
     from faceattr_tf.configs.base import Data, Recipe
     from faceattr_tf.workdir import Workdir
@@ -55,6 +61,7 @@ def make_workdir(path, crop: Crop):
         "input_shape": [crop.height, crop.width, 3],
         "majority": {},
         "impossible": {"attributes": IMPOSSIBLE},
+        "framing": framing,
         "records": [{"path": "/secret/place", "name": "drawn", "licence": "none"}],
     }
     workdir.write_json("config.json", Recipe(name="tiny", data=Data(crop=crop)).to_dict())

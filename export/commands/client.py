@@ -71,6 +71,8 @@ def main(arguments: list[str]) -> None:
             f"--detect asks the signature crop about faces; expected no --signature={flags.signature}"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notes are not about the user's data
+    from data_pipelines.crop.framing import check_tells_faces_apart
+    from data_pipelines.crop.geometry import Crop
     from data_pipelines.progress import progress_bar
     from export.client import Client, Refused, Unavailable
     from export.description import check_description, named, read_description, summary
@@ -104,6 +106,9 @@ def main(arguments: list[str]) -> None:
     if served and description:
         check_description(description, served, flags.description)
     description = served or description
+    if flags.detect and description:
+        # An export of an earlier version says nothing of the framing.
+        check_tells_faces_apart(Crop.from_dict(description["crop"]), description.get("framing"))
     with client, progress_bar(len(files), "image", show=flags.progress and len(files) > 1) as bar:
         seen, failed = set(), set()
         for answer in client.predict(files, signature=signature, detector=detector):

@@ -5,6 +5,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from data_pipelines.errors import UserError
 from faceattr_tf.demo.service import Service
 from faceattr_tf.reports.page import render
 
@@ -52,11 +53,10 @@ def demo_page(service: Service, max_bytes: int) -> tuple[str, str]:
 def _notes(service: Service) -> list[str]:
     """What must be known of a model before its answers are believed."""
     analyzer, notes = service.analyzer, []
-    if not (analyzer.needs_face or analyzer.localiser):
-        notes.append(
-            "This model was trained on whole pictures and sees them, not the faces that are found: "
-            "it says the same of all faces of a picture. Give it pictures of one face that fills them."
-        )
+    try:
+        analyzer.check_tells_faces_apart()
+    except UserError as error:
+        notes.append(f"{error}. Only pictures that are one face can be judged, without looking for any.")
     left_out = [task.name for task in service.workdir.tasks if task not in analyzer.tasks]
     if left_out:
         notes.append(f"{', '.join(left_out)}: left out, as sensitive.")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.crop.framing import Framing, check_tells_faces_apart, crop_of_face
 from data_pipelines.detection.mtcnn import (
     MAXIMUM_SIDE,
     MINIMUM_SIZE,
@@ -46,6 +47,8 @@ class Analyzer:
         model: Keras model, `float32 [B, H, W, 3]` in 0...255 -> a dict of one output per task.
         tasks: the model's tasks.
         crop: the `data_pipelines.crop.geometry.Crop` that the model was trained with.
+        framing: how its training pictures frame their faces if it was trained on whole ones, see
+            `data_pipelines.crop.framing`: a face whose place is known is shown so.
         calibration: task name -> `{"temperature": t, "thresholds": [one per label]}`; what is
             absent is temperature 1 and thresholds 0.5. Of pairs of answers that are `impossible`
             there, one gives way (`Workdir.calibration`).
@@ -80,6 +83,7 @@ class Analyzer:
         try_rotations: bool = False,
         localiser: Localiser | None = None,
         sensitive: Sequence[str] = (),
+        framing: dict | None = None,
     ):
         """Keeps what it is given; networks are compiled when they are first used."""
         if batch_size < 1:
@@ -89,7 +93,8 @@ class Analyzer:
         check_keras()
         self.model = model
         self.tasks = answered_tasks(tasks, sensitive)
-        self.crop = crop_of_window(crop) if localiser else crop
+        self.crop = crop_of_window(crop) if localiser else crop_of_face(crop, framing)
+        self.framing, self._whole = framing, crop.kind == "none"
         self.calibration = calibration or {}
         self.batch_size = batch_size
         self.max_pixels = max_pixels
@@ -115,12 +120,31 @@ class Analyzer:
 
         workdir = Workdir.open(path)
         calibration = workdir.calibration(consistent)
+        options = {"framing": workdir.framing, **options}
         return cls(workdir.load_model(), workdir.tasks, workdir.crop, calibration, **options)
 
     @property
     def needs_face(self) -> bool:
-        """Whether the crop looks for a box or landmarks, and else falls back to the picture."""
-        return self.crop.kind != "none"
+        """Whether the model was trained on faces with a known place, and not on whole pictures."""
+        return not self._whole
+
+    def check_tells_faces_apart(self) -> None:
+        """Raises UserError where the model would say the same of all faces that are found."""
+        check_tells_faces_apart(self.crop, self.framing)
+
+    def say_how_faces_are_shown(self) -> None:
+        """Says on standard error what a model of whole pictures sees of the faces that are found.
+
+        Raises:
+            UserError: see `check_tells_faces_apart`.
+        """
+        self.check_tells_faces_apart()
+        if self._whole and not self.localiser:
+            print(
+                "the model was trained on whole pictures; faces that are found are shown to it by "
+                f"{Framing(**self.framing)}",
+                file=sys.stderr,
+            )
 
     def warn_of_whole_pictures(self) -> None:
         """Says on standard error what it means to detect nothing, where that makes a difference."""
@@ -155,11 +179,14 @@ class Analyzer:
             the strongest peak; none where none is found.
 
         Raises:
-            UserError: a file is missing or is no image, or a shape does not fit (named).
+            UserError: a file is missing or is no image, a shape does not fit (named), or a model of
+                whole pictures cannot tell the faces apart that are to be detected.
         """
         images, single = as_list(images)
         if detect and (box is not None or landmarks is not None):
             raise UserError("detect=True finds the faces itself: leave box and landmarks out")
+        if detect:
+            self.check_tells_faces_apart()
         faces = []
         for pictures, jobs in self._jobs(images, box, landmarks):
             if not detect:
@@ -183,7 +210,11 @@ class Analyzer:
 
         Returns:
             Of each face of each frame, task -> what was predicted.
+
+        Raises:
+            UserError: a model of whole pictures cannot tell the faces apart.
         """
+        self.check_tells_faces_apart()
         owners = np.repeat(np.arange(len(frames)), [len(found) for found in faces])
         flat = [face for found in faces for face in found]
         said = []

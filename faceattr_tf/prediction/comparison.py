@@ -73,7 +73,7 @@ def compare(
     if stored and not stage:
         reason = f"pairs were not judged by {layer}, but by {', '.join(stages)}"
     network = feature_network(model, layer, flip=bool(stage and stored["flip"]))
-    analyzer = Analyzer(network, (), workdir.crop)
+    analyzer = Analyzer(network, (), workdir.crop, framing=workdir.framing)
     place = {}
     if detect:
         place = _largest_faces(analyzer, pictures)

@@ -131,12 +131,8 @@ def predict(
         explainer = Explainer(analyzer, Workdir.open(workdir), explain)
     if files and not detect:
         analyzer.warn_of_whole_pictures()
-    elif not (analyzer.needs_face or analyzer.localiser):
-        print(
-            "warning: the model was trained on whole pictures and sees them, not the faces that are "
-            "found: it says the same of all faces of a picture",
-            file=sys.stderr,
-        )
+    if detect or videos:
+        analyzer.say_how_faces_are_shown()
     with (
         _writer(output, format, columns=VIDEO_COLUMNS if videos else ()) as write,
         _pictures(output, "annotated") as annotated,
