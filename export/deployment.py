@@ -6,6 +6,7 @@
         config/monitoring.config    metrics for Prometheus
         docker-compose.yaml         one server on this machine
         kubernetes/serving.yaml     deployment, service, autoscaling; serving-gpu.yaml on GPUs
+        kubernetes/inference-service.yaml   the same models by KServe, without labels of versions
 
 Versions are named one by one: a version that is exported later is served when this is run again.
 A running server reads `models.config` every 30 seconds. It takes labels first and loads afterwards,
@@ -40,6 +41,7 @@ _FILES = {
     "docker-compose.yaml": "docker-compose.yaml.jinja",
     "kubernetes/serving.yaml": "kubernetes/serving.yaml.jinja",
     "kubernetes/serving-gpu.yaml": "kubernetes/serving.yaml.jinja",
+    "kubernetes/inference-service.yaml": "kubernetes/inference-service.yaml.jinja",
 }
 
 _ARGUMENTS = (
@@ -70,6 +72,12 @@ class ServedModel:
     versions: tuple[int, ...]
     labels: dict[str, int]
     batch_sizes: tuple[int, ...]
+
+    @property
+    def service_name(self) -> str:
+        """The name in the letters that Kubernetes takes for services (RFC 1035), 63 at most."""
+        name = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+        return (name if name[:1].isalpha() else f"model-{name}")[:63].strip("-")
 
 
 def write_deployment(
@@ -111,6 +119,12 @@ def write_deployment(
     served = find_models(models, kept | dict(stable or {}), canary or {})
     for model in served:
         _refuse_leap(before.get(model.name, model), model)
+    names = [model.service_name for model in served]
+    for model in served:
+        if names.count(model.service_name) > 1:
+            raise UserError(
+                f"{model.name}: two models would be {model.service_name} for KServe: rename one"
+            )
     sizes = sorted({size for model in served for size in model.batch_sizes})
     values = {
         "models": served,

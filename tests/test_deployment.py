@@ -1,7 +1,10 @@
 """Every file of a deployment, read by what will read it: the server's messages, YAML."""
 
+import configparser
 import ipaddress
 import json
+import pathlib
+import re
 import shutil
 
 import pytest
@@ -109,6 +112,82 @@ def test_kubernetes_manifests(models, tmp_path, gpu):
     assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
     mounts = {mount["name"] for mount in container["volumeMounts"]}
     assert mounts == {volume["name"] for volume in pod["spec"]["volumes"]}
+
+
+KSERVE = {
+    "predictor": {"minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "model",
+                  "automountServiceAccountToken"},
+    "model": {"modelFormat", "runtime", "protocolVersion", "storageUri", "resources",
+              "securityContext"},
+}  # fmt: skip
+"""Fields of `serving.kserve.io/v1beta1` that the template uses; others would be dropped or refused."""
+
+
+def test_kserve_serves_every_model_by_its_folder(models, tmp_path):
+    shutil.copytree(models / "hats", models / "2_Hats.Test")
+    write_deployment(models, tmp_path / "out")
+    services = list(yaml.safe_load_all(read(tmp_path / "out", "kubernetes/inference-service.yaml")))
+    places = {
+        service["metadata"]["name"]: service["spec"]["predictor"]["model"]["storageUri"]
+        for service in services
+    }
+    assert places == {
+        "model-2-hats-test": "pvc://faceattr-models/2_Hats.Test",
+        "faces": "pvc://faceattr-models/faces",
+        "hats": "pvc://faceattr-models/hats",
+    }
+    for service in services:
+        assert service["apiVersion"] == "serving.kserve.io/v1beta1"
+        assert service["kind"] == "InferenceService"
+        assert service.keys() == {"apiVersion", "kind", "metadata", "spec"}
+        (predictor,) = service["spec"].values()
+        model = predictor["model"]
+        assert predictor.keys() == KSERVE["predictor"] and model.keys() == KSERVE["model"]
+        assert predictor["minReplicas"] <= predictor["maxReplicas"]
+        assert predictor["scaleMetric"] in ("cpu", "memory", "concurrency", "rps")
+        # What KServe's ClusterServingRuntime of TensorFlow Serving takes.
+        assert model["modelFormat"] == {"name": "tensorflow", "version": "2"}
+        assert model["protocolVersion"] in ("v1", "grpc-v1")
+        assert model["securityContext"]["runAsNonRoot"] is True
+
+
+def test_two_models_must_not_share_kserves_name(models, tmp_path):
+    shutil.copytree(models / "hats", models / "Hats")
+    with pytest.raises(UserError, match="two models would be hats for KServe"):
+        write_deployment(models, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+DOCKER = pathlib.Path(__file__).parents[1] / "docker"
+
+
+@pytest.mark.parametrize("name", ["client", "demo"])
+def test_dockerfiles_install_this_package_and_run_its_command_without_root(name):
+    lines = (DOCKER / f"{name}.Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    steps = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
+    words = [word for word, _ in steps]
+    assert words[0] == "FROM" and ":" in steps[0][1] and "latest" not in steps[0][1]
+    assert "ADD" not in words
+    users = [rest for word, rest in steps if word == "USER"]
+    assert users and all(user.split(":")[0].isdecimal() and user[0] != "0" for user in users)
+    assert words.index("USER") < words.index("ENTRYPOINT")
+    (installs,) = [rest for word, rest in steps if word == "RUN" and "pip install" in rest]
+    assert "--no-cache-dir" in installs
+    extras = re.findall(r"/source\[(\w+)\]", installs)
+    config = configparser.ConfigParser()
+    config.read(DOCKER.parent / "setup.cfg")
+    assert set(extras) <= set(config["options.extras_require"])
+    (entry,) = [json.loads(rest) for word, rest in steps if word == "ENTRYPOINT"]
+    assert f"\n{entry[0]} = " in config["options.entry_points"]["console_scripts"]
+    copied = [rest.split()[:-1] for word, rest in steps if word == "COPY"]
+    packages = {path.rstrip("/") for group in copied for path in group}
+    assert {"setup.cfg", "setup.py", "data_pipelines", "faceattr_tf", "export"} <= packages
+    assert all((DOCKER.parent / path).exists() for path in packages)
+
+
+def test_the_demo_listens_outside_of_its_container_only_where_docker_is_told_to():
+    text = (DOCKER / "demo.Dockerfile").read_text()
+    assert "--host=0.0.0.0" in text and "--publish=127.0.0.1:8000:8000" in text
 
 
 def test_the_command_says_what_is_served(models, tmp_path, capsys):
