@@ -56,7 +56,9 @@ def _notes(service: Service) -> list[str]:
     try:
         analyzer.check_tells_faces_apart()
     except UserError as error:
-        notes.append(f"{error}. Only pictures that are one face can be judged, without looking for any.")
+        notes.append(
+            f"{error}. Only pictures that are one face can be judged, without looking for any."
+        )
     left_out = [task.name for task in service.workdir.tasks if task not in analyzer.tasks]
     if left_out:
         notes.append(f"{', '.join(left_out)}: left out, as sensitive.")
