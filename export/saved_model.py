@@ -45,7 +45,8 @@ a face, and one that the signature `crop` is told, as its pictures of training f
 There are also `face_landmarks` float32 `[N, K, 5, 2]` (x, y in pixels), `faces_left_out` int32 `[N]`
 (smaller faces beyond K) and `candidates_left_out` int32 `[N]`: more than 0 where a photograph has so
 many places like a face that only the likeliest `maximum_candidates` of them were looked into.
-Photographs are decoded and searched one after the other, which bounds the memory.
+Photographs in files are decoded and searched one after the other, which bounds the memory; those of
+`photo_pixels`, which are of one size, together.
 
 Where files come in, `valid` bool `[N]` tells which could be read; the outputs of the others are NaN
 and -1, and their neighbours are none the worse. Images of more than `max_pixels` are refused by

@@ -86,7 +86,7 @@ def signatures(loaded):
 def analyzer(workdir):
     """One that reduces pictures as the graph does, by a mean that is rounded to even numbers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mtcnn, "_reduce", lambda image, side: _reduced(image, side).numpy())
+        patch.setattr(mtcnn, "_reduce", lambda image, side: _reduced(image[None], side)[0].numpy())
         yield Analyzer.from_workdir(workdir.path, maximum_side=SIDE)
 
 
@@ -146,6 +146,17 @@ def test_pixels_get_the_same_answers(signatures, judged):
             compare(found, judged[index])
 
 
+def test_frames_that_are_searched_together_get_the_answers_of_each_alone(signatures, analyzer):
+    size = PICTURES[0].shape
+    frames = [PICTURES[0], np.zeros(size, np.uint8), np.ascontiguousarray(PICTURES[0][:, ::-1]),
+              CROWD[60 : 60 + size[0], 40 : 40 + size[1]]]  # fmt: skip
+    found = answers(signatures, "photo_pixels", pixels=np.stack(frames))
+    expected = analyzer.analyze(frames, detect=True)
+    assert min(map(len, expected)) == 0 and len(expected[0]) > 0
+    for one, faces in zip(found, expected, strict=True):
+        compare(one, faces)
+
+
 def test_jpeg_files_are_seen_as_the_analyzer_sees_them(signatures, analyzer):
     files = [encode(PICTURES[0], ".jpg"), encode(PICTURES[6], ".jpg")]
     found = answers(signatures, "photos", image_bytes=files)
@@ -197,7 +208,7 @@ def test_the_mean_over_areas_differs_from_that_of_opencv_by_one_at_most(factor):
     picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     side = round(400 / factor)
     expected = cv2.resize(picture, (side, round(300 * side / 400)), interpolation=cv2.INTER_AREA)
-    found = _reduced(picture, side).numpy()
+    found = _reduced(picture[None], side)[0].numpy()
     assert found.shape == expected.shape
     difference = np.abs(found.astype(int) - expected)
     assert difference.max() <= 1
@@ -311,12 +322,24 @@ def test_a_program_with_tensorflow_alone_asks_for_faces(
     assert not any("b.png" in line for line in lines)
 
 
+def test_every_format_is_known_to_the_command():
+    from export.runtimes.writing import FORMATS
+
+    assert (commands.SAVED_MODEL, *FORMATS) == commands.KNOWN
+
+
 def test_flags_that_do_not_fit_together_are_refused(workdir, tmp_path):
     target = [f"--workdir={workdir.path}", f"--output={tmp_path}"]
     for flags, message in (
         (["--detect", "--localiser=a"], "--detect and --localiser both find the faces"),
         (["--detect", "--faces=0"], "faces 0: expected 1 or more"),
         (["--faces=2"], "--faces belongs to --localiser or --detect"),
+        (["--minimum_size=30"], "--minimum_size belongs to --detect"),
+        (["--detect", "--minimum_size=5"], "minimum_size 5: at least 12 pixels are needed"),
+        (["--detect", "--maximum_side=15"], "maximum_side 15: expected at least minimum_size, 20"),
+        (["--detect", "--maximum_candidates=0"], "maximum_candidates 0: expected 1 or more"),
+        (["--format=foo"], "--format=foo: expected one or more of saved_model, litert, onnx"),
+        (["--format=onnx", "--maximum_side=900"], "--maximum_side belongs to --format=saved_model"),
         (["--detect", "--format=onnx"], "--detect belongs to --format=saved_model"),
     ):
         with pytest.raises(UserError, match=message):

@@ -24,7 +24,7 @@ from faceattr_tf.prediction.predict import list_images, predict
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    return make_workdir(tmp_path_factory.mktemp("run") / "none", Crop("none", 12, 10)).path
+    return make_workdir(tmp_path_factory.mktemp("run") / "none", Crop("none", 12, 10), FRAMING).path
 
 
 @pytest.fixture
@@ -218,6 +218,12 @@ def test_a_model_of_whole_pictures_says_how_faces_are_shown_to_it_or_finds_none(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and "align, margin 0.3, vertical -0.1" in lines[0]
     assert "8 of 9, landmarks by the records" in lines[0]
+
+
+def test_what_detection_cannot_do_is_said_once_before_the_first_image(workdir, photos, capsys):
+    with pytest.raises(UserError, match="minimum_size 5: at least 12 pixels are needed"):
+        command.main([f"--workdir={workdir}", "--detect", "--minimum_size=5", str(photos)])
+    assert "minimum_size" not in capsys.readouterr().err
 
 
 def test_annotated_pictures_need_a_folder(workdir, photos):

@@ -69,12 +69,7 @@ class Detector:
         thresholds: tuple[float, float, float] = THRESHOLDS,
     ):
         """Loads the networks, which takes seconds the first time in a process."""
-        if not minimum_size >= _FIELD:
-            raise UserError(f"minimum_size {minimum_size}: at least {_FIELD} pixels are needed")
-        if maximum_side < minimum_size:
-            raise UserError(
-                f"maximum_side {maximum_side}: expected at least minimum_size, {minimum_size}"
-            )
+        check_sizes(minimum_size, maximum_side)
         self._minimum_size = minimum_size
         self._maximum_side = maximum_side
         self._finder = face_finder(thresholds)
@@ -120,6 +115,16 @@ class Detector:
             [Detection(boxes[i], float(scores[i]), landmarks[i]) for i in range(begin, end)]
             for begin, end in itertools.pairwise(splits)
         ]
+
+
+def check_sizes(minimum_size: float, maximum_side: int) -> None:
+    """Raises UserError where these make no sense for a `Detector`, without loading anything."""
+    if not minimum_size >= _FIELD:
+        raise UserError(f"minimum_size {minimum_size:g}: at least {_FIELD} pixels are needed")
+    if maximum_side < minimum_size:
+        raise UserError(
+            f"maximum_side {maximum_side}: expected at least minimum_size, {minimum_size:g}"
+        )
 
 
 def _passes(indices, sizes):

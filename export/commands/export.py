@@ -18,10 +18,16 @@ import os
 import sys
 
 from data_pipelines.commands.running import command_parser, run_command
+from data_pipelines.detection.mtcnn import MAXIMUM_SIDE, MINIMUM_SIZE
 from data_pipelines.errors import UserError
 from data_pipelines.keras_settings import prepare_keras
 
 SAVED_MODEL = "saved_model"
+KNOWN = (SAVED_MODEL, "litert", "onnx", "openvino", "page")
+"""Formats; `export.runtimes.writing.FORMATS` has what writes the others."""
+
+OF_DETECTION = ("minimum_size", "maximum_side", "maximum_candidates")
+"""Flags that belong to --detect: fields of `detection_graph.FaceDetector`."""
 
 EXAMPLES = """\
 examples:
@@ -80,6 +86,27 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="the largest number of faces in a photograph (default: 10, or what the first localiser "
         "has)",
+    )
+    add(
+        "--minimum_size",
+        type=float,
+        metavar="N",
+        help="with --detect, side in pixels of the smallest face that is looked for, at least 12 "
+        f"(default: {MINIMUM_SIZE})",
+    )
+    add(
+        "--maximum_side",
+        type=int,
+        metavar="N",
+        help="with --detect, faces of a photograph that is wider or higher in pixels are looked for "
+        f"in a copy reduced to this (default: {MAXIMUM_SIDE})",
+    )
+    add(
+        "--maximum_candidates",
+        type=int,
+        metavar="N",
+        help="with --detect, places of a photograph that are looked at closely, the likeliest, "
+        "which bounds time and memory (default: 20000)",
     )
     add(
         "--precision",
@@ -156,8 +183,11 @@ def main(arguments: list[str]) -> None:
 
     runtimes = tuple(name for name in flags.format if name != SAVED_MODEL)
     given = Check(flags.images, flags.records, flags.split, flags.margin)
-    if not flags.format:
-        raise UserError("--format: expected saved_model, litert, onnx or openvino")
+    unknown = [name for name in flags.format if name not in KNOWN]
+    if unknown or not flags.format:
+        raise UserError(
+            f"--format={','.join(flags.format)}: expected one or more of {', '.join(KNOWN)}"
+        )
     if not (flags.check or runtimes) and (flags.images or flags.records):
         raise UserError("--images and --records belong to --check, which is not given")
     saved = None
@@ -206,10 +236,15 @@ def _localiser(flags):
     """What finds faces for the SavedModel; None where none is asked for."""
     if flags.detect and flags.localiser:
         raise UserError("--detect and --localiser both find the faces: expected one of them")
+    given = {name: getattr(flags, name) for name in ("faces", *OF_DETECTION)}
+    given = {name: value for name, value in given.items() if value is not None}
     if flags.detect:
-        from faceattr_tf.prediction.detection_graph import FACES, FaceDetector
+        from faceattr_tf.prediction.detection_graph import FaceDetector
 
-        return FaceDetector(FACES if flags.faces is None else flags.faces)
+        return FaceDetector(**given)
+    for name in OF_DETECTION:
+        if name in given:
+            raise UserError(f"--{name} belongs to --detect, which is not given")
     if flags.localiser:
         from faceattr_tf.prediction.localisation import Localiser
 
@@ -222,7 +257,7 @@ def _localiser(flags):
 def _refuse_flags_of_saved_models(flags) -> None:
     """Raises UserError where a flag was given that has no meaning without a SavedModel."""
     names = "detect", "localiser", "faces", "precision", "max_pixels", "batch_sizes", "check"
-    for name in names:
+    for name in names + OF_DETECTION:
         if getattr(flags, name) != parser().get_default(name):
             raise UserError(f"--{name} belongs to --format=saved_model, which is not given")
 

@@ -24,6 +24,7 @@ from data_pipelines.detection.mtcnn import (
     MINIMUM_SIZE,
     Detection,
     Detector,
+    check_sizes,
     largest_first,
 )
 from data_pipelines.errors import UserError
@@ -65,7 +66,8 @@ class Analyzer:
             others are left out, which a line on standard error says.
 
     Raises:
-        UserError: a name is no sensitive task of the model, or nothing is left to answer.
+        UserError: a number makes no sense, a name is no sensitive task of the model, or nothing is
+            left to answer.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Analyzer:
             raise UserError(f"batch size {batch_size}: expected at least 1")
         if faces is not None and faces < 1:
             raise UserError(f"faces {faces}: expected at least 1")
+        check_sizes(minimum_size, maximum_side)
         check_keras()
         self.model = model
         self.tasks = answered_tasks(tasks, sensitive)

@@ -20,6 +20,7 @@ from data_pipelines.detection.mtcnn import (
     MINIMUM_SIZE,
     Detection,
     Detector,
+    check_sizes,
     enlarged,
     face_finder,
     largest_first,
@@ -55,7 +56,7 @@ class FaceDetector:
         for name in ("faces", "maximum_candidates"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)}: expected 1 or more")
-        Detector(self.minimum_size, self.maximum_side)
+        check_sizes(self.minimum_size, self.maximum_side)
 
     def describe(self) -> dict:
         """Its name and settings, ready for JSON."""
@@ -73,7 +74,7 @@ class FaceDetector:
         detector = Detector(self.minimum_size, self.maximum_side)
         for image in images:
             pixels = _decoded(image) if isinstance(image, bytes) else tf.convert_to_tensor(image)
-            small = _reduced(pixels, self.maximum_side).numpy()
+            small = _reduced(pixels[None], self.maximum_side)[0].numpy()
             (faces,) = detector([small])
             factor = np.array(pixels.shape[1::-1]) / small.shape[1::-1]
             yield largest_first(enlarged(face, factor) for face in faces)
@@ -92,7 +93,8 @@ def locate_in_files(detector: FaceDetector, image_bytes, max_pixels: int) -> Loc
         pixels = _decoded(image_bytes[index])
         same = tf.reduce_all(tf.shape(pixels)[:2] == sizes[index])
         with tf.control_dependencies([tf.debugging.Assert(same, ["another size than stated"])]):
-            return _find(detector, tf.identity(pixels))
+            faces, left_out = _find(detector, tf.identity(pixels)[None])
+            return faces[0], left_out[0]
 
     indices = tf.where(usable)[:, 0]
     rows, (faces, left_out) = isolated(find, indices, _specification(detector), side_by_side=1)
@@ -106,14 +108,9 @@ def locate_in_files(detector: FaceDetector, image_bytes, max_pixels: int) -> Loc
 
 
 def locate_in_pixels(detector: FaceDetector, pixels) -> Located:
-    """The faces in images of one size, uint8 `[N, H, W, 3]`, one image after the other."""
+    """The faces in images of one size, uint8 `[N, H, W, 3]`, which are searched together."""
     with tf.device("CPU:0"):  # as those in files: there are many small steps
-        faces, left_out = tf.map_fn(
-            lambda image: _find(detector, image),
-            pixels,
-            parallel_iterations=1,
-            fn_output_signature=_specification(detector),
-        )
+        faces, left_out = _find(detector, pixels)
     return _located(faces, left_out, tf.ones(tf.shape(pixels)[:1], tf.bool))
 
 
@@ -123,22 +120,23 @@ def _located(faces, left_out, usable):
 
 
 def _specification(detector):
-    """Of what `_find` gives."""
+    """Of what `_find` gives for an image."""
     faces = tf.TensorSpec([detector.faces, _COLUMNS], tf.float32)
     return faces, tf.TensorSpec([2], tf.int32)
 
 
 def _find(detector, pixels):
-    """The faces of an image uint8 `[H, W, 3]`.
+    """The faces of images of one size, uint8 `[N, H, W, 3]`.
 
     Returns:
-        float32 `[K, 15]`, box, score and landmarks, NaN where there is no face; and int32 `[2]`,
-        faces beyond K and candidates beyond their maximum.
+        float32 `[N, K, 15]`, box, score and landmarks, NaN where there is no face; and int32
+        `[N, 2]`, faces beyond K and candidates beyond their maximum.
     """
     small = _reduced(pixels, detector.maximum_side)
-    size, smaller = tf.shape(pixels)[:2], tf.shape(small)[:2]
+    count, size, smaller = tf.shape(pixels)[0], tf.shape(pixels)[1:3], tf.shape(small)[1:3]
     minimum_size = tf.constant(detector.minimum_size, tf.float64)
-    found = face_finder()(small[None], smaller[None], minimum_size, detector.maximum_candidates)
+    sizes = tf.tile(smaller[None], [count, 1])
+    found = face_finder()(small, sizes, minimum_size, detector.maximum_candidates)
     factor = tf.cast(size[::-1], tf.float64) / tf.cast(smaller[::-1], tf.float64)
 
     def placed(points):
@@ -149,34 +147,52 @@ def _find(detector, pixels):
     begin, sides = placed(begin), tf.cast(tf.cast(end - begin, tf.float64) * factor, tf.float32)
     landmarks = tf.reshape(placed(found["landmarks"]), [-1, 2 * len(LANDMARK_NAMES)])
     faces = tf.concat([begin, sides, found["scores"][:, None], landmarks], axis=1)
-    # Of equally large ones, the one nearest to the centre; they come by score.
     middle = (tf.cast(size[::-1], tf.float32) - 1.0) / 2.0
-    away = tf.norm(begin + sides / 2.0 - middle, axis=1)
+
+    def of_one(bounds):
+        return _largest(faces[bounds[0] : bounds[1]], middle, detector.faces)
+
+    splits = found["splits"]
+    kept, beyond = tf.map_fn(
+        of_one,
+        tf.stack([splits[:-1], splits[1:]], axis=1),
+        fn_output_signature=(
+            tf.TensorSpec([detector.faces, _COLUMNS], tf.float32),
+            tf.TensorSpec([], tf.int32),
+        ),
+    )
+    return kept, tf.stack([beyond, found["left_out"]], axis=1)
+
+
+def _largest(faces, middle, count: int):
+    """The largest faces `[count, 15]` of those of an image, and how many there are beyond.
+
+    Of equally large ones, the one nearest to the centre `middle` comes first; they come by score.
+    """
+    away = tf.norm(faces[:, :2] + faces[:, 2:4] / 2.0 - middle, axis=1)
     faces = tf.gather(faces, tf.argsort(away, stable=True))
     area = faces[:, 2] * faces[:, 3]
     faces = tf.gather(faces, tf.argsort(area, direction="DESCENDING", stable=True))
-    beyond = tf.maximum(tf.shape(faces)[0] - detector.faces, 0)
-    faces = faces[: detector.faces]
-    missing = [[0, detector.faces - tf.shape(faces)[0]], [0, 0]]
+    beyond = tf.maximum(tf.shape(faces)[0] - count, 0)
+    faces = faces[:count]
+    missing = [[0, count - tf.shape(faces)[0]], [0, 0]]
     faces = tf.pad(faces, missing, constant_values=np.nan)
-    return (
-        tf.ensure_shape(faces, [detector.faces, _COLUMNS]),
-        tf.stack([beyond, found["left_out"][0]]),
-    )
+    return tf.ensure_shape(faces, [count, _COLUMNS]), beyond
 
 
 def _reduced(pixels, maximum_side: int):
-    """An image uint8 `[H, W, 3]`, no larger than `maximum_side`, by the mean over areas."""
-    size = tf.shape(pixels)[:2]
+    """Images uint8 `[N, H, W, 3]`, no larger than `maximum_side`, by the mean over areas."""
+    size = tf.shape(pixels)[1:3]
     side = tf.reduce_max(size)
 
     def smaller():
         lengths = tf.cast(size, tf.float64) * maximum_side / tf.cast(side, tf.float64)
         lengths = tf.maximum(tf.cast(tf.round(lengths), tf.int32), 1)
-        means = tf.raw_ops.ResizeArea(images=pixels[None], size=lengths)[0]
+        means = tf.raw_ops.ResizeArea(images=pixels, size=lengths)
         return tf.cast(tf.round(means), tf.uint8)
 
-    return tf.ensure_shape(tf.cond(side > maximum_side, smaller, lambda: pixels), [None, None, 3])
+    small = tf.cond(side > maximum_side, smaller, lambda: pixels)
+    return tf.ensure_shape(small, [None, None, None, 3])
 
 
 def _decoded(data):
