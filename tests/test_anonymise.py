@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from drawn_video import SquareDetector, draw, face_of
 
-from faceattr_tf.prediction.anonymise import Anonymiser, enlarged, mean_colours, patch
+from faceattr_tf.prediction.anonymise import (
+    Anonymiser,
+    enlarged,
+    mean_colours,
+    patch,
+    turned_back,
+)
 
 
 def outside(shape, parts):
@@ -77,3 +83,31 @@ def test_a_patch_has_the_mean_colours_of_its_cells():
     assert drawn.shape == (40, 80, 3)
     assert np.abs(np.diff(drawn.astype(int), axis=1)).max() < 10, "smooth"
     assert mean_colours(pixels, (0, 0, 3, 2)).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize("quarters", range(4))
+def test_boxes_of_turned_pictures_are_turned_back(quarters):
+    pixels = np.zeros((40, 90), np.uint8)
+    pixels[5:15, 20:50] = 1
+    rows, columns = np.nonzero(np.rot90(pixels, -quarters))
+    begin = columns.min(), rows.min()
+    box = np.array([*begin, columns.max() + 1 - begin[0], rows.max() + 1 - begin[1]])
+    np.testing.assert_array_equal(turned_back(box, quarters, pixels.shape), [20, 5, 30, 10])
+
+
+def test_faces_that_lie_are_covered_where_that_is_asked_for():
+    class Upright(SquareDetector):
+        """Finds squares of high pictures alone."""
+
+        def __call__(self, images):
+            images = list(images)
+            found = zip(images, super().__call__(images), strict=True)
+            return [faces if image.shape[0] > image.shape[1] else [] for image, faces in found]
+
+    pixels = draw([(10, 20)])
+    covered, parts = Anonymiser(Upright())(pixels)
+    assert not parts
+    covered, parts = Anonymiser(Upright(), rotations=True)(pixels)
+    assert parts and SquareDetector()([covered]) == [[]]
+    mask = outside(pixels.shape, parts)
+    np.testing.assert_array_equal(covered[mask], pixels[mask])

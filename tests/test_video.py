@@ -99,6 +99,44 @@ def test_videos_that_are_too_large_or_absent_are_refused(tmp_path):
         VideoFrames(987, ALL)
 
 
+def test_times_are_those_of_the_file_where_they_make_sense(monkeypatch):
+    class Capture:
+        """Three properties and frames at given times."""
+
+        def __init__(self, *_):
+            self._times = iter(self.times)
+
+        def read(self):
+            self._now = next(self._times, None)
+            return self._now is not None, np.zeros((10, 20, 3), np.uint8)
+
+        def get(self, name):
+            sides = {cv2.CAP_PROP_FRAME_WIDTH: 20, cv2.CAP_PROP_FRAME_HEIGHT: 10}
+            known = sides | {cv2.CAP_PROP_FPS: 10, cv2.CAP_PROP_FRAME_COUNT: -9e18}
+            return 1000 * self._now if name == cv2.CAP_PROP_POS_MSEC else known[name]
+
+        def set(self, *_):
+            return True
+
+        def isOpened(self):
+            return True
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    for times, expected, uneven in (
+        ([5.0, 5.1, 5.2, 5.3], [0, 0.1, 0.2, 0.3], False),
+        ([0, 0.1, 0.5, 0.6], [0, 0.1, 0.5, 0.6], True),
+        ([0, 0, 0, 0], [0, 0.1, 0.2, 0.3], False),
+        ([0, 0.1, 0.05, 0.4], [0, 0.1, 0.2, 0.4], False),
+    ):
+        Capture.times = times
+        video = VideoFrames(0, ALL)
+        assert [time for time, _ in video] == pytest.approx(expected)
+        assert video.uneven == uneven and video.count is None and video.missing == 0
+
+
 def test_a_video_that_is_not_written_is_said(tmp_path):
     with (
         pytest.raises(UserError, match="does not write none videos"),
@@ -253,7 +291,7 @@ def test_blurred_pictures_are_png_and_hold_nothing_else(squares, tmp_path, capsy
 def test_a_copy_never_replaces_what_it_is_of(squares, tmp_path):
     video = write_video(tmp_path / "a.mkv", moving(3))
     before = (tmp_path / "a.mkv").read_bytes()
-    with pytest.raises(UserError, match="1 of 1 images could not be read"):
+    with pytest.raises(UserError, match="1 of 1 files could not be read"):
         command.main([f"--blur={tmp_path}", video])
     assert (tmp_path / "a.mkv").read_bytes() == before
 

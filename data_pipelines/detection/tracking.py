@@ -36,7 +36,7 @@ _KEPT = 0.8  # of a portrait, when a further face is added to it
 _CUT = 0.25  # of the range of grey, mean difference of two frames
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Track:
     """One face in a stretch of frames.
 

@@ -91,7 +91,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--try_rotations",
         action="store_true",
-        help="turn images in which no face is found by 90, 180 and 270 degrees and look again",
+        help="turn images in which no face is found by 90, 180 and 270 degrees and look again; with "
+        "--blur, all of them",
     )
     annotated = {"dest": "annotate", "default": None}
     add("--annotate", action="store_true", **annotated, help="annotated pictures (with --output)")
@@ -151,7 +152,7 @@ def main(arguments: list[str]) -> None:
             summary = work(flags)
             tried, failed = tried + summary.tried, failed + len(summary.unreadable)
     if failed:
-        kind = "files" if summary.videos else "images"
+        kind = "files" if _of_videos(flags) else "images"
         raise UserError(f"{failed} of {tried} {kind} could not be read")
 
 
@@ -201,6 +202,7 @@ def _blur(flags: argparse.Namespace):
         progress=flags.progress,
         minimum_size=flags.minimum_size,
         maximum_side=flags.maximum_side,
+        try_rotations=flags.try_rotations,
     )
     _say(summary)
     print(f"{summary}: {flags.blur}")
@@ -209,6 +211,10 @@ def _blur(flags: argparse.Namespace):
 
 def _paths(flags: argparse.Namespace) -> list[str | int]:
     return [*flags.paths, *([] if flags.camera is None else [flags.camera])]
+
+
+def _of_videos(flags: argparse.Namespace) -> bool:
+    return flags.camera is not None or any(map(is_video, flags.paths))
 
 
 def _say(summary) -> None:
@@ -223,8 +229,7 @@ def _say(summary) -> None:
 
 def _faces(flags: argparse.Namespace) -> int | None:
     """How many faces of an image are judged at most; None for all, or what a localiser has."""
-    videos = flags.camera is not None or any(map(is_video, flags.paths))
-    if not (flags.detect or flags.localise or videos):
+    if not (flags.detect or flags.localise or _of_videos(flags)):
         for name in ("faces", "try_rotations"):
             if getattr(flags, name):
                 raise UserError(f"--{name} belongs to --detect or --localise, and none is given")

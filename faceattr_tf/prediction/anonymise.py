@@ -30,11 +30,12 @@ class Anonymiser:
 
     Args:
         detector: finds what might be a face, with `THRESHOLDS`.
+        rotations: look for faces that lie on their side or on their head, too.
     """
 
-    def __init__(self, detector: Detector):
+    def __init__(self, detector: Detector, rotations: bool = False):
         """Begins with no face."""
-        self._detector = detector
+        self._detector, self._quarters = detector, (0, 1, 2, 3) if rotations else (0,)
         self._colours: dict[int, np.ndarray] = {}
 
     def __call__(
@@ -75,15 +76,39 @@ class Anonymiser:
                 self._colours[number] = mean_colours(pixels, part)
             cover(box, MARGIN, self._colours.get(number))
         for look in range(_LOOKS):
-            (found,) = self._detector([covered])
+            found = self._look(covered)
             if not found:
                 return covered, parts
-            for face in found:
-                part = enlarged(face.box, MARGIN, pixels.shape)
+            for box in found:
+                part = enlarged(box, MARGIN, pixels.shape)
                 if part is not None:
-                    cover(face.box, MARGIN * (1 + look), mean_colours(pixels, part, cells=1))
+                    cover(box, MARGIN * (1 + look), mean_colours(pixels, part, cells=1))
         covered[:] = np.rint(pixels.mean(axis=(0, 1)))
         return covered, [*parts, (0, 0, pixels.shape[1], pixels.shape[0])]
+
+    def _look(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Boxes `[4]` of what might be a face, whichever way it lies."""
+        turned = (np.ascontiguousarray(np.rot90(pixels, -quarters)) for quarters in self._quarters)
+        found = zip(self._quarters, self._detector(turned), strict=True)
+        return [
+            turned_back(face.box, quarters, pixels.shape)
+            for quarters, faces in found
+            for face in faces
+        ]
+
+
+def turned_back(box: np.ndarray, quarters: int, shape: tuple[int, ...]) -> np.ndarray:
+    """A box of a picture that was turned clockwise, in the picture as it was before.
+
+    Args:
+        box: left, top, width, height in pixels.
+        quarters: by how many quarters of a circle it was turned.
+        shape: height and width before.
+    """
+    for step in reversed(range(quarters)):
+        left, top, width, height = box
+        box = np.array([top, shape[step % 2] - left - width, height, width])
+    return box
 
 
 def enlarged(

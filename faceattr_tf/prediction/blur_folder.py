@@ -96,9 +96,9 @@ class BlurFolder:
         detector: finds what might be a face.
     """
 
-    def __init__(self, path: Path, detector: Detector, table):
+    def __init__(self, path: Path, detector: Detector, table, rotations: bool):
         """Is made by `open`."""
-        self.path, self.detector = path, detector
+        self.path, self.detector, self._rotations = path, detector, rotations
         self._table = csv.writer(table, lineterminator="\n")
         self._table.writerow(COLUMNS)
 
@@ -110,6 +110,7 @@ class BlurFolder:
         *,
         minimum_size: float = MINIMUM_SIZE,
         maximum_side: int = MAXIMUM_SIDE,
+        try_rotations: bool = False,
     ) -> Iterator["BlurFolder"]:
         """Makes the folder; the table appears in it when the block ends well.
 
@@ -118,6 +119,7 @@ class BlurFolder:
             minimum_size: side in pixels of the smallest face that is looked for.
             maximum_side: width or height in pixels above which faces are looked for in a reduced
                 copy, where it is more than `SIDE`.
+            try_rotations: look for faces that lie on their side or on their head, too.
         """
         path = local(path)
         path.mkdir(parents=True, exist_ok=True)
@@ -126,7 +128,7 @@ class BlurFolder:
             replacing(path / TABLE) as temporary,
             open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as table,
         ):
-            yield cls(path, detector, table)
+            yield cls(path, detector, table, try_rotations)
 
     def picture(self, source: str | Path, name: Path, max_pixels: int) -> int:
         """Writes a picture without faces; how many parts of it were covered.
@@ -144,7 +146,9 @@ class BlurFolder:
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
         (found,) = self.detector([pixels])
-        covered, parts = Anonymiser(self.detector)(pixels, [face.box for face in found])
+        covered, parts = Anonymiser(self.detector, self._rotations)(
+            pixels, [face.box for face in found]
+        )
         with replacing(self._target(source, name, ".png")) as file:
             file.write_bytes(encode(covered))
         self._note(source, None, parts)
@@ -165,7 +169,7 @@ class BlurFolder:
         """
         target = self._target(source, name, LOSSLESS[0])
         frames = VideoFrames(source, max_pixels)
-        anonymise = Anonymiser(self.detector)
+        anonymise = Anonymiser(self.detector, self._rotations)
         following = VideoAnalyzer(frames.name, self.detector, keep_pixels=True)
         with replacing(target) as file, VideoWriter(file, LOSSLESS[1], frames.rate) as write:
             for frame in shown(following, frames, progress):
