@@ -256,7 +256,9 @@ def test_blurred_videos_show_no_face_and_are_untouched_elsewhere(squares, tmp_pa
     frames = list(moving(30, gap=(0, 1, 10, 11, 12, 28, 29)))
     video = write_video(tmp_path / "a.mkv", frames, rate=10)
     command.main([f"--blur={tmp_path / 'blur'}", video])
-    assert capsys.readouterr().out == f"2 faces in 1 videos: {tmp_path / 'blur'}\n"
+    assert capsys.readouterr().out == (
+        f"0 images and 1 videos, faces covered: {tmp_path / 'blur'}\n"
+    )
     found = read_video(tmp_path / "blur" / "a.mkv")
     assert len(found) == 30 and VideoFrames(tmp_path / "blur" / "a.mkv", ALL).rate == 10
     assert SquareDetector()(found) == [[]] * 30
@@ -278,7 +280,9 @@ def test_blurred_pictures_are_png_and_hold_nothing_else(squares, tmp_path, capsy
     (tmp_path / "photos" / "deep" / "b.jpg").write_bytes(content[:2] + tag + content[2:])
     command.main([f"--blur={tmp_path / 'blur'}", str(tmp_path / "photos")])
     out, error = capsys.readouterr()
-    assert "2 images" in out and "b.jpg: no face found" in error
+    assert (
+        out.startswith("2 images and 0 videos, faces covered") and "b.jpg: no face found" in error
+    )
     found = cv2.imread(str(tmp_path / "blur" / "a.png"))[..., ::-1]
     (mask,) = covered(tmp_path / "blur" / "boxes.csv", tmp_path / "photos" / "a.png").values()
     np.testing.assert_array_equal(found[~mask], pixels[~mask])
@@ -294,6 +298,11 @@ def test_a_copy_never_replaces_what_it_is_of(squares, tmp_path):
     with pytest.raises(UserError, match="1 of 1 files could not be read"):
         command.main([f"--blur={tmp_path}", video])
     assert (tmp_path / "a.mkv").read_bytes() == before
+    (tmp_path / "b.png").write_bytes(encode(draw([(10, 20)]), ".png"))
+    before = (tmp_path / "b.png").read_bytes()
+    with pytest.raises(UserError, match="b.png: no image found"):
+        command.main([f"--blur={tmp_path}", str(tmp_path / "b.png")])
+    assert (tmp_path / "b.png").read_bytes() == before
 
 
 def test_an_interruption_leaves_no_half_of_a_video(squares, tmp_path, monkeypatch):

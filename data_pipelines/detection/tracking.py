@@ -21,7 +21,7 @@ PATIENCE = 15
 """Frames without its face that a track survives."""
 
 CERTAIN = 0.8
-"""Score from which on a face begins a track."""
+"""Score from which on a face begins a track, unless told otherwise."""
 
 _REMEMBERED = 3  # times `PATIENCE` frames, what is known of a track
 _MINIMUM_OVERLAP = 0.2  # IoU with the expected box
@@ -93,20 +93,19 @@ class Tracker:
 
     Attributes:
         tracks: those that go on, and those that ended not long ago.
-        begun: how many began.
     """
 
-    def __init__(self, patience: int = PATIENCE):
+    def __init__(self, certain: float = CERTAIN, patience: int = PATIENCE):
         """Begins without a track.
 
         Args:
+            certain: score from which on a face begins a track.
             patience: frames without its face that a track survives; where its face was is
                 remembered for three times as many.
         """
         self.tracks: list[Track] = []
-        self._patience = patience
-        self.begun = 0
-        self._frame, self._grey = -1, None
+        self._certain, self._patience = certain, patience
+        self._frame, self._begun, self._grey = -1, 0, None
 
     def __call__(self, pixels: np.ndarray, faces: Sequence[Detection]) -> list[Track | None]:
         """The track of each face of the next frame; None of a face that is too uncertain for one.
@@ -120,8 +119,8 @@ class Tracker:
         portraits = [_portrait(pixels, face) for face in faces]
         assigned: list[Track | None] = [None] * len(faces)
         single = [i for i in range(len(faces)) if not _repeats(i, faces)]
-        certain = [i for i in single if faces[i].score >= CERTAIN]
-        uncertain = [i for i in single if faces[i].score < CERTAIN]
+        certain = [i for i in single if faces[i].score >= self._certain]
+        uncertain = [i for i in single if faces[i].score < self._certain]
         for part in (certain, uncertain):
             free = [track for track in self.tracks if not track.ended and track not in assigned]
             for index, track in self._assign(part, free, faces, portraits):
@@ -201,9 +200,9 @@ class Tracker:
             del track.frames[0], track.boxes[0]
 
     def _begin(self, face: Detection, portrait: np.ndarray) -> Track:
-        self.begun += 1
+        self._begun += 1
         still = np.zeros(2, np.float32)
-        track = Track(self.begun, [self._frame], [face.box], face.landmarks, still, portrait)
+        track = Track(self._begun, [self._frame], [face.box], face.landmarks, still, portrait)
         self.tracks.append(track)
         return track
 

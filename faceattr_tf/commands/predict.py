@@ -205,7 +205,7 @@ def _blur(flags: argparse.Namespace):
         try_rotations=flags.try_rotations,
     )
     _say(summary)
-    print(f"{summary}: {flags.blur}")
+    print(f"{summary.images} images and {summary.videos} videos, faces covered: {flags.blur}")
     return summary
 
 

@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,21 +58,22 @@ def anonymise(
         files = list_images(others, leave_out=folder, passed_over=passed_over)
     summary = Summary(passed_over=dict(passed_over))
     taken = set(files.values())
-    with BlurFolder.open(folder, **options) as blurred:
+    sources = [*files, *(video for video in videos if isinstance(video, str))]
+    with BlurFolder.open(folder, sources, **options) as blurred:
         with progress_bar(len(files), "image", show=progress and bool(files)) as bar:
             for file, name in files.items():
                 with _noted(file, summary):
                     count = blurred.picture(file, name, max_pixels)
                     summary.images += 1
-                    summary.faces += count
                     summary.faceless += [file] * (not count)
                 bar.update()
         for video in videos:
             known = isinstance(video, str)
             name = unused(Path(Path(video).name if known else f"camera-{video}"), taken)
             with _noted(video if known else f"camera {video}", summary):
-                summary.tracks += blurred.video(video, name, max_pixels, progress)
+                count = blurred.video(video, name, max_pixels, progress)
                 summary.videos += 1
+                summary.faceless += [str(video)] * (not count)
     return summary
 
 
@@ -96,8 +97,9 @@ class BlurFolder:
         detector: finds what might be a face.
     """
 
-    def __init__(self, path: Path, detector: Detector, table, rotations: bool):
+    def __init__(self, path: Path, detector: Detector, table, rotations: bool, kept: set[Path]):
         """Is made by `open`."""
+        self._kept = kept
         self.path, self.detector, self._rotations = path, detector, rotations
         self._table = csv.writer(table, lineterminator="\n")
         self._table.writerow(COLUMNS)
@@ -107,6 +109,7 @@ class BlurFolder:
     def open(
         cls,
         path: str | Path,
+        sources: Iterable[str | Path],
         *,
         minimum_size: float = MINIMUM_SIZE,
         maximum_side: int = MAXIMUM_SIDE,
@@ -116,6 +119,7 @@ class BlurFolder:
 
         Args:
             path: the folder. Files in it of the same names are replaced.
+            sources: files of which copies will be made, and which no copy may replace.
             minimum_size: side in pixels of the smallest face that is looked for.
             maximum_side: width or height in pixels above which faces are looked for in a reduced
                 copy, where it is more than `SIDE`.
@@ -128,7 +132,9 @@ class BlurFolder:
             replacing(path / TABLE) as temporary,
             open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as table,
         ):
-            yield cls(path, detector, table, try_rotations)
+            yield cls(
+                path, detector, table, try_rotations, {Path(one).resolve() for one in sources}
+            )
 
     def picture(self, source: str | Path, name: Path, max_pixels: int) -> int:
         """Writes a picture without faces; how many parts of it were covered.
@@ -139,7 +145,7 @@ class BlurFolder:
             max_pixels: one that is larger by its header is refused.
 
         Raises:
-            UserError: it cannot be read, or would be replaced by its copy.
+            UserError: it cannot be read, or its copy would replace another file.
         """
         try:
             pixels = decode(Path(source).read_bytes(), max_pixels)
@@ -149,13 +155,15 @@ class BlurFolder:
         covered, parts = Anonymiser(self.detector, self._rotations)(
             pixels, [face.box for face in found]
         )
-        with replacing(self._target(source, name, ".png")) as file:
+        with replacing(self._target(name, ".png")) as file:
             file.write_bytes(encode(covered))
         self._note(source, None, parts)
         return len(parts)
 
     def video(self, source: str | int, name: Path, max_pixels: int, progress: bool = True) -> int:
-        """Writes a video without faces; how many were followed in it.
+        """Writes a video without faces; how many parts of its frames were covered.
+
+        Whatever might be a face is followed, so that it is covered also where it is not found.
 
         Args:
             source: the video's file, or the number of a camera.
@@ -164,28 +172,30 @@ class BlurFolder:
             progress: show a bar, on a terminal.
 
         Raises:
-            UserError: it cannot be read to its end, after what was read of it is done, or it would
-                be replaced by its copy.
+            UserError: it cannot be read to its end, after what was read of it is done, or its copy
+                would replace another file.
         """
-        target = self._target(source, name, LOSSLESS[0])
+        target = self._target(name, LOSSLESS[0])
         frames = VideoFrames(source, max_pixels)
         anonymise = Anonymiser(self.detector, self._rotations)
-        following = VideoAnalyzer(frames.name, self.detector, keep_pixels=True)
+        following = VideoAnalyzer(frames.name, self.detector, keep_pixels=True, certain=0.0)
+        count = 0
         with replacing(target) as file, VideoWriter(file, LOSSLESS[1], frames.rate) as write:
             for frame in shown(following, frames, progress):
                 covered, parts = anonymise(frame.pixels, frame.others, frame.tracks)
                 write(covered)
                 self._note(frames.name, frame.index, parts)
+                count += len(parts)
         say_what_is_missing(frames, copied=True)
-        return following.begun
+        return count
 
-    def _target(self, source: str | int | Path, name: Path, ending: str) -> Path:
+    def _target(self, name: Path, ending: str) -> Path:
         target = self.path / name
         if target.suffix.lower() != ending:
             target = target.with_name(target.name + ending)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.resolve() == Path(str(source)).resolve():
-            raise UserError(f"{source}: its copy would replace it: give another folder to --blur")
+        if target.resolve() in self._kept:
+            raise UserError(f"{target}: a copy would replace it: give another folder to --blur")
         return target
 
     def _note(self, source, frame: int | None, parts) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from data_pipelines.detection.mtcnn import Detection, Detector, largest_first
-from data_pipelines.detection.tracking import PATIENCE, Track, Tracker
+from data_pipelines.detection.tracking import CERTAIN, PATIENCE, Track, Tracker
 from data_pipelines.tasks import LANDMARK_NAMES
 from faceattr_tf.prediction.analyzer import Analyzer
 from faceattr_tf.prediction.face import Face
@@ -97,6 +97,7 @@ class VideoAnalyzer:
         analyzer: judges them; None to follow them alone.
         seconds: half-life of answers, see `Smoother`.
         keep_pixels: whether frames leave with their pixels.
+        certain: score from which on a face begins a track.
     """
 
     def __init__(
@@ -107,11 +108,12 @@ class VideoAnalyzer:
         *,
         seconds: float = SECONDS,
         keep_pixels: bool = False,
+        certain: float = CERTAIN,
     ):
         """Begins with no track."""
         self._name, self._detector, self._analyzer = name, detector, analyzer
         self._seconds, self._keep_pixels = seconds, keep_pixels
-        self._tracker = Tracker()
+        self._tracker = Tracker(certain)
         self._smoothers: dict[int, Smoother] = {}
         self._last: dict[int, TrackedFace] = {}
         self._rows: dict[int, TrackedFace] = {}
@@ -119,11 +121,6 @@ class VideoAnalyzer:
         self._second = 0
         self.tracks: set[int] = set()
         """Numbers of the tracks of which something was said."""
-
-    @property
-    def begun(self) -> int:
-        """How many tracks began, also those of which nothing was said."""
-        return self._tracker.begun
 
     def __call__(self, frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[Frame]:
         """Frames with what is known of them.
