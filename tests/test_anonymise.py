@@ -1,8 +1,11 @@
+import cv2
 import numpy as np
 import pytest
 from drawn_video import SquareDetector, draw, face_of
 
+from data_pipelines.detection.mtcnn import Detector
 from faceattr_tf.prediction.anonymise import (
+    THRESHOLDS,
     Anonymiser,
     enlarged,
     mean_colours,
@@ -111,3 +114,23 @@ def test_faces_that_lie_are_covered_where_that_is_asked_for():
     assert parts and SquareDetector()([covered]) == [[]]
     mask = outside(pixels.shape, parts)
     np.testing.assert_array_equal(covered[mask], pixels[mask])
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_the_package_finds_no_face_in_what_was_covered(real_data):
+    import mtcnn
+
+    names = sorted((real_data / "mtfl" / "AFLW").glob("*.jpg"))[:200:100]
+    pictures = [cv2.imread(str(name))[..., ::-1] for name in names]
+    # Room for what surrounds a face, and one that the border cuts.
+    pictures = [cv2.copyMakeBorder(one, 0, 60, 80, 0, cv2.BORDER_REFLECT) for one in pictures]
+    detector, judge = Detector(thresholds=THRESHOLDS), mtcnn.MTCNN()
+    lower = dict.fromkeys(("threshold_pnet", "threshold_rnet", "threshold_onet"), 0.5)
+    for pixels in pictures:
+        assert judge.detect_faces(pixels)
+        covered, parts = Anonymiser(detector)(pixels)
+        assert judge.detect_faces(covered) == judge.detect_faces(covered, **lower) == []
+        mask = outside(pixels.shape, parts)
+        assert mask.any()
+        np.testing.assert_array_equal(covered[mask], pixels[mask])
