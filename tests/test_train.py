@@ -271,6 +271,21 @@ def test_a_warm_start_takes_the_layers_that_are_asked_for(finished, mtfl_records
         warm_start(state, dataclasses.replace(recipe, warm_start_layers="^conv"))
 
 
+def test_few_validation_images_are_decoded_once(mtfl_records, monkeypatch):
+    from faceattr_tf.experiment import Experiment
+    from faceattr_tf.training import validation
+
+    experiment = Experiment.of(tiny(mtfl_records))
+    (batches,) = validation.validation_batches(experiment)
+    first, kept = list(batches), list(batches)
+    assert all(one["image"] is other["image"] for one, other in zip(first, kept, strict=True))
+    monkeypatch.setattr(validation, "KEPT", 1000)
+    (batches,) = validation.validation_batches(experiment)
+    for one, other in zip(first, batches, strict=True):
+        assert one["image"] is not other["image"]
+        np.testing.assert_array_equal(one["image"], other["image"])
+
+
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains_and_leaves_a_float32_model(tmp_path, mtfl_records, precision):
     import keras
@@ -283,7 +298,11 @@ def test_mixed_precision_trains_and_leaves_a_float32_model(tmp_path, mtfl_record
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
 
 
-def test_mirroring_over_one_device_changes_nothing(tmp_path, finished, mtfl_records):
+def test_mirroring_over_one_device_changes_nothing(tmp_path, finished, mtfl_records, monkeypatch):
+    import faceattr_tf.training.loop as training
+
+    # Nor does a stream of its own for every phase: that of `finished` goes on from phase to phase.
+    monkeypatch.setattr(training, "see_the_same", lambda *_: False)
     train(tiny(mtfl_records, strategy="mirrored"), tmp_path / "w")
     assert_same_run(finished[0], tmp_path / "w")
 

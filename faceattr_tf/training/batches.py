@@ -42,6 +42,15 @@ def check_bottlenecks(model: keras.Model, experiment: Experiment, phase: Phase) 
         raise UserError(f"phase {phase.name!r} cannot train on bottlenecks: {reason}")
 
 
+def see_the_same(experiment: Experiment, one: Phase, other: Phase) -> bool:
+    """Whether two phases are trained on one stream: on the same images, changed alike."""
+    return (
+        one.bottlenecks == other.bottlenecks
+        and one.classifier_input == other.classifier_input
+        and experiment.augment(one) == experiment.augment(other)
+    )
+
+
 def training_stream(
     experiment: Experiment,
     strategy: tf.distribute.Strategy,

@@ -8,7 +8,7 @@ was killed ends as the one that was not.
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.input.batches import explain_failure
 from data_pipelines.input.stream import read_failures
 from data_pipelines.progress import progress_bar
-from faceattr_tf.configs.base import LINEAR_SVM, Recipe
+from faceattr_tf.configs.base import LINEAR_SVM, Phase, Recipe
 from faceattr_tf.evaluation.calibration import calibrate
 from faceattr_tf.evaluation.inference import forward_function
 from faceattr_tf.evaluation.metrics import METRICS, score_of, shown_in
@@ -27,7 +27,7 @@ from faceattr_tf.features.batches import Features
 from faceattr_tf.features.extract import for_run
 from faceattr_tf.features.linear import check_linear_svm, fit_heads
 from faceattr_tf.models.create import load_recipe_weights, whole_model
-from faceattr_tf.training.batches import check_bottlenecks, training_stream
+from faceattr_tf.training.batches import check_bottlenecks, see_the_same, training_stream
 from faceattr_tf.training.distribution import (
     check_agreement,
     checkpoint_folder,
@@ -119,6 +119,7 @@ class _Run:
         self.chief_checkpoints = checkpoints
         folder = checkpoint_folder(state.strategy, checkpoints)
         self.manager = tf.train.CheckpointManager(state.checkpoint, folder, max_to_keep=2)
+        self.stream: tuple[Phase, Iterator] | None = None
         self.rows: list[dict] = []
         self.board = tf.summary.create_noop_writer()
         if self.chief:
@@ -185,6 +186,7 @@ class _Run:
     def _steps(self, index: int, step: int, progress: bool):
         """What makes a step of a phase, and what is given to it from `step` on."""
         features, phase = self.features.get("train", ()), self.recipe.phases[index]
+        before, self.stream = self.stream, None
         if phase.optimizer == LINEAR_SVM:
             held = self.features["validation"]
 
@@ -196,9 +198,13 @@ class _Run:
                 self.state.step.assign_add(1)
 
             return fit, itertools.repeat(None)
-        batches = training_stream(
-            self.experiment, self.state.strategy, step, features, progress=progress
-        )
+        if before and see_the_same(self.experiment, before[0], phase):
+            batches = before[1]  # It stands at this step, and making another takes a second.
+        else:
+            batches = training_stream(
+                self.experiment, self.state.strategy, step, features, progress=progress
+            )
+        self.stream = phase, batches
         return create_train_step(self.state, self.experiment, index, top=bool(features)), batches
 
     def _next(self, batches):
