@@ -19,12 +19,15 @@ $(BIN)/python:
 	@test -n '$(PYTHON)' || { echo 'no Python 3.11, 3.12 or 3.13 is on the path; PYTHON=... names one' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# A quarter of all modules is ever imported: they are compiled then, and not all of them here, for a minute.
+INSTALL_OPTIONS = --quiet --disable-pip-version-check --no-compile
+
 $(VENV)/installed: setup.cfg | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install $(INSTALL_OPTIONS) --editable .
 	touch $@
 
 $(VENV)/test-installed: setup.cfg | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install $(INSTALL_OPTIONS) --editable '.[test]'
 	touch $(VENV)/installed $@
 
 # The whole way on drawn faces, by the commands that a user would type.
