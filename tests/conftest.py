@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 
 import pytest
 
@@ -30,6 +31,13 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "real_data" in item.keywords:
                 item.add_marker(absent)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory):
+    """What killed processes leave behind goes with the other folders of the tests."""
+    os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("temporary"))
+    tempfile.tempdir = None
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 import cv2
@@ -136,6 +137,14 @@ def test_a_file_of_the_same_size_from_another_build_is_named(mtfl_records, tmp_p
     file.write_bytes(file.read_bytes()[:-4] + b"abcd")
     with pytest.raises(UserError, match="another last record than was built"):
         RecordSet.load(folder)
+
+
+def test_a_build_leaves_nothing_in_the_temporary_folder(mtfl_tree, tmp_path, monkeypatch):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    build("mtfl", mtfl_tree, tmp_path / "records")
+    assert not list(folder.iterdir())
 
 
 def test_damaged_records_are_built_again_when_asked(mtfl_tree, mtfl_records, tmp_path):

@@ -442,13 +442,17 @@ def test_two_workers_equal_one_process(tmp_path, mtfl_records):
     train_and_keep(recipe, tmp_path / "alone", tmp_path / "alone.npz")
     recipe.strategy = "multi_worker"
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     runs = []
     for index in range(2):
         task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
         weights = tmp_path / f"worker{index}.npz"
-        runs.append(start(recipe, tmp_path / "both", weights, TF_CONFIG=json.dumps(task)))
+        own = {"TF_CONFIG": json.dumps(task), "TMPDIR": str(temporary)}
+        runs.append(start(recipe, tmp_path / "both", weights, **own))
     for run in runs:
         assert run.wait(timeout=600) == 0, run.stderr.read()
+    assert not list(temporary.iterdir())
     assert_same_run(tmp_path / "alone", tmp_path / "both", tolerance=1e-4)
     assert_same_weights(tmp_path / "worker0.npz", tmp_path / "worker1.npz", tolerance=0)
     assert_same_weights(tmp_path / "alone.npz", tmp_path / "worker0.npz", tolerance=1e-4)

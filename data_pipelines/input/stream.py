@@ -105,7 +105,7 @@ def _shuffled(source: Source, seed: tuple[int, int], start: int):
         return dataset.shuffle(min(count, SHUFFLED), order, reshuffle_each_iteration=False)
 
     epochs = tf.data.Dataset.range(start // count, tf.int64.max)
-    return epochs.flat_map(epoch).skip(start % count)
+    return epochs.flat_map(tf.autograph.experimental.do_not_convert(epoch)).skip(start % count)
 
 
 def mixed_stream(sources: Sequence[Source], seed: int, start: int):

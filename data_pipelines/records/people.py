@@ -14,7 +14,11 @@ def read_identities(shards: list[str]) -> np.ndarray:
 
     spec = {"identity": tf.io.FixedLenFeature((), tf.int64)}
     dataset = tf.data.TFRecordDataset(shards).batch(1024)
-    batches = dataset.map(lambda data: tf.io.parse_example(data, spec)["identity"])
+    batches = dataset.map(
+        tf.autograph.experimental.do_not_convert(
+            lambda data: tf.io.parse_example(data, spec)["identity"]
+        )
+    )
     return np.concatenate(list(batches.as_numpy_iterator()))
 
 

@@ -1,6 +1,8 @@
 """Where a run computes: one device, all GPUs, several machines, a TPU."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 import tensorflow as tf
@@ -100,4 +102,6 @@ def checkpoint_folder(strategy, folder: str) -> str:
     """Where this process saves: saving is collective, but only the chief's files are kept."""
     if is_chief(strategy):
         return folder
-    return tempfile.mkdtemp(prefix="faceattr-worker-")
+    folder = tempfile.mkdtemp(prefix="faceattr-worker-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
