@@ -1,5 +1,6 @@
 """Tiny data sets drawn once per test session, and records built from them."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -10,6 +11,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Two processes test side by side: threads of their own would only wait for each other.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Nothing of the modules that load now is garbage, and looking through them again and again takes
+# seconds; `pytest_collection_finish` puts them aside for good.
+gc.disable()
 
 REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
@@ -38,6 +43,11 @@ def temporary_folder(tmp_path_factory):
     """What killed processes leave behind goes with the other folders of the tests."""
     os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("temporary"))
     tempfile.tempdir = None
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
