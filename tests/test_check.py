@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import pathlib
 import shutil
 import subprocess
 from typing import ClassVar
@@ -19,12 +21,28 @@ from export.commands.export import main
 from export.standalone import main as main_of_program
 
 
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """The answers that the program gave: a folder, where they are named by what was asked."""
+    return tmp_path_factory.mktemp("answered")
+
+
 @pytest.fixture
-def one_process(monkeypatch):
-    """The program runs here: TensorFlow is loaded already."""
+def one_process(monkeypatch, answered):
+    """The program runs here, where TensorFlow is loaded already, and asks no model anything twice."""
 
     def run(command, **options):
-        main_of_program(*command[3:])
+        model, questions, answers = map(pathlib.Path, command[3:])
+        asked = hashlib.sha256()
+        for file in sorted(
+            [*model.rglob("saved_model.pb"), *model.rglob("variables.*"), questions]
+        ):
+            asked.update(file.read_bytes())
+        kept = answered / f"{asked.hexdigest()}.npz"
+        if not kept.exists():
+            main_of_program(*map(str, (model, questions, answers)))
+            shutil.copy(answers, kept)
+        shutil.copy(kept, answers)
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(check.subprocess, "run", run)
