@@ -61,6 +61,15 @@ def exported(workdir, tmp_path_factory):
     return export.export_model(workdir.path, tmp_path_factory.mktemp("models") / "new", "faces")
 
 
+@pytest.fixture
+def saved_already(exported, monkeypatch):
+    """The SavedModel is copied instead of traced anew: what lies beside it is what is tested."""
+    extras = shutil.ignore_patterns("assets.extra")
+    monkeypatch.setattr(
+        saved_model, "_save", lambda *args: shutil.copytree(exported, args[-1], ignore=extras)
+    )
+
+
 @pytest.fixture(scope="module")
 def served(exported, tmp_path_factory):
     folder = tmp_path_factory.mktemp("client")
@@ -194,7 +203,7 @@ def test_mistakes_are_one_line(workdir, tmp_path, arguments, message, monkeypatc
     assert not (tmp_path / "models").exists()
 
 
-def test_warm_up_requests_replay(workdir, tmp_path):
+def test_warm_up_requests_replay(workdir, saved_already, tmp_path):
     import tensorflow as tf
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
@@ -220,12 +229,8 @@ def test_warm_up_requests_replay(workdir, tmp_path):
 
 
 def test_without_servings_messages_the_export_says_what_is_missing(
-    workdir, exported, tmp_path, monkeypatch, capsys
+    workdir, saved_already, tmp_path, monkeypatch, capsys
 ):
-    extras = shutil.ignore_patterns("assets.extra")
-    monkeypatch.setattr(
-        saved_model, "_save", lambda *args: shutil.copytree(exported, args[-1], ignore=extras)
-    )
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis.predict_pb2", None)
     folder = export.export_model(workdir.path, tmp_path)
     assert "pip install 'faceattr_tf[serving]'" in capsys.readouterr().err
