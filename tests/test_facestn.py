@@ -30,7 +30,7 @@ def tiny(records, name="facestn_mtfl", steps=(3, 4, 5), **changes):
     recipe.data.batch_size = 16
     recipe.model.width = 0.25
     if recipe.model.name == "resnet_small":
-        recipe.model.options = (("filters", (32, 48)), ("blocks", (1, 1)))
+        recipe.model.options = (("filters", (32,)), ("blocks", (1,)))
     recipe.phases = tuple(
         dataclasses.replace(phase, epochs=0.0, steps=count)
         for phase, count in zip(recipe.phases, steps, strict=True)

@@ -296,6 +296,7 @@ def test_a_run_goes_on_from_bottlenecks_to_images(tmp_path, mtfl_records, capsys
     from faceattr_tf.workdir import Workdir
 
     recipe = on_bottlenecks(mtfl_records, tmp_path / "kept")
+    recipe.model = Model("resnet_small", width=0.25)  # of which a step is compiled soon
     train_and_evaluate(recipe, tmp_path / "w", progress=False)
     rows = [row for row in Workdir.open(tmp_path / "w").metrics_log() if "validation/loss" in row]
     assert [(row["step"], row["phase"]) for row in rows][-1] == (8, "train")

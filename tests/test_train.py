@@ -29,7 +29,7 @@ def tiny(records, **changes):
     recipe.data.records = tuple(one.path for one in sets)
     recipe.data.crop = Crop(kind="box", height=32, width=32, margin=0.3)
     recipe.model.width = 0.25
-    recipe.model.options = (("filters", (32, 48)), ("blocks", (1, 1)))
+    recipe.model.options = (("filters", (32,)), ("blocks", (1,)))
     recipe.phases = (
         dataclasses.replace(recipe.phases[0], steps=3),
         dataclasses.replace(recipe.phases[1], epochs=0.0, steps=9),
@@ -400,7 +400,7 @@ def test_a_dry_run_learns_its_batch_and_writes_nothing(tmp_path, mtfl_records, m
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.thorough)])
 def test_kills_change_nothing(tmp_path, mtfl_records, kills):
     recipe = tiny(mtfl_records)
-    recipe.phases = (recipe.phases[0], dataclasses.replace(recipe.phases[1], steps=60))
+    recipe.phases = (recipe.phases[0], dataclasses.replace(recipe.phases[1], steps=36))
     recipe.evaluate_epochs = 4.0
     train_and_keep(recipe, tmp_path / "whole", tmp_path / "whole.npz")
 
