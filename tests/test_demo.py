@@ -20,6 +20,7 @@ from untrained_run import make_run
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.detection.mtcnn import Detection
 from data_pipelines.errors import UserError
+from data_pipelines.tasks import MTFL_ATTRIBUTES, Task
 from faceattr_tf.commands.demo import main
 from faceattr_tf.demo import server as demo_server
 from faceattr_tf.demo.page import demo_page
@@ -159,6 +160,18 @@ def test_every_kind_of_task_is_told_and_what_cannot_be_explained_is_said(tmp_pat
     assert not service.explained and service.unexplained in demo_page(service, 1)[0]
     with pytest.raises(UserError, match="this network takes"):
         service.explain(1, 0, "Smiling")
+
+
+def test_sensitive_tasks_are_there_when_they_are_asked_for_by_name(tmp_path, capsys):
+    groups = Task("ethnicity", "multiclass", ("Asian", "Black"))
+    workdir = make_run(tmp_path / "run", tasks=(MTFL_ATTRIBUTES, groups))
+    service = Service(Analyzer.from_workdir(workdir.path), workdir)
+    page = demo_page(service, 1)[0]
+    assert "ethnicity: left out, as sensitive." in page and "Asian" not in page
+    asked = Analyzer.from_workdir(workdir.path, sensitive=["ethnicity"])
+    service = Service(asked, workdir)
+    assert [task["name"] for task in service.tasks] == ["attributes", "ethnicity"]
+    assert "left out" not in demo_page(service, 1)[0]
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ class Faces {
     for (const task of this.tasks) {
       const answer = face.tasks[task.name];
       if (task.kind === "multilabel")
-        found.push(...task.labels.filter(label => this.said(task, label, answer[label])));
+        found.push(...task.labels.filter(label => this.said(task, label, answer[label]))
+          .sort((a, b) => answer[b].probability - answer[a].probability));
       else if (task.kind === "multiclass") found.push(answer.label);
       else if (task.kind === "regression")
         found.push(...task.labels.map(label => `${label} ${answer[label].toPrecision(3)}`));
