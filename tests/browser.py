@@ -2,16 +2,14 @@
 
 import json
 import pathlib
-import shutil
 
 import pytest
 
+from benchmarks.browser import chromium
+from data_pipelines.errors import UserError
+
 PATIENCE = 120
 """Seconds that a page is waited for."""
-
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-WITHOUT_SANDBOX = ("--no-sandbox", "--disable-dev-shm-usage")  # containers allow neither
-QUIET = ("--headless=new", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 
 
 class Browser:
@@ -24,18 +22,10 @@ class Browser:
 
     def __init__(self, width: int = 1200, height: int = 1000, options=()):
         """Starts it; skips the test where Chromium, its driver or Selenium is absent."""
-        webdriver = pytest.importorskip("selenium.webdriver", reason="no Selenium here")
-        chromium = next(filter(None, map(shutil.which, NAMES)), None)
-        driver = shutil.which("chromedriver")
-        if chromium is None or driver is None:
-            pytest.skip("no Chromium with chromedriver here")
-        chosen = webdriver.ChromeOptions()
-        chosen.binary_location = chromium
-        for option in (*QUIET, *WITHOUT_SANDBOX, f"--window-size={width},{height}", *options):
-            chosen.add_argument(option)
-        chosen.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-        service = webdriver.ChromeService(executable_path=driver)
-        self.driver = webdriver.Chrome(options=chosen, service=service)
+        try:
+            self.driver = chromium((f"--window-size={width},{height}", *options))
+        except UserError as error:
+            pytest.skip(str(error))
         self.driver.set_script_timeout(PATIENCE)
 
     def __enter__(self):
