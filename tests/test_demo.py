@@ -157,7 +157,9 @@ def test_every_kind_of_task_is_told_and_what_cannot_be_explained_is_said(tmp_pat
     assert {*face["tasks"]} == {task["name"] for task in service.tasks}
     kinds = {task["name"]: task["kind"] for task in service.tasks}
     assert len(kinds) == len(TASKS) and kinds["emotion"] == "multiclass"
-    assert not service.explained and service.unexplained in demo_page(service, 1)[0]
+    page = demo_page(service, 1)[0]
+    assert not service.explained and service.unexplained in page
+    assert service.cannot_detect and 'id="whole" checked disabled' in page
     with pytest.raises(UserError, match="this network takes"):
         service.explain(1, 0, "Smiling")
 

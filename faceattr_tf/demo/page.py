@@ -5,7 +5,6 @@ import hashlib
 import re
 from pathlib import Path
 
-from data_pipelines.errors import UserError
 from faceattr_tf.demo.service import Service
 from faceattr_tf.reports.page import render
 
@@ -32,6 +31,7 @@ def demo_page(service: Service, max_bytes: int) -> tuple[str, str]:
         notes=_notes(service),
         explained=service.explained,
         unexplained=service.unexplained,
+        only_whole=bool(service.cannot_detect),
         settings={"tasks": service.tasks, "max_bytes": max_bytes},
     )
     script, style = (
@@ -53,11 +53,9 @@ def demo_page(service: Service, max_bytes: int) -> tuple[str, str]:
 def _notes(service: Service) -> list[str]:
     """What must be known of a model before its answers are believed."""
     analyzer, notes = service.analyzer, []
-    try:
-        analyzer.check_tells_faces_apart()
-    except UserError as error:
+    if reason := service.cannot_detect:
         notes.append(
-            f"{error}. Only pictures that are one face can be judged, without looking for any."
+            f"{reason}. Only pictures that are one face can be judged, without looking for any."
         )
     left_out = [task.name for task in service.workdir.tasks if task not in analyzer.tasks]
     if left_out:

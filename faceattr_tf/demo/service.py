@@ -65,6 +65,15 @@ class Service:
             self.unexplained = str(error)
 
     @property
+    def cannot_detect(self) -> str:
+        """Why faces in pictures cannot be judged, but only pictures that are one; empty if they can."""
+        try:
+            self.analyzer.check_tells_faces_apart()
+        except UserError as error:
+            return str(error)
+        return ""
+
+    @property
     def explained(self) -> list[str]:
         """The labels of which maps can be drawn."""
         return list(self._explainer.columns) if self._explainer else []

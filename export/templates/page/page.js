@@ -147,7 +147,7 @@ class Handles {
 function marking(kind) {
   if (kind === "none") return null;
   if (["box", "window"].includes(kind)) return {
-    how: "This page finds no faces. Tap the left upper and the right lower corner of the box around a face, "
+    how: "This page finds no faces. Of a face in a photograph tap the left upper and the right lower corner of the box around it, "
       + "from forehead to chin; or drag the marks, or move them with the arrow keys.",
     names: ["left upper corner of the box", "right lower corner of the box"],
     first: [[-0.3, -0.38], [0.3, 0.38]],
@@ -157,7 +157,7 @@ function marking(kind) {
     },
   };
   return {
-    how: `This page finds no faces. Tap, one after the other: ${POINTS.join(", ")} (left and right of the picture); `
+    how: `This page finds no faces. Of a face in a photograph tap, one after the other: ${POINTS.join(", ")} (left and right of the picture); `
       + "or drag the marks, or move them with the arrow keys.",
     names: POINTS,
     first: [[-0.16, -0.04], [0.16, -0.04], [0, 0.14], [-0.13, 0.32], [0.13, 0.32]],
@@ -179,7 +179,10 @@ async function prepare() {
   const tasks = description.tasks.map(task => ({...task, thresholds: task.thresholds ?? []}));
   const shown = new Faces(tasks), mark = marking(description.crop.kind);
   say("title", description.recipe || description.model);
-  say("how", mark?.how ?? "This network sees whole pictures: give it pictures of one face that fills them.");
+  // A network of whole pictures judges these at once; a face in one is shown to it as they show theirs.
+  const whole = !mark || Object.keys(description.framing ?? {}).length > 0;
+  say("how", [whole ? "This network was trained on pictures that one face fills, and judges those at once." : "",
+    mark ? mark.how : ""].join(" "));
   const data = Object.entries(licence.data).map(([name, terms]) => `${name} (${terms})`).join(", ");
   say("about", `Network ${description.model}, trained on ${data}; ${licence.weights}.`);
   say("status", "The network is loaded.");
@@ -204,10 +207,10 @@ async function prepare() {
     say("status", "Reading the picture …");
     current = await pixelsOf(blob);
     const {picture, image: {width, height}} = current, side = Math.min(width, height);
-    if (!mark) return answer({});
     shown.show(picture, width, height, []);
-    handles.show(mark.first.map(([x, y]) => [width / 2 + x * side, height / 2 + y * side]), width, height);
-    say("status", `Now the ${mark.names[0]}`);
+    handles?.show(mark.first.map(([x, y]) => [width / 2 + x * side, height / 2 + y * side]), width, height);
+    if (whole) await answer({});
+    else say("status", `Now the ${mark.names[0]}`);
   }
 
   function hide() {
