@@ -93,7 +93,7 @@ def test_videos_that_are_too_large_or_absent_are_refused(tmp_path):
     write_video(tmp_path / "a.mkv", [draw([])] * 2)
     with pytest.raises(UserError, match="frames of 160 x 96 pixels, more than --max_pixels=9"):
         VideoFrames(tmp_path / "a.mkv", 9)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match="b.mkv: no such file or directory"):
         VideoFrames(tmp_path / "b.mkv", ALL)
     with pytest.raises(UserError, match="camera 987: there is no such camera"):
         VideoFrames(987, ALL)
@@ -135,6 +135,19 @@ def test_times_are_those_of_the_file_where_they_make_sense(monkeypatch):
         video = VideoFrames(0, ALL)
         assert [time for time, _ in video] == pytest.approx(expected)
         assert video.uneven == uneven and video.count is None and video.missing == 0
+
+
+def test_names_that_opencv_cannot_open_are_refused(tmp_path):
+    write_video(tmp_path / "a.mkv", [draw([])] * 2)
+    name = os.fsencode(tmp_path) + b"/\xff.mkv"
+    os.rename(tmp_path / "a.mkv", name)
+    with pytest.raises(UserError, match="a name that is not UTF-8"):
+        VideoFrames(os.fsdecode(name), ALL)
+    with (
+        pytest.raises(UserError, match="a name that is not UTF-8"),
+        VideoWriter(os.fsdecode(name), LOSSLESS[1], 10) as write,
+    ):
+        write(draw([]))
 
 
 def test_a_video_that_is_not_written_is_said(tmp_path):

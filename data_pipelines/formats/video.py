@@ -68,9 +68,11 @@ class VideoFrames:
         else:
             self.name = str(source)
             path = local(source)
-            with open(path, "rb"):  # a file that may not be read says so itself
-                pass
-            self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+            try:
+                path.open("rb").close()  # OpenCV does not say why it cannot read a file
+            except OSError as error:
+                raise UserError(f"{self.name}: {error.strerror.lower()}") from error
+            self._capture = cv2.VideoCapture(_checked(path), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
             what = "there is no such camera, or it is in use"
             if not self.camera:
@@ -150,6 +152,15 @@ class VideoFrames:
         self._capture.release()
 
 
+def _checked(path: pathlib.Path) -> str:
+    """A path that OpenCV can be given: of others the process ends without a word."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: a name that is not UTF-8, which OpenCV cannot open") from None
+    return str(path)
+
+
 def _three_channels(frame: np.ndarray) -> np.ndarray:
     if frame.ndim == 2 or frame.shape[2] == 1:
         return np.repeat(frame.reshape(*frame.shape[:2], 1), 3, axis=2)
@@ -206,7 +217,7 @@ class VideoWriter:
             self._size = height, width
             even = width + width % 2, height + height % 2
             letters = cv2.VideoWriter_fourcc(*self._codec)
-            name = str(self._file)
+            name = _checked(self._file)
             self._writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, letters, self._rate, even)
             if not self._writer.isOpened():
                 raise UserError(

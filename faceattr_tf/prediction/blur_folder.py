@@ -151,6 +151,8 @@ class BlurFolder:
             pixels = decode(Path(source).read_bytes(), max_pixels)
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
+        except OSError as error:
+            raise UserError(f"{source}: {error.strerror.lower()}") from error
         (found,) = self.detector([pixels])
         covered, parts = Anonymiser(self.detector, self._rotations)(
             pixels, [face.box for face in found]
