@@ -6,7 +6,8 @@ The videos are made of test pictures of MTFL upon pictures without faces, so tha
 where in every frame:
 
 - `pan`: the camera moves along a wall of faces in two rows, shakes, turns and zooms a little;
-- `passing`: faces move the other way in front of others, so that they cover each other.
+- `passing`: faces move the other way in front of others, so that they cover each other;
+- `cuts`: every second the camera is elsewhere, and other faces stand where some were.
 
 The light flickers and the sensor has noise; the files are MPEG-4 as OpenCV writes it. Printed is
 
@@ -76,7 +77,8 @@ class Scene:
     def __init__(self, data: pathlib.Path, name: str, frames: int, seed: int = 1):
         """Draws nothing yet."""
         self.name, self.frames = name, frames
-        width = SIZE[0] + 3 * frames + 2 * CELL
+        self._jump = 3 * CELL if name == "cuts" else 0  # pixels, every second
+        width = SIZE[0] + 3 * frames + 2 * CELL + self._jump * int(frames / RATE)
         self._columns = -(-width // CELL)
         self._wall = on_cells(data, pictures(data, 2 * self._columns, seed), seed)
         self._front = pictures(data, self._columns, seed + 1) if name == "passing" else []
@@ -102,7 +104,7 @@ class Scene:
         """The transform `[2, 3]` from pixels of the wall to those of the frame."""
         angle, zoom = 3 * np.sin(index / 19), 1 + 0.06 * np.sin(index / 31)
         shake = self._random.normal(0, 0.7, 2)
-        centre = (CELL + SIZE[0] / 2 + 3 * index, CELL)
+        centre = (CELL + SIZE[0] / 2 + 3 * index + self._jump * int(index / RATE), CELL)
         camera = cv2.getRotationMatrix2D(centre, angle, zoom)
         camera[:, 2] += np.array([SIZE[0] / 2, SIZE[1] / 2]) - centre + shake
         return camera
@@ -319,7 +321,7 @@ def main() -> None:
     parser.add_argument("--workdir", required=True, help="a run of aligned or boxed faces")
     parser.add_argument("--data", type=pathlib.Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--frames", type=int, default=250, help="of a scene")
-    parser.add_argument("--scenes", default="pan,passing")
+    parser.add_argument("--scenes", default="pan,passing,cuts")
     parser.add_argument("--photographs", action="store_true", help="those of WIDER FACE, too")
     parser.add_argument("--lengths", default="100,1000", help="frames for the memory; or empty")
     parser.add_argument("--seed", type=int, default=1, help="which pictures")

@@ -42,8 +42,24 @@ def test_after_too_long_a_gap_and_after_a_cut_another_track_begins():
     for _ in range(PATIENCE):
         numbers(tracker, [None])
     assert numbers(tracker, [(10, 20)]) == [2]
-    white = np.full_like(draw([]), 255)
-    assert tracker(white, [face_of((10, 20, 30, 30))])[0].number == 3
+    turned = np.ascontiguousarray(draw([(120, 46)])[::-1, ::-1])
+    assert tracker(turned, [face_of((10, 20, 30, 30))])[0].number == 3
+    dark = (draw([(10, 20)]) * 0.8).astype(np.uint8)
+    assert tracker(dark, [face_of((10, 20, 30, 30))])[0].number == 4
+
+
+def test_another_face_at_the_same_place_is_another_track():
+    tracker = Tracker()
+    assert numbers(tracker, [(10, 20)]) == [1]
+    other = tracker(draw([None, (10, 20)]), [face_of((10, 20, 30, 30))])
+    assert [track.number for track in other] == [2]
+
+
+def test_light_that_changes_is_no_cut():
+    tracker = Tracker()
+    for light in (1.0, 0.7, 1.1, 0.8):
+        pixels = (draw([(10, 20)]) * light).clip(0, 255).astype(np.uint8)
+        assert tracker(pixels, [face_of((10, 20, 30, 30))])[0].number == 1
 
 
 def test_uncertain_faces_go_on_with_a_track_but_begin_none():

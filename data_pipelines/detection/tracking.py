@@ -27,13 +27,15 @@ _REMEMBERED = 3  # times `PATIENCE` frames, what is known of a track
 _MINIMUM_OVERLAP = 0.2  # IoU with the expected box
 _MAXIMUM_DISTANCE = 0.5  # of the landmarks from the expected ones, on average, in sides of the box
 _MAXIMUM_COST = 0.9
+_IMPOSSIBLE = 10.0
 _SECOND_BEST = 0.1  # a rival this close in cost makes it unclear whose face is whose
 _LARGEST_CHANGE = 1.6  # of a box's side between two frames in which it is found
 _SAME = 0.4  # IoU of two boxes that are one face
 _STEADY = 0.7  # of a velocity, when another distance is added to it
 _SIDE = 16  # pixels of a face's portrait
 _KEPT = 0.8  # of a portrait, when a further face is added to it
-_CUT = 0.25  # of the range of grey, mean difference of two frames
+_MINIMUM_LIKENESS = 0.5  # correlation with the portrait: below it, another face stands there
+_CUT = 0.1  # of the range of grey, mean difference of two frames of equal brightness
 
 
 @dataclasses.dataclass(eq=False)
@@ -138,7 +140,7 @@ class Tracker:
 
         small = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
         grey, before = small.mean(axis=2) / 255, self._grey
-        self._grey = grey
+        self._grey = grey = grey - grey.mean()
         return before is not None and float(np.abs(grey - before).mean()) > _CUT
 
     def _end_old_tracks(self, cut: bool) -> None:
@@ -178,11 +180,13 @@ class Tracker:
         distances = np.hypot(*(track.landmarks + shift - face.landmarks).T)
         distance = distances.mean() / side
         if overlap < _MINIMUM_OVERLAP or distance > _MAXIMUM_DISTANCE:
-            return 10.0
+            return _IMPOSSIBLE
         if not 1 / _LARGEST_CHANGE < change < _LARGEST_CHANGE:
-            return 10.0
-        unlike = 1 - float(track.portrait @ portrait)
-        return (1 - overlap) / 2 + distance / 2 + unlike / 2
+            return _IMPOSSIBLE
+        likeness = float(track.portrait @ portrait)
+        if likeness < _MINIMUM_LIKENESS:
+            return _IMPOSSIBLE
+        return (1 - overlap) / 2 + distance / 2 + (1 - likeness) / 2
 
     def _go_on(self, track: Track, face: Detection, portrait: np.ndarray) -> None:
         gap = self._frame - track.frames[-1]
