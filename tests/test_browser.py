@@ -118,6 +118,26 @@ def test_thresholds_move_for_all_faces_and_return_by_keyboard_too(chromium, demo
     assert chromium.requests() == [], "answers are judged in the page"
 
 
+DROP = """
+const [name, numbers, kind] = arguments, data = new DataTransfer();
+data.items.add(new File([new Uint8Array(numbers)], name, {type: "image/png"}));
+const made = kind === "drop" ? new DragEvent(kind, {dataTransfer: data, cancelable: true, bubbles: true})
+  : new ClipboardEvent(kind, {clipboardData: data, bubbles: true});
+document.querySelector("h1").dispatchEvent(made);
+"""
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_a_picture_is_dropped_anywhere_or_pasted(chromium, demo, photo, kind):
+    chromium.open(demo)
+    chromium.run(DROP, "photo.png", [*photo.read_bytes()], kind)
+    assert chromium.answer().startswith("2 faces in ")
+    chromium.run(
+        "document.dispatchEvent(new DragEvent('drop', {dataTransfer: new DataTransfer(), bubbles: true}))"
+    )
+    assert chromium.answer() == "that is no file: save the picture first, then drop it"
+
+
 def test_a_face_is_chosen_in_the_picture(chromium, demo, photo):
     chromium.open(demo)
     chromium.choose(photo)
@@ -357,29 +377,34 @@ def test_it_asks_for_nothing_outside_of_its_folder(chromium, files, photo):
     assert any("Content Security Policy" in line for line in chromium.complaints())
 
 
+TAP = """
+const [x, y] = arguments;
+canvas.scrollIntoView();
+const place = canvas.getBoundingClientRect();
+const at = {clientX: place.left + x * place.width, clientY: place.top + y * place.height, bubbles: true};
+const under = document.elementFromPoint(at.clientX, at.clientY);
+for (const kind of ["pointerdown", "pointerup"]) under.dispatchEvent(new PointerEvent(kind, at));
+under.dispatchEvent(new MouseEvent("click", at));
+"""
+
+
 @ONNX
 @NODE
 def test_a_face_is_marked_by_keyboard_and_by_pointer(chromium, files, photo):
-    from selenium.webdriver import ActionChains
-
     chromium.open(page_of(files, "align"))
     assert chromium.choose(photo) == "Now the left eye" and not chromium.find_all(".card")
     chromium.find(".handle").send_keys("\ue014")  # arrow to the right
     assert chromium.answer().startswith("Judged in ")
     assert chromium.text(".card b") == "The marked face"
-    before = chromium.run(
-        "return [...document.querySelectorAll('.handle')].map(one => one.style.left)"
-    )
-    canvas = chromium.find("#canvas")
-    for place in range(5):
-        ActionChains(chromium.driver).move_to_element_with_offset(
-            canvas, 40 * (place % 3) - 40, 30 * place - 60
-        ).click().perform()
+    for place in range(5):  # marks that lie where the next one is to go are no hindrance
+        chromium.run(TAP, 0.4 + 0.05 * (place % 3), 0.3 + 0.1 * place)
     chromium.wait(lambda page: page.text("#status").startswith("Judged in "))
-    after = chromium.run(
-        "return [...document.querySelectorAll('.handle')].map(one => one.style.left)"
+    places = chromium.run(
+        "return [...document.querySelectorAll('.handle')].map(one => [one.style.left, one.style.top])"
     )
-    assert all(ours != theirs for ours, theirs in zip(before, after, strict=True))
+    for place, (left, top) in enumerate(places):
+        assert float(left.removesuffix("%")) == pytest.approx(40 + 5 * (place % 3), abs=0.5)
+        assert float(top.removesuffix("%")) == pytest.approx(30 + 10 * place, abs=0.5)
 
 
 @ONNX

@@ -19,6 +19,14 @@ const say = (id, text) => {
 
 const percent = value => `${(100 * value).toFixed(1)} %`;
 
+/* The box around points; null where there are none. */
+function around(points) {
+  if (!points) return null;
+  const [x, y] = [0, 1].map(axis => Object.values(points).map(point => point[axis]));
+  const [left, top] = [Math.min(...x), Math.min(...y)];
+  return [left, top, Math.max(...x) - left + 1, Math.max(...y) - top + 1];
+}
+
 class Faces {
   /* tasks: name, kind, labels, thresholds of each, as the run has them. */
   constructor(tasks) {
@@ -84,8 +92,8 @@ class Faces {
 
   #card(face, index) {
     const thumbnail = element("canvas", {width: 144, height: 144});
-    const [left, top, w, h] = face.box ?? [0, 0, this.width, this.height];
-    const side = Math.max(w, h) * (face.box ? 1.3 : 1), scale = this.#shown() * 144 / side;
+    const [left, top, w, h] = face.box ?? around(face.landmarks) ?? [0, 0, this.width, this.height];
+    const side = Math.max(w, h) * (face.box ? 1.3 : face.landmarks ? 2.5 : 1), scale = this.#shown() * 144 / side;
     const context = thumbnail.getContext("2d");
     context.setTransform(scale, 0, 0, scale, 72 - (left + w / 2) * 144 / side, 72 - (top + h / 2) * 144 / side);
     context.drawImage(this.picture, 0, 0);
