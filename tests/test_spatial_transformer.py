@@ -1,11 +1,8 @@
 """The spatial transformer against loops, PyTorch, OpenCV, finite differences and closed forms."""
 
-import importlib.util
 import itertools
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import keras
@@ -13,11 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import torch
+from backends import on_backend
 
 from faceattr_tf.layers import SpatialTransformer, transform_matrix
 from faceattr_tf.layers.spatial_transformer import IDENTITY, PARAMETERS
 
-ROOT = Path(__file__).parent.parent
 BOTH = (False, True)
 MODES = list(itertools.product(BOTH, ("border", "zeros"), ("bilinear", "nearest")))
 # Turns, shears, reaches outside, and mirrors; no position is whole, where rounding decides.
@@ -53,22 +50,6 @@ def run_torch(images, parameters, upstream, size, align_corners, outside, kernel
         gradients[0].permute(0, 2, 3, 1).numpy(),
         gradients[1].reshape(parameters.shape).numpy(),
     ]
-
-
-def subprocess_prints_done(program, *arguments, backend="tensorflow", cwd=None):
-    """Runs a program in a fresh process."""
-    environment = {**os.environ, "KERAS_BACKEND": backend}
-    if cwd is None:
-        environment["PYTHONPATH"] = str(ROOT)
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        env=environment,
-        cwd=cwd,
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    assert done.stdout.strip() == "done", done.stderr
 
 
 @pytest.mark.parametrize("align_corners", BOTH)
@@ -429,8 +410,6 @@ print("done")
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_give_the_same(tmp_path, backend):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
     images = draw(3, 7, 5, 2).astype(np.float32)
     theta, upstream = THETA.astype(np.float32), draw(3, 5, 8, 2, seed=1).astype(np.float32)
     stored = {"images": images, "theta": theta, "upstream": upstream}
@@ -443,7 +422,8 @@ def test_other_backends_give_the_same(tmp_path, backend):
     outputs = layer([images, theta[:1]])
     stored["gradient of one"] = run(layer, images, theta[:1], 2 * outputs)[2]
     np.savez(tmp_path / "stored.npz", **stored)
-    subprocess_prints_done(OTHER_BACKEND, tmp_path / "stored.npz", backend=backend)
+    done = on_backend(backend, OTHER_BACKEND, str(tmp_path / "stored.npz"))
+    assert done.stdout.strip() == "done", done.stderr
 
 
 TENSORFLOW_PROGRAM = """
@@ -485,7 +465,9 @@ def test_saved_model_holds_plain_operations_that_tensorflow_alone_runs(saved):
         assert b"GatherV2" in graph
         # As an attribute that is false, TensorFlow writes it for every function.
         assert b"_XlaMustCompile" not in graph.replace(b"_XlaMustCompile\x12\x02(\x00", b"")
-    subprocess_prints_done(TENSORFLOW_PROGRAM, saved[0], cwd=saved[0])
+    command = [sys.executable, "-c", TENSORFLOW_PROGRAM, str(saved[0])]
+    done = subprocess.run(command, cwd=saved[0], capture_output=True, check=False, text=True)
+    assert done.stdout.strip() == "done", done.stderr
 
 
 def test_tflite_gives_the_same(saved):
