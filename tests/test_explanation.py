@@ -10,6 +10,7 @@ from scipy.ndimage import map_coordinates
 from tiny_workdir import draw_picture, encode
 from untrained_run import make_run
 
+from data_pipelines.detection.mtcnn import Detection
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task
 from faceattr_tf.configs.base import Model
@@ -201,6 +202,22 @@ def test_the_crop_that_is_explained_is_the_one_that_was_judged(workdir, tmp_path
     logit = analyzer.model(explainer._crop(face))["attributes"][0, 1]
     probability = 1 / (1 + np.exp(-float(logit)))
     assert face.tasks["attributes"]["Smiling"].probability == pytest.approx(probability, abs=1e-5)
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_face_that_was_judged_turned_is_explained_turned(workdir, quarters):
+    analyzer = Analyzer.from_workdir(workdir.path, try_rotations=True)
+    upright, marked = draw_picture(6, 70, 50), (255, 0, 255)
+    upright[0, 0] = marked
+    face = Detection(np.array([8, 20, 30, 36]), 0.9, np.full((5, 2), np.nan))
+    analyzer._detector = lambda pictures: [
+        [face] if (one[0, 0] == marked).all() else [] for one in pictures
+    ]
+    explainer = Explainer(analyzer, workdir, ["Smiling"])
+    lying = np.ascontiguousarray(np.rot90(upright, quarters))
+    ((found,), (expected,)) = analyzer.analyze([lying, upright], detect=True)
+    assert found.turned == 90 * quarters
+    np.testing.assert_array_equal(explainer._crop(found, lying), explainer._crop(expected, upright))
 
 
 @pytest.mark.parametrize(

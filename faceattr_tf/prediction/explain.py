@@ -106,12 +106,15 @@ class Explainer:
         from data_pipelines.crop.pixels import decode_and_crop
 
         image = face.filename if image is None else image
-        content = read_picture(image, self.analyzer.max_pixels).content
-        box = np.array([face.box or [np.nan] * 4], np.float32)
+        picture = read_picture(image, self.analyzer.max_pixels)
+        if face.turned:  # it was judged upright
+            picture = picture.turned(face.turned // 90)
         unknown = (np.nan, np.nan)
+        box = np.array(face.box or [np.nan] * 4)
         points = [(face.landmarks or {}).get(name, unknown) for name in LANDMARK_NAMES]
-        landmarks = np.array([points], np.float32)
-        content = tf.constant([content])
+        place = picture.own_place(box, np.array(points))
+        box, landmarks = (np.array([one], np.float32) for one in place)
+        content = tf.constant([picture.content])
         return decode_and_crop(content, box, landmarks, self.analyzer.crop)[0].numpy()
 
     @staticmethod

@@ -73,6 +73,13 @@ class Picture:
         box = np.concatenate([corners.min(axis=0), np.ptp(corners, axis=0) + 1])
         return box, landmarks @ turn + shift
 
+    def own_place(self, box: np.ndarray, landmarks: np.ndarray) -> tuple:
+        """The inverse of `given_place`: places in what was turned, in its own pixels."""
+        if not self.quarters:
+            return box, landmarks
+        size = self.size[::-1] if self.quarters % 2 else self.size
+        return Picture("", b"", 4 - self.quarters, size).given_place(box, landmarks)
+
     @property
     def _turn(self) -> np.ndarray:
         """The transform `[2, 3]` from its pixels (x, y, 1) to those of what was turned."""
