@@ -3,10 +3,13 @@
 Commands set what they need; from Python the settings are the caller's, and only checked.
 """
 
+import contextlib
+import importlib.util
 import json
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 
 from data_pipelines.errors import UserError
 
@@ -61,6 +64,23 @@ def prepare_keras() -> None:
     """`set_keras` for a command, which says on standard error what it has set."""
     if said := set_keras():
         print(said, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def without_keras() -> Iterator[None]:
+    """TensorFlow that is imported inside leaves Keras out, which takes it two of six seconds.
+
+    For programs that need no network. Keras can still be imported later, `tensorflow.keras` not.
+    """
+    name = "TF_USE_LEGACY_KERAS"  # asks for a package that is rarely installed
+    if name in os.environ or importlib.util.find_spec("tf_keras"):
+        yield
+        return
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def check_keras(*names: str) -> None:

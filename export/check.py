@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.keras_settings import without_keras
 from export.description import FACE_BOX
 from export.drawn_requests import draw_requests
 from export.examples import Examples, examples_of, expected_answers, page_of_faces, picture_files
@@ -195,7 +196,8 @@ def ask(
             }
         np.savez(questions, **asked)
         command = [sys.executable, "-I", str(program), str(model), str(questions), str(answers)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        with without_keras():
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise UserError(f"the export fails in a process of its own: {_last_line(done.stderr)}")
         with np.load(answers, allow_pickle=False) as found:

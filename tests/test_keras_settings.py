@@ -9,7 +9,13 @@ import keras
 import pytest
 
 from data_pipelines.errors import UserError
-from data_pipelines.keras_settings import NEEDED, check_keras, configured, prepare_keras
+from data_pipelines.keras_settings import (
+    NEEDED,
+    check_keras,
+    configured,
+    prepare_keras,
+    without_keras,
+)
 from data_pipelines.tasks import MTFL_ATTRIBUTES
 from faceattr_tf import Analyzer, Workdir, build_model
 
@@ -92,3 +98,13 @@ print(layer(np.ones((1, 4, 5, 2), "float32")).shape, keras.backend.backend())
     )
     assert done.stdout == "(1, 3, 4, 3) tensorflow\n"
     assert "channels_last instead of torch of KERAS_BACKEND, channels_first of" in done.stderr
+
+
+def test_keras_is_left_out_for_a_while(monkeypatch):
+    monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
+    with without_keras():
+        assert os.environ["TF_USE_LEGACY_KERAS"] == "1"
+    assert "TF_USE_LEGACY_KERAS" not in os.environ
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "0")  # a user's own
+    with without_keras():
+        assert os.environ["TF_USE_LEGACY_KERAS"] == "0"

@@ -356,6 +356,9 @@ def test_a_killed_build_leaves_nothing_that_counts_as_complete(tmp_path):
         else:
             with pytest.raises(UserError, match="no such folder of records"):
                 RecordSet.load(target)
-    subprocess.run(command, capture_output=True, check=True)
+    command[1:1] = ["-X", "importtime"]
+    imported = subprocess.run(command, capture_output=True, check=True).stderr
     assert contents(target) == contents(tmp_path / "whole")
     assert not (tmp_path / ".records.partial").exists()
+    # It computes with TensorFlow, and without Keras, which takes two seconds to load.
+    assert re.search(rb"\| +tensorflow\n", imported) and not re.search(rb"\| +keras\n", imported)

@@ -11,7 +11,7 @@ from data_pipelines.commands.running import run_command
 from data_pipelines.detection.mtcnn import MAXIMUM_SIDE
 from data_pipelines.errors import UserError
 from data_pipelines.formats.encoded import MAX_PIXELS
-from data_pipelines.keras_settings import prepare_keras
+from data_pipelines.keras_settings import prepare_keras, without_keras
 from data_pipelines.readers import READERS
 
 _BUILD_EXAMPLES = """
@@ -148,17 +148,18 @@ def _build(parsed):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # bad images are reported by name instead
     from data_pipelines.records.build import build
 
-    built = build(
-        parsed.dataset,
-        parsed.source,
-        parsed.records,
-        detections=parsed.detections,
-        max_bad=parsed.max_bad,
-        max_pixels=parsed.max_pixels,
-        overwrite=parsed.overwrite,
-        progress=parsed.progress,
-        **options,
-    )
+    with without_keras():
+        built = build(
+            parsed.dataset,
+            parsed.source,
+            parsed.records,
+            detections=parsed.detections,
+            max_bad=parsed.max_bad,
+            max_pixels=parsed.max_pixels,
+            overwrite=parsed.overwrite,
+            progress=parsed.progress,
+            **options,
+        )
     print(built.summary())
 
 
