@@ -261,10 +261,10 @@ def test_what_a_transformer_looks_at_is_shown(chromium, tmp_path):
     finally:
         server.shutdown()
         thread.join()
-    found = np.array(rgba, np.uint8).reshape(320, 320, 4)[..., :3]
-    target = np.array([[0, 0], [320, 0], [0, 320]], np.float32) - 0.5
+    found = np.array(rgba, np.uint8).reshape(400, 320, 4)[..., :3]
+    target = np.array([[0, 0], [320, 0], [0, 400]], np.float32) - 0.5
     cut = cv2.getAffineTransform(corners[[0, 1, 3]].astype(np.float32), target)
-    expected = cv2.warpAffine(pixels, cut, (320, 320))
+    expected = cv2.warpAffine(pixels, cut, (320, 400))
     assert np.abs(found[8:-8, 8:-8].astype(int) - expected[8:-8, 8:-8]).mean() < 3
 
 

@@ -21,7 +21,7 @@ def demo_page(service: Service, max_bytes: int) -> tuple[str, str]:
         service: gives tasks, thresholds and labels.
         max_bytes: the largest picture that the server takes.
     """
-    recipe = service.workdir.recipe()
+    recipe, crop = service.workdir.recipe(), service.analyzer.crop
     page = render(
         "demo.html.jinja",
         TEMPLATES,
@@ -32,7 +32,11 @@ def demo_page(service: Service, max_bytes: int) -> tuple[str, str]:
         explained=service.explained,
         unexplained=service.unexplained,
         only_whole=bool(service.cannot_detect),
-        settings={"tasks": service.tasks, "max_bytes": max_bytes},
+        settings={
+            "tasks": service.tasks,
+            "crop": {"height": crop.height, "width": crop.width},
+            "max_bytes": max_bytes,
+        },
     )
     script, style = (
         " ".join(_digest(text) for text in re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL))

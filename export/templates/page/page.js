@@ -177,7 +177,7 @@ async function prepare() {
   say("status", "Loading the network …");
   const network = await load(), {description} = network, {licence} = description;
   const tasks = description.tasks.map(task => ({...task, thresholds: task.thresholds ?? []}));
-  const shown = new Faces(tasks), mark = marking(description.crop.kind);
+  const shown = new Faces(tasks, description.crop), mark = marking(description.crop.kind);
   say("title", description.recipe || description.model);
   // A network of whole pictures judges these at once; a face in one is shown to it as they show theirs.
   const whole = !mark || Object.keys(description.framing ?? {}).length > 0;

@@ -1,7 +1,7 @@
 /* Sends pictures to the server, one at a time, and shows what it says. */
 
 const settings = JSON.parse(document.getElementById("settings").textContent);
-const shown = new Faces(settings.tasks);
+const shown = new Faces(settings.tasks, settings.crop);
 let number = 0;
 
 async function ask(path, body) {

@@ -28,9 +28,10 @@ function around(points) {
 }
 
 class Faces {
-  /* tasks: name, kind, labels, thresholds of each, as the run has them. */
-  constructor(tasks) {
-    this.tasks = tasks;
+  /* tasks: name, kind, labels, thresholds of each, as the run has them; crop: height and width of
+     what the network sees. */
+  constructor(tasks, crop) {
+    Object.assign(this, {tasks, crop});
     this.thresholds = new Map();
     this.faces = [];
     this.selected = 0;
@@ -138,11 +139,12 @@ class Faces {
     if (task.kind === "regression")
       return task.labels.map(label => this.#row(label, answer[label].toPrecision(4)));
     if (task.kind === "transform" && answer.shift) {
-      const [x, y] = answer.shift.map(value => value.toFixed(2));
+      const [right, down] = answer.shift.map(value => value.toFixed(2));
       return [
         this.#row(`${task.name}: rotation`, `${answer.rotation.toFixed(1)}°`),
         this.#row(`${task.name}: scale`, answer.scale.toFixed(2)),
-        this.#row(`${task.name}: shift`, `${x}, ${y}`),
+        this.#row(`${task.name}: right`, right),
+        this.#row(`${task.name}: down`, down),
       ];
     }
     return [];
@@ -233,12 +235,11 @@ class Faces {
     const task = this.tasks.find(one => one.kind === "transform"), figure = at("cutout");
     figure.hidden = !task;
     if (!task) return;
-    const {left_top: a, right_top: b, left_bottom: c} = face.tasks[task.name].outline, side = 320;
+    const {left_top: a, right_top: b, left_bottom: c} = face.tasks[task.name].outline, copy = this.#shown();
     const canvas = figure.querySelector("canvas"), context = canvas.getContext("2d");
-    canvas.width = canvas.height = side;
-    const copy = this.#shown(), columns = [[b[0] - a[0], b[1] - a[1]], [c[0] - a[0], c[1] - a[1]]];
-    const inverse = new DOMMatrix([columns[0][0] / side, columns[0][1] / side, columns[1][0] / side,
-      columns[1][1] / side, a[0], a[1]]).invertSelf();
+    const width = canvas.width = 320, height = canvas.height = Math.round(320 * this.crop.height / this.crop.width);
+    const inverse = new DOMMatrix([(b[0] - a[0]) / width, (b[1] - a[1]) / width, (c[0] - a[0]) / height,
+      (c[1] - a[1]) / height, a[0], a[1]]).invertSelf();
     if (!Number.isFinite(inverse.a)) return;
     context.setTransform(inverse.multiply(new DOMMatrix([copy, 0, 0, copy, -0.5, -0.5])));
     context.drawImage(this.picture, 0, 0);
