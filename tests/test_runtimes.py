@@ -253,7 +253,10 @@ def test_a_missing_package_is_one_line(workdir, tmp_path, form, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--format=tflite"], "--format=tflite: expected one or more of saved_model, litert, .*page"),
+        (
+            ["--format=tflite"],
+            "--format=tflite: expected one or more of saved_model, litert, .*page",
+        ),
         (["--format="], "--format"),
         (["--format=litert", "--litert_types=int4"], "'int4' is none of"),
         (["--format=litert", "--litert_types=int8"], "int8 is calibrated on pictures"),
