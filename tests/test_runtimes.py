@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 
 import numpy as np
@@ -121,6 +122,28 @@ def test_a_folder_says_what_it_holds(exported):
     facts = description["files"]["model_float32.tflite"]
     assert facts["pictures"] == 3 and facts["probability_differs_by"] < 1e-3
     assert facts["bytes"] == (exported / "litert" / "model_float32.tflite").stat().st_size
+
+
+@pytest.mark.parametrize("form", [of_runtime("onnx")])
+def test_triton_is_told_the_tensors_that_the_network_has(exported, form):
+    import onnxruntime
+
+    text = (exported / form / "config.pbtxt").read_text()
+    assert 'backend: "onnxruntime"' in text and "max_batch_size: 32" in text
+    session = onnxruntime.InferenceSession(str(exported / form / FILES[form]))
+    types = {"tensor(float)": "TYPE_FP32", "tensor(int32)": "TYPE_INT32"}
+    for kind, tensors in (("input", session.get_inputs()), ("output", session.get_outputs())):
+        stated = {
+            name: (dtype, [int(size) for size in dims.split(",")], bool(reshape))
+            for name, dtype, dims, reshape in re.findall(
+                kind + r' \{\n  name: "(\w+)"\n  data_type: (\w+)\n  dims: \[ ([\d, ]+) \]\n'
+                r"(  reshape \{ shape: \[ \] \}\n)?\}",
+                text,
+            )
+        }
+        assert stated == {
+            one.name: (types[one.type], one.shape[1:] or [1], not one.shape[1:]) for one in tensors
+        }
 
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")

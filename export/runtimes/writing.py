@@ -14,6 +14,7 @@ from export.runtimes import litert, onnx, openvino, page
 from export.runtimes.network import INPUT, Converted, Network
 from export.runtimes.onnxruntime_web import check_source
 from export.runtimes.pictures import Pictures, calibration_crops, pictures_to_compare
+from export.runtimes.triton import CONFIG, triton_config
 from export.runtimes.verification import Verified, refuse_unlike, verification_table, verify
 from export.saved_model import ExportOptions, answering
 from export.signatures import EMBEDDING, device_function
@@ -180,7 +181,7 @@ def _describe_folder(
     workdir,
     pictures: Pictures,
 ) -> None:
-    """Writes faceattr.json and the code of the crop beside the files of a format."""
+    """Writes faceattr.json and the code of the crop beside a format's files; for ONNX Triton's, too."""
     kept = {key: value for key, value in description.items() if key not in _OF_SERVERS}
     tasks = described_tasks(workdir, description)
     count = 1 if form == "litert" else "N"
@@ -198,6 +199,8 @@ def _describe_folder(
     }
     if form == "openvino":
         described["settings"] = openvino.SETTINGS
+    if form == "onnx":
+        (folder / CONFIG).write_text(triton_config(described["inputs"], outputs))
     (folder / METADATA_NAME).write_text(json.dumps(described, indent=1) + "\n")
     shutil.copyfile(code, folder / code.name)
 
