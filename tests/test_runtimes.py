@@ -210,11 +210,12 @@ def test_balanced_accuracy_of_known_labels_is_told(workdir, mtfl_records, tmp_pa
     assert "balanced accuracy" in capsys.readouterr().out
 
 
-def results(precision, largest, accuracies=(None, None), values=0.0):
+def results(precision, largest, accuracies=(None, None), values=0.0, embedding=0.0):
     of_all = ((precision, accuracy) for accuracy in accuracies)
     return [
         verification.Verified(
-            Converted("X", kind, (), None), largest, largest, "a", values, 1, 0, accuracy, 1.0
+            Converted("X", kind, (), None),
+            *(largest, largest, "a", embedding, values, 1, 0, accuracy, 1.0),
         )
         for kind, accuracy in of_all
     ]
@@ -247,6 +248,38 @@ def test_int8_whose_points_are_elsewhere_is_refused(values):
     with pytest.raises(UserError, match="points or values .* --litert_types=float32,float16"):
         verification.refuse_unlike(results("int8", 0.1, values=values), 0.5)
     verification.refuse_unlike(results("int8", 0.1, values=0.04), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("precision", "near", "far"), [("float32", 9e-4, 2e-3), ("float16", 0.04, 0.06)]
+)
+def test_of_an_embedding_half_precision_may_be_farther_off_than_of_answers(precision, near, far):
+    verification.refuse_unlike(results(precision, 0.0, embedding=near), 0.5)
+    with pytest.raises(UserError, match="embedding of X .* differs from Keras' by"):
+        verification.refuse_unlike(results(precision, 0.0, embedding=far), 0.5)
+    verification.refuse_unlike(results("int8", 0.1, embedding=0.5), 0.5)
+
+
+@pytest.mark.slow
+def test_int8_keeps_a_network_that_sees_colours_as_bgr(tmp_path):
+    """What is done to pixels stays in float: reversing their channels lost what a picture shows."""
+    import tensorflow as tf
+
+    weights = np.random.default_rng(0).normal(0, 0.3, (3, 3, 3, 8)).astype("f4")
+
+    @tf.function(input_signature=[tf.TensorSpec([1, 16, 16, 3], tf.float32, "crops")])
+    def see(crops):
+        values = tf.reverse(crops / 127.5 - 1.0, [-1]) * 127.5 + [23.0, 11.0, 3.0]
+        seen = tf.nn.relu6(tf.nn.conv2d(values, weights / 60.0, 2, "SAME"))
+        return {"answer": tf.reduce_mean(seen, axis=[1, 2])}
+
+    tf.saved_model.save(tf.Module(), str(tmp_path / "saved"), {"serving_default": see})
+    crops = np.stack([draw_picture(seed, 16, 16) for seed in range(20)]).astype("f4")
+    network = Network(see, tmp_path, tmp_path / "saved", (16, 16, 3), crops, ("int8",))
+    (converted,) = litert.convert(network, tmp_path)
+    found = converted.ask(crops)["answer"]
+    expected = np.concatenate([see(crop[None])["answer"] for crop in crops])
+    assert np.abs(found - expected).max() < 0.05 * expected.max()
 
 
 def test_nothing_is_left_of_what_was_refused(workdir, tmp_path, monkeypatch):

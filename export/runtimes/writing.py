@@ -262,7 +262,7 @@ def _facts(result: Verified, pictures: Pictures) -> dict:
         "compared_on": pictures.kind,
         "pictures": len(pictures.examples.encoded) if pictures.examples else 0,
         "probability_differs_by": result.probability,
-        "any_output_differs_by": result.largest,
+        "any_output_differs_by": max(result.largest, result.embedding),
         "labels": result.labels,
         "labels_changed": result.changed,
         "balanced_accuracy": result.accuracy,
