@@ -29,7 +29,7 @@ import numpy as np
 from data_pipelines.detection.mtcnn import Detection
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.formats.encoded import decode, read_header, upright
+from data_pipelines.formats.encoded import MAX_PIXELS, decode, read_header, upright
 
 PROTOCOLS = ("grpc", "rest")
 LONGEST_PAUSE = 5.0
@@ -208,6 +208,7 @@ class Client:
         *,
         signature: str = "serving_default",
         detector: Callable | None = None,
+        max_pixels: int | None = None,
     ) -> Iterator[Answer]:
         """The answers for images, in their order, several requests at a time.
 
@@ -220,14 +221,18 @@ class Client:
                 `data_pipelines.detection.mtcnn.Detector` does: every face of an image is asked
                 about by its box and landmarks, the one nearest to the centre first, and has an
                 answer of its own.
+            max_pixels: that of the model's description, where it is known: what is larger by its
+                header, or no image of a format that is read, is not sent, and its answer says why.
         """
         batches = _batches(images, self.batch_size)
         if detector:
-            batches = (part for batch in batches for part in self._faces(batch, detector))
+            batches = (
+                part for batch in batches for part in self._faces(batch, detector, max_pixels)
+            )
         with concurrent.futures.ThreadPoolExecutor(self.concurrency) as pool:
             under_way = collections.deque()
             for batch in batches:
-                under_way.append(pool.submit(self._answer, signature, batch))
+                under_way.append(pool.submit(self._answer, signature, batch, max_pixels))
                 if len(under_way) > self.concurrency:
                     yield from under_way.popleft().result()
             while under_way:
@@ -244,14 +249,16 @@ class Client:
         except UserError:  # It is damaged: the server says so.
             return data
 
-    def _faces(self, batch: Sequence[_Question], detector: Callable) -> Iterator[list[_Question]]:
+    def _faces(
+        self, batch: Sequence[_Question], detector: Callable, max_pixels: int | None
+    ) -> Iterator[list[_Question]]:
         """The same, one question for every face of an image, as many at a time as before."""
         asked, pixels = [], []
         for question in batch:
             try:
                 # What the detector sees is what the server is sent, and turned upright.
                 data = self._upright(_read(question.image))
-                pixels.append(decode(data))
+                pixels.append(decode(data, max_pixels or MAX_PIXELS))
                 asked.append(dataclasses.replace(question, image=data))
             except (OSError, UserError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
@@ -266,17 +273,23 @@ class Client:
         for start in range(0, len(faces), self.batch_size):
             yield faces[start : start + self.batch_size]
 
-    def _answer(self, signature: str, batch: Sequence[_Question]) -> list[Answer]:
+    def _answer(
+        self, signature: str, batch: Sequence[_Question], max_pixels: int | None
+    ) -> list[Answer]:
         answers, sent, contents = {}, [], []
         for index, question in enumerate(batch):
             if question.error:
                 answers[index] = Answer(question.name, {}, question.error)
                 continue
             try:
-                contents.append(self._upright(_read(question.image)))
+                data = _read(question.image)
+                if max_pixels:
+                    read_header(data, max_pixels)
+                contents.append(self._upright(data))
                 sent.append((index, question))
-            except OSError as error:
-                answers[index] = Answer(question.name, {}, error.strerror or str(error))
+            except (OSError, UserError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                answers[index] = Answer(question.name, {}, reason)
         inputs = {"image_bytes": contents}
         if sent and sent[0][1].face:
             inputs["box"] = np.stack([question.face.box for _, question in sent])

@@ -351,10 +351,12 @@ def test_the_command_prints_names_and_lists_failures(running, models, tmp_path, 
     assert set(rows[0]["attributes"]["Male"]) == {"probability", "label"}
     assert rows[0]["pose"]["label"] in rows[0]["pose"]["probabilities"]
     assert set(rows[0]["landmarks"]) >= {"left_eye", "nose"}
-    (tmp_path / "1.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match="1 of 3 images got no answer"):
+    (tmp_path / "1.jpg").write_bytes(encode(draw_picture(1))[:-200])
+    (tmp_path / "3.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match="2 of 4 images got no answer"):
         main([*flags, described, str(tmp_path)])
     output = capsys.readouterr()
+    assert f"{tmp_path / '3.jpg'}: not an image of a format that is read" in output.err
     assert len(output.out.splitlines()) == 2
     assert any(pose in output.out for pose in rows[0]["pose"]["probabilities"])
     assert f"{tmp_path / '1.jpg'}: no image that the model takes" in output.err
@@ -381,6 +383,34 @@ def test_the_command_finds_faces_itself(running, tmp_path, monkeypatch, capsys):
         main([*flags, "--signature=features"])
     main([*flags[:-1], "--format=jsonl", str(tmp_path / "face.jpg")])
     assert json.loads(capsys.readouterr().out)["box"] == [3, 4, 15, 16]
+
+
+def test_what_the_model_does_not_take_is_not_sent_and_has_one_reason(running, tmp_path):
+    (tmp_path / "large.png").write_bytes(encode(np.full([80, 100, 3], 99, np.uint8), ".png"))
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty.jpg").write_text("")
+    (tmp_path / "face.png").write_bytes(encode(draw_picture(0), ".png"))
+    files = sorted(tmp_path.iterdir())
+
+    def detector(pictures):
+        face = Detection(np.float32([3, 4, 15, 16]), 0.9, np.full([5, 2], np.nan, np.float32))
+        return [[face, face] for _ in pictures]
+
+    sent = []
+    with Client(running["grpc"]) as client:
+        call = client.call
+        client.call = lambda name, inputs: (
+            sent.append(len(inputs["image_bytes"])) or call(name, inputs)
+        )
+        for signature, found, faces in (("serving_default", None, 1), ("crop", detector, 2)):
+            answers = list(
+                client.predict(files, signature=signature, detector=found, max_pixels=4000)
+            )
+            reasons = [answer.error for answer in answers if answer.error]
+            assert len(answers) == 3 + faces and len(reasons) == 3
+            assert "it is empty" in reasons[0] and "it begins with b'no pictu'" in reasons[2]
+            assert "100 x 80 pixels by its header, more than --max_pixels=4000" in reasons[1]
+    assert sent == [1, 2]
 
 
 def test_the_line_of_an_answer_has_values_too():

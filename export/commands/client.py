@@ -111,7 +111,9 @@ def main(arguments: list[str]) -> None:
         check_tells_faces_apart(Crop.from_dict(description["crop"]), description.get("framing"))
     with client, progress_bar(len(files), "image", show=flags.progress and len(files) > 1) as bar:
         seen, failed = set(), set()
-        for answer in client.predict(files, signature=signature, detector=detector):
+        asked = {"signature": signature, "detector": detector}
+        most = (description or {}).get("max_pixels")
+        for answer in client.predict(files, **asked, max_pixels=most):
             bar.update(answer.name not in seen)
             seen.add(answer.name)
             if answer.error:
