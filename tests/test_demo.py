@@ -357,14 +357,20 @@ def test_mistakes_are_one_line(workdir, served):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_says_where_it_is_and_ends_cleanly(workdir, number):
-    command = [sys.executable, "-m", "faceattr_tf.commands.demo", f"--workdir={workdir.path}"]
+    # What is started in the background of a script ignores SIGINT, and its children do.
+    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    script = heeded + "from faceattr_tf.commands.demo import run; run()"
+    command = [sys.executable, "-c", script, f"--workdir={workdir.path}", "--port=0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*command, "--port=0"], **pipes) as process:
-        said = process.stdout.readline()
-        port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", said)[1])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        connection.request("GET", "/")
-        assert connection.getresponse().status == 200
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+    with subprocess.Popen(command, **pipes) as process:
+        try:
+            said = process.stdout.readline()
+            port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", said)[1])
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("GET", "/")
+            assert connection.getresponse().status == 200
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()  # else a failure would wait for it without an end
     assert (process.returncode, out, err) == (0, "ended\n", "")
