@@ -61,7 +61,7 @@ def test_a_class_is_missed_where_another_is_likelier():
 
 
 def test_chance_raises_an_alarm_in_no_more_than_5_percent_of_audits():
-    random, audits = np.random.default_rng(0), 120
+    random, audits = np.random.default_rng(0), 60
     alarmed = 0
     for seed in range(audits):
         trials = subgroups.trials_of(drawn_result(random))
