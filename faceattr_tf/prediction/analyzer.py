@@ -30,9 +30,8 @@ from data_pipelines.detection.mtcnn import (
 from data_pipelines.errors import UserError
 from data_pipelines.formats.encoded import MAX_PIXELS
 from data_pipelines.keras_settings import check_keras
-from data_pipelines.tasks import CLASS_KINDS, LANDMARK_NAMES, Task
-from faceattr_tf.evaluation.transform_metrics import CORNERS, components
-from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face, Graded, TaskPrediction
+from data_pipelines.tasks import LANDMARK_NAMES, Task
+from faceattr_tf.prediction.face import Face, TaskPrediction, task_predictions
 from faceattr_tf.prediction.localisation import Localiser, crop_of_window
 from faceattr_tf.prediction.picture import Image, Picture, as_list, read_picture
 from faceattr_tf.prediction.sensitive import answered_tasks
@@ -328,7 +327,16 @@ class Analyzer:
 
     def _said(self, outputs: dict, transforms: np.ndarray) -> list[dict[str, TaskPrediction]]:
         """Of each face, task -> what was predicted."""
-        results = {task.name: self._results(task, outputs, transforms) for task in self.tasks}
+        results = {
+            task.name: task_predictions(
+                task,
+                outputs[task.name],
+                transforms,
+                self.crop,
+                self.calibration.get(task.name, {}),
+            )
+            for task in self.tasks
+        }
         return [
             {name: rows[row] for name, rows in results.items()} for row in range(len(transforms))
         ]
@@ -349,37 +357,6 @@ class Analyzer:
         transforms = zip(jobs, transforms.numpy(), strict=True)
         transforms = np.stack([job.picture.given_transform(one) for job, one in transforms])
         return {name: output.numpy() for name, output in outputs.items()}, transforms
-
-    def _results(self, task: Task, outputs: dict, transforms: np.ndarray) -> list[TaskPrediction]:
-        from faceattr_tf.evaluation.answers import answers
-        from faceattr_tf.evaluation.class_metrics import expected_values
-
-        stored = self.calibration.get(task.name, {})
-        found = answers(task, outputs[task.name], transforms, self.crop, stored)
-        values = found.values.tolist()
-        if task.kind == "transform":
-            size = self.crop.height, self.crop.width
-            parts = np.stack(list(components(outputs[task.name], size).values()), axis=1)
-            return [
-                Alignment(turn, scale, (x, y), dict(zip(CORNERS, map(tuple, places), strict=True)))
-                for (turn, scale, x, y), places in zip(parts.tolist(), values, strict=True)
-            ]
-        if task.kind == "landmarks":
-            return [dict(zip(task.labels, map(tuple, row), strict=True)) for row in values]
-        rows = [dict(zip(task.labels, row, strict=True)) for row in values]
-        if task.kind == "regression":
-            return rows
-        said = found.labels.tolist()
-        if task.kind in CLASS_KINDS:
-            chosen = [task.labels[k] for k in said]
-            if task.values:
-                expected = expected_values(task, found.values).tolist()
-                return list(map(Graded, chosen, rows, expected))
-            return list(map(Choice, chosen, rows))
-        return [
-            {name: Attribute(row[name], yes) for name, yes in zip(task.labels, one, strict=True)}
-            for row, one in zip(rows, said, strict=True)
-        ]
 
 
 @dataclasses.dataclass(frozen=True)

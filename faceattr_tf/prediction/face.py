@@ -1,8 +1,13 @@
 """What a model says about a face: plain data, ready for JSON, tables and the terminal."""
 
 import dataclasses
+from collections.abc import Mapping
 
+import numpy as np
+
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.formats.detections import BOX_COLUMNS, COLUMNS
+from data_pipelines.tasks import CLASS_KINDS, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +53,49 @@ class Alignment:
 TaskPrediction = (
     Alignment | Choice | dict[str, Attribute] | dict[str, tuple[float, float]] | dict[str, float]
 )
+
+
+def task_predictions(
+    task: Task, outputs: np.ndarray, transforms: np.ndarray, crop: Crop, calibration: Mapping
+) -> list[TaskPrediction]:
+    """What a model says of one task, face by face.
+
+    Args:
+        task: what was predicted.
+        outputs: the model's, `[N, ...]`.
+        transforms: float32 `[N, 2, 3]`, from pixels of the crop to those of the picture.
+        crop: what the model sees.
+        calibration: the task's temperature and thresholds.
+    """
+    from faceattr_tf.evaluation.answers import answers
+    from faceattr_tf.evaluation.class_metrics import expected_values
+    from faceattr_tf.evaluation.transform_metrics import CORNERS, components
+
+    found = answers(task, outputs, transforms, crop, calibration)
+    values = found.values.tolist()
+    if task.kind == "transform":
+        parts = components(outputs, (crop.height, crop.width))
+        parts = np.stack(list(parts.values()), axis=1).tolist()
+        return [
+            Alignment(turn, scale, (x, y), dict(zip(CORNERS, map(tuple, places), strict=True)))
+            for (turn, scale, x, y), places in zip(parts, values, strict=True)
+        ]
+    if task.kind == "landmarks":
+        return [dict(zip(task.labels, map(tuple, row), strict=True)) for row in values]
+    rows = [dict(zip(task.labels, row, strict=True)) for row in values]
+    if task.kind == "regression":
+        return rows
+    said = found.labels.tolist()
+    if task.kind in CLASS_KINDS:
+        chosen = [task.labels[k] for k in said]
+        if task.values:
+            expected = expected_values(task, found.values).tolist()
+            return list(map(Graded, chosen, rows, expected))
+        return list(map(Choice, chosen, rows))
+    return [
+        {name: Attribute(row[name], yes) for name, yes in zip(task.labels, one, strict=True)}
+        for row, one in zip(rows, said, strict=True)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
