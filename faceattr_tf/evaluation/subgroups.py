@@ -13,6 +13,7 @@ parity by the spread of the share that is answered yes.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -57,12 +58,10 @@ class Trials:
     places: np.ndarray
     values: np.ndarray
 
-    @property
+    @functools.cached_property
     def counted(self) -> bool:
         """Whether the values are yes or no."""
-        return self.rate in ("false_positive_rate", "false_negative_rate") or bool(
-            np.isin(self.values, (0, 1)).all()
-        )
+        return bool(np.isin(self.values, (0, 1)).all())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,7 +40,6 @@ WORDS = {
     "false_positive_rate": "false positives",
     "false_negative_rate": "false negatives",
     "calibration_gap": "probability above label",
-    "balanced_accuracy": "balanced accuracy",
 }
 
 
