@@ -98,6 +98,9 @@ def _add_build(commands):
     parser.add_argument("--records", required=True, help="folder to make")
     parser.add_argument("--detections", help="table that `faceattr-data detect` wrote")
     parser.add_argument(
+        "--corrections", help="table of labels to replace, as `faceattr-labels` writes it"
+    )
+    parser.add_argument(
         "--max_bad",
         type=int,
         default=0,
@@ -154,6 +157,7 @@ def _build(parsed):
             parsed.source,
             parsed.records,
             detections=parsed.detections,
+            corrections=parsed.corrections,
             max_bad=parsed.max_bad,
             max_pixels=parsed.max_pixels,
             overwrite=parsed.overwrite,

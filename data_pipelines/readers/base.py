@@ -19,6 +19,7 @@ from tensorflow_datasets.core import writer
 from tqdm import tqdm
 
 from data_pipelines.errors import UserError
+from data_pipelines.formats.corrections import Corrections
 from data_pipelines.formats.detections import read_detections
 from data_pipelines.formats.encoded import MAX_PIXELS, read_header, upright
 from data_pipelines.formats.images import ImageArchive, ImageFolder
@@ -82,6 +83,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         data_dir: where TensorFlow Datasets puts its own layout of folders.
         detections: table of `faceattr-data detect`, joined in by filename; what the data set
             annotates itself wins over what was detected.
+        corrections: table of labels that are replaced, see `formats.corrections`.
         max_bad: images that may be missing or undecodable before `records.build` fails.
         max_pixels: an image that is larger by its header counts as undecodable.
         progress: show a bar, on a terminal.
@@ -106,6 +108,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         source,
         data_dir,
         detections=None,
+        corrections=None,
         max_bad: int = 0,
         max_pixels: int = MAX_PIXELS,
         progress: bool = True,
@@ -126,10 +129,13 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             raise UserError(f"{self.source}: no such folder. {self.ABOUT.obtain}".rstrip())
         self._detections_path = detections
         self._detected = read_detections(detections) if detections else {}
+        self.corrections = Corrections(corrections) if corrections else None
         self.joined = 0
         self.shared: set[str] = set()  # images of several faces, each of which has a row and a box
         self._locate()
         super().__init__(data_dir=data_dir)
+        if self.corrections:
+            self.corrections.check_tasks(self.tasks)
 
     def _checked_options(self, options) -> dict:
         for name, value in options.items():
@@ -219,6 +225,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         tables = dict(self.tables)
         if self._detections_path:
             tables["detections"] = pathlib.Path(self._detections_path)
+        if self.corrections:
+            tables["corrections"] = self.corrections.path
         for role, path in sorted(tables.items()):
             digest.update(f"\n{role} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
         for name, size in self.images.sizes.items():
@@ -333,6 +341,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             task.name: np.asarray(face.labels.get(task.name, task.unknown()), task.label_dtype)
             for task in self._stored_tasks()
         }
+        if self.corrections:
+            labels = self.corrections.apply(face.filename, labels, self._stored_tasks())
         return record | ({"tasks": labels} if labels else {})
 
 

@@ -34,6 +34,7 @@ def build(
     records: str | os.PathLike,
     *,
     detections: str | os.PathLike | None = None,
+    corrections: str | os.PathLike | None = None,
     max_bad: int = 0,
     max_pixels: int = MAX_PIXELS,
     overwrite: bool = False,
@@ -51,6 +52,7 @@ def build(
         source: the folder (or file) of the data set.
         records: the folder to make.
         detections: table written by `faceattr-data detect`, joined in by filename.
+        corrections: table of labels that are replaced, such as `faceattr-labels` writes.
         max_bad: how many images may be missing or undecodable; they are left out by name.
         max_pixels: an image that is larger by its header counts as undecodable.
         overwrite: replaces records that were built from something else.
@@ -70,6 +72,7 @@ def build(
         source=source,
         data_dir=partial / "data",
         detections=detections,
+        corrections=corrections,
         max_bad=max_bad,
         max_pixels=max_pixels,
         progress=progress,
@@ -83,6 +86,8 @@ def build(
         _prepare(builder)
         builder.check_bad()
         builder.check_joined()
+        if builder.corrections:
+            builder.corrections.check_applied()
         folder = pathlib.Path(builder.data_path)
         _write_metadata(builder, folder, fingerprint)
         if target.exists():
@@ -201,6 +206,7 @@ def _write_metadata(builder, folder: pathlib.Path, fingerprint: str) -> None:
         | {"title": _title(builder, sum(splits.values()))}
         | {"options": builder.options, "detections": builder.joined}
         | {"numbering": builder.NUMBERING}
+        | {"corrected": dict(builder.corrections.counts) if builder.corrections else {}}
         | {"noted": {what: count for what, count in builder.noted.items() if count}}
         | {"turned_upright": changed.pop(TURNED, 0), "reencoded": changed}
         | {"passed_over": dict(builder.images.left_out), "fingerprint": fingerprint},

@@ -38,8 +38,8 @@ class RecordSet:
         left_out: what was counted and not stored; `bad images` holds name -> fault.
         description: title, homepage, licence, citation, obtain, options, fingerprint, how many
             images were turned upright or stored in another format, which files beside the images
-            were passed over, what is `noted` of what was stored, and whose numbers the people have,
-            see `numbering`.
+            were passed over, what is `noted` of what was stored, how many labels were `corrected`,
+            and whose numbers the people have, see `numbering`.
         statistics: split -> regression task -> `[mean, standard deviation]` per value, over the
             examples that know it.
         people: known people per split; empty where nobody is known, None in older records.
@@ -287,6 +287,8 @@ class RecordSet:
                 lines.append(f"left out: {count:,} {what}")
         for what, count in self.description.get("noted", {}).items():
             lines.append(f"noted: {count:,} {what}")
+        for attribute, count in self.description.get("corrected", {}).items():
+            lines.append(f"corrected: {count:,} labels of {attribute}")
         if turned := self.description["turned_upright"]:
             lines.append(f"turned upright by their orientation tag: {turned:,} images")
         for what, count in self.description.get("reencoded", {}).items():
