@@ -95,5 +95,5 @@ def test_other_tasks_and_pictures_stay(tmp_path):
     assert changed["age"] == 20 and not labels["attributes"].any()
     assert changed["attributes"].sum() == 1
     with pytest.raises(UserError, match="shows several faces"):
-        table.apply("a.jpg", labels, tasks)
-    table.check_applied()
+        table.check_pictures(["a.jpg", "b.jpg", "a.jpg"])
+    table.check_pictures(["a.jpg", "b.jpg"])

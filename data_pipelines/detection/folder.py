@@ -225,7 +225,7 @@ def _start_worker(threads):
 
 def _read_image(path, max_pixels) -> np.ndarray | None:
     """A picture as upright `uint8 [H, W, 3]` RGB, as records hold it; None if they would not."""
-    from data_pipelines.readers.base import decodes
+    from data_pipelines.formats.images import decodes
 
     data = pathlib.Path(path).read_bytes()
     try:

@@ -2,7 +2,7 @@
 
 import collections
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Corrections:
         path: a table with `COLUMNS` and any others, of which every row is applied.
 
     Attributes:
-        counts: `TASK/LABEL` -> corrected labels so far.
+        counts: `TASK/LABEL` -> corrected labels.
 
     Raises:
         UserError: the file is missing or no such table, holds a word that is none of `WORDS`, or
@@ -35,12 +35,12 @@ class Corrections:
     def __init__(self, path: str | os.PathLike):
         """Reads the table."""
         self.path = local(path)
-        self.counts = collections.Counter()
         if not self.path.is_file():
             raise UserError(f"{path}: no such file of corrections; `faceattr-labels` writes one")
         table = read_rows(self.path)
         pictures, attributes = (table.column(name) for name in COLUMNS[:2])
         expected = "yes, no or unknown"
+        self.counts = collections.Counter(attributes)
         given, likely = (table.parse(name, WORDS.__getitem__, expected) for name in COLUMNS[2:])
         self._rows: dict[str, dict[str, tuple[int, int, str]]] = collections.defaultdict(dict)
         for row, (picture, attribute) in enumerate(zip(pictures, attributes, strict=True)):
@@ -48,7 +48,6 @@ class Corrections:
             if attribute in of_picture:
                 raise UserError(f"{table.where(row)}: {attribute} of {picture} is corrected twice")
             of_picture[attribute] = int(given[row]), int(likely[row]), table.where(row)
-        self._left = set(self._rows)
 
     def check_tasks(self, tasks: Sequence[Task]) -> None:
         """Makes sure that there are such labels.
@@ -79,16 +78,11 @@ class Corrections:
             tasks: the tasks.
 
         Raises:
-            UserError: a label says something else than the table says it does, or the picture was
-                there before, as one of several faces.
+            UserError: a label says something else than the table says it does.
         """
         if picture not in self._rows:
             return dict(labels)
         rows, changed = self._rows[picture], {name: value.copy() for name, value in labels.items()}
-        where = next(iter(rows.values()))[-1]
-        if picture not in self._left:
-            raise UserError(f"{where}: {picture} shows several faces, so that it is unclear whose")
-        self._left.remove(picture)
         for task in tasks:
             for place, label in enumerate(task.labels if task.kind == "multilabel" else ()):
                 given, likely, where = rows.get(f"{task.name}/{label}", (None, None, ""))
@@ -101,17 +95,25 @@ class Corrections:
                     )
                 if where:
                     changed[task.name][place] = likely
-                    self.counts[f"{task.name}/{label}"] += 1
         return changed
 
-    def check_applied(self) -> None:
-        """Makes sure that every row was applied.
+    def check_pictures(self, pictures: Iterable[str]) -> None:
+        """Makes sure that every row is of one face of the data set.
+
+        Args:
+            pictures: the names of all its faces' pictures.
 
         Raises:
-            UserError: pictures are not in the data set.
+            UserError: a picture is not there, or as one of several faces.
         """
-        for picture in self._rows:
-            if picture in self._left:
-                *_, where = next(iter(self._rows[picture].values()))
-                more = f", and {len(self._left) - 1:,} others" if len(self._left) > 1 else ""
+        found = collections.Counter(name for name in pictures if name in self._rows)
+        missing = [picture for picture in self._rows if picture not in found]
+        for picture, rows in self._rows.items():
+            *_, where = next(iter(rows.values()))
+            if picture not in found:
+                more = f", and {len(missing) - 1:,} others" if len(missing) > 1 else ""
                 raise UserError(f"{where}: the records have no picture {picture!r}{more}")
+            if found[picture] > 1:
+                raise UserError(
+                    f"{where}: {picture} shows several faces, so that it is unclear whose"
+                )

@@ -1,4 +1,4 @@
-"""Where pictures lie: a folder, or a ZIP archive that is read in place."""
+"""Where pictures lie: a folder, or a ZIP archive that is read in place; and whether they decode."""
 
 import collections
 import functools
@@ -123,3 +123,21 @@ class ImageArchive:
             zipfile.BadZipFile: the member's checksum is wrong.
         """
         return self._archive.read(self._members[name])
+
+
+def decodes(data: bytes) -> bool:
+    """Whether an encoded JPEG or PNG decodes to its end.
+
+    TensorFlow's decoder is asked because training uses it, and because it refuses a JPEG that was
+    cut off, which OpenCV fills with grey.
+    """
+    import tensorflow as tf
+
+    try:
+        if data[:2] == b"\xff\xd8":
+            tf.io.decode_jpeg(data, channels=3, ratio=8)  # reads every bit, computes few pixels
+        else:
+            tf.io.decode_png(data, channels=3)
+    except tf.errors.OpError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Reads single examples out of TFRecord files, without TensorFlow or where they lie.
+"""Serialised examples, and reading them out of TFRecord files without TensorFlow.
 
 A TFRecord file is a chain of frames: length (8 bytes, little-endian), its checksum (4), the bytes
 of a serialised `tf.train.Example`, their checksum (4). The checksums are not verified here.
@@ -7,7 +7,7 @@ of a serialised `tf.train.Example`, their checksum (4). The checksums are not ve
 import mmap
 import os
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -85,6 +85,26 @@ def read_examples(
                 else:
                     file.seek(length + 4, os.SEEK_CUR)
                 position += 1
+
+
+def serialise_example(features: Mapping[str, bytes | np.ndarray]) -> bytes:
+    """A serialised `tf.train.Example`, the same bytes in every process.
+
+    Args:
+        features: name -> bytes, or floats or integers of any shape, which are stored flat.
+    """
+    import tensorflow as tf
+
+    example = tf.train.Example()
+    for name, value in features.items():
+        feature = example.features.feature[name]
+        if isinstance(value, bytes):
+            feature.bytes_list.value.append(value)
+            continue
+        kind = feature.float_list if np.asarray(value).dtype.kind == "f" else feature.int64_list
+        kind.value.extend(np.ravel(value).tolist())
+    # The fields are sorted; protobuf's own order differs between processes.
+    return example.SerializeToString(deterministic=True)
 
 
 def parse_example(data: bytes) -> dict[str, np.ndarray | list[bytes]]:

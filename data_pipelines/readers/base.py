@@ -3,33 +3,29 @@
 import collections
 import dataclasses
 import hashlib
-import itertools
 import json
-import multiprocessing.pool
 import os
 import pathlib
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import writer
 from tqdm import tqdm
 
 from data_pipelines.errors import UserError
 from data_pipelines.formats.corrections import Corrections
 from data_pipelines.formats.detections import read_detections
 from data_pipelines.formats.encoded import MAX_PIXELS, read_header, upright
-from data_pipelines.formats.images import ImageArchive, ImageFolder
-from data_pipelines.progress import progress_bar
+from data_pipelines.formats.images import ImageArchive, ImageFolder, decodes
 from data_pipelines.tasks import LANDMARKS, Task
 
 # Bad images beyond the limit after which reading on would only repeat the same complaint.
 _GIVE_UP = 20
 _FEW = 5  # so many missing images are named one by one
-_READ_AHEAD = 256
 
 TURNED = "turned upright"
 
@@ -64,6 +60,44 @@ class AnnotatedFace:
     identity: int = -1
 
 
+class LoadedImage(NamedTuple):
+    """An image as it is stored.
+
+    Attributes:
+        data: its encoded bytes.
+        size: height and width in pixels.
+        fault: what is wrong with one that cannot be stored, "" for nothing.
+        change: how it was changed, "" for nothing.
+    """
+
+    data: bytes = b""
+    size: tuple[int, int] = (0, 0)
+    fault: str = ""
+    change: str = ""
+
+
+MISSING = LoadedImage(fault="is missing")
+
+
+class FacesOfRows(Sequence):
+    """Faces that are made when they are asked for, so that tables alone are held in memory.
+
+    Args:
+        rows: what `make` takes, one for each face.
+        make: the face of a row.
+    """
+
+    def __init__(self, rows: Sequence, make: Callable[..., AnnotatedFace]):
+        """Makes none yet."""
+        self._rows, self._make = rows, make
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        return self._make(self._rows[index])
+
+
 class _OwnInfo(tfds.core.DatasetInfo):
     """What is known of records before they are built: what the reader says."""
 
@@ -74,9 +108,9 @@ class _OwnInfo(tfds.core.DatasetInfo):
 class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     """A reader: a TensorFlow Datasets builder over the folder that its user unpacked.
 
-    A subclass states `ABOUT` and `OPTIONS` and has four short methods: `_locate` finds its files
-    (and refuses a tree that lacks one), `_info` names its tasks through `face_info`,
-    `_split_generators` reads the tables, `_generate_examples` yields `examples` of its faces.
+    A subclass states `ABOUT` and `OPTIONS` and has three short methods: `_locate` finds its files
+    (and refuses a tree that lacks one), `_info` names its tasks through `face_info`, `_faces` reads
+    the tables.
 
     Args:
         source: the folder (or file) that holds the data set; never written to.
@@ -233,60 +267,72 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             digest.update(b"\n%s %d" % (os.fsencode(name), size))
         return digest.hexdigest()
 
-    def _example_writer(self):
-        return _SameBytesWriter(self.info.file_format)
+    def _faces(self) -> Mapping[str, Sequence[AnnotatedFace]]:
+        """The faces of every split in any order, images or not; counts what is left out."""
+        raise UserError(f"reader {self.name} does not say which faces there are")
 
-    def examples(self, split: str, faces: Iterable[AnnotatedFace], total: int) -> Iterator[tuple]:
-        """Keys and records of the faces whose images are there and decode; the others are noted.
+    def faces(self) -> dict[str, Sequence[AnnotatedFace]]:
+        """The faces of every split, in which what was detected is joined."""
+        found = self._faces()
+        if self.corrections:
+            names = (face.filename for faces in found.values() for face in faces)
+            self.corrections.check_pictures(names)
+        # It is not known which of several faces was detected.
+        detected = {name: each for name, each in self._detected.items() if name not in self.shared}
+        if not detected:
+            return dict(found)
+        self.joined = sum(face.filename in detected for faces in found.values() for face in faces)
 
-        Args:
-            split: name shown beside the progress bar.
-            faces: the rows of the split.
-            total: how many there are.
-        """
-        faces = iter(faces)
-        good = 0
-        with (
-            multiprocessing.pool.ThreadPool(min(8, os.cpu_count() or 1)) as pool,
-            progress_bar(total, "image", show=self.progress, desc=f"{self.name} {split}") as bar,
-        ):
-            while batch := list(itertools.islice(faces, _READ_AHEAD)):
-                loaded = pool.map(self._load, (face.filename for face in batch))
-                for face, (image, fault, change) in zip(batch, loaded, strict=True):
-                    self.changed[change] += 1
-                    if fault:
-                        self._note_bad(face.filename, fault)
-                    else:
-                        good += 1
-                        key = face.filename
-                        if key in self.shared:
-                            key += f" {list(face.box)}"  # an array would be shown rounded
-                        yield os.fsencode(key), self._record(face, image)
-                bar.update(len(batch))
-        if not good:
-            self.check_bad()
-            raise UserError(f"{self.source}: split {split!r} has no image that can be used")
+        def join(face: AnnotatedFace) -> AnnotatedFace:
+            box, landmarks = detected.get(face.filename, (None, None))
+            return dataclasses.replace(
+                face,
+                box=_first_known(face.box, box, np.full(4, np.nan)),
+                landmarks=_first_known(face.landmarks, landmarks, LANDMARKS.unknown()),
+            )
 
-    def _load(self, filename: str) -> tuple[bytes, str, str]:
-        """The image's bytes, what is wrong with it, how it was changed ("" for nothing each)."""
+        return {split: FacesOfRows(faces, join) for split, faces in found.items()}
+
+    def key(self, face: AnnotatedFace) -> bytes:
+        """What is different for every face of a split."""
+        # An array would be shown rounded.
+        box = f" {list(face.box)}" if face.filename in self.shared else ""
+        return os.fsencode(face.filename + box)
+
+    def _split_generators(self, dl_manager):
+        """What TensorFlow Datasets asks for; `records.build` writes the same without it."""
+        return {split: self._generate_examples(faces) for split, faces in self.faces().items()}
+
+    def _generate_examples(self, faces):
+        for face in faces:
+            image = self.load(face.filename)
+            if not image.fault:
+                yield self.key(face), self.record(face, image.data)
+
+    def load(self, filename: str) -> LoadedImage:
+        """Reads and checks the image of a face, and makes it one that all decoders show alike."""
         if filename not in self.images.sizes:
-            return b"", "is missing", ""
+            return MISSING
         try:
             data = self.images.read(filename)
         except (OSError, zipfile.BadZipFile, zlib.error) as error:
-            return b"", f"cannot be read ({error})", ""
+            return LoadedImage(fault=f"cannot be read ({error})")
         try:
             header = read_header(data, self.max_pixels)
             image = data if header.plain else upright(data, self.max_pixels)
         except UserError as error:
-            return b"", f"does not decode: {error}", ""
+            return LoadedImage(fault=f"does not decode: {error}")
         if not decodes(data if header.format in ("JPEG", "MPO", "PNG") else image):
-            return b"", "does not decode", ""
+            return LoadedImage(fault="does not decode")
         if header.plain:
-            return image, "", ""
-        return image, "", f"stored as PNG ({header.format})" if header.orientation == 1 else TURNED
+            return LoadedImage(image, (header.height, header.width))
+        turned = header.orientation != 1
+        change = TURNED if turned else f"stored as PNG ({header.format})"
+        stored = read_header(image, self.max_pixels)
+        return LoadedImage(image, (stored.height, stored.width), change=change)
 
-    def _note_bad(self, filename: str, fault: str) -> None:
+    def note_bad(self, filename: str, fault: str) -> None:
+        """Counts and names an image that is left out; raises UserError after too many."""
         self.bad[filename] = fault
         tqdm.write(f"{self.name}: image {filename} {fault}", file=sys.stderr)
         if len(self.bad) > self.max_bad + _GIVE_UP:
@@ -325,16 +371,13 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
                 f"{next(iter(self.images.sizes), 'none')!r}; run detect on {self.images.path}"
             )
 
-    def _record(self, face: AnnotatedFace, image: bytes) -> dict:
-        detected_box = detected_landmarks = None
-        if face.filename in self._detected and face.filename not in self.shared:
-            self.joined += 1
-            detected_box, detected_landmarks = self._detected[face.filename]
+    def record(self, face: AnnotatedFace, image: bytes) -> dict:
+        """What is stored of a face, by the names of `face_info`."""
         record = {
             "image": image,
             "filename": os.fsencode(face.filename),
-            "box": _first_known(face.box, detected_box, np.full(4, np.nan)),
-            "landmarks": _first_known(face.landmarks, detected_landmarks, LANDMARKS.unknown()),
+            "box": _first_known(face.box, np.full(4, np.nan)),
+            "landmarks": _first_known(face.landmarks, LANDMARKS.unknown()),
             "identity": face.identity,
         }
         labels = {
@@ -350,33 +393,3 @@ def _first_known(*values) -> np.ndarray:
     """The first of several that holds a number, or else the last."""
     known = (value for value in values if value is not None and not np.isnan(value).all())
     return np.float32(next(known, values[-1]))
-
-
-class _SameBytesWriter(writer.ExampleWriter):
-    """Writes each record with its fields sorted; protobuf's own order differs between processes."""
-
-    def write(self, path, examples):
-        import tensorflow as tf
-
-        def same_bytes(record):
-            return tf.train.Example.FromString(record).SerializeToString(deterministic=True)
-
-        return super().write(path, ((key, same_bytes(record)) for key, record in examples))
-
-
-def decodes(data: bytes) -> bool:
-    """Whether an encoded JPEG or PNG decodes to its end.
-
-    TensorFlow's decoder is asked because training uses it, and because it refuses a JPEG that was
-    cut off, which OpenCV fills with grey.
-    """
-    import tensorflow as tf
-
-    try:
-        if data[:2] == b"\xff\xd8":
-            tf.io.decode_jpeg(data, channels=3, ratio=8)  # reads every bit, computes few pixels
-        else:
-            tf.io.decode_png(data, channels=3)
-    except tf.errors.OpError:
-        return False
-    return True

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from data_pipelines import tasks
 from data_pipelines.errors import UserError
 from data_pipelines.formats.images import ImageArchive, ImageFolder
 from data_pipelines.formats.numeric_table import NumericTable, csv_fields, parse_rows, read_lines
-from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder
+from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder, FacesOfRows
 
 SPLITS = ("train", "validation", "test")
 IDENTITY_RANGES = {
@@ -100,7 +100,7 @@ class Celeba(FaceBuilder):
         annotated = (tasks.LANDMARKS,) if "landmarks" in self.tables else ()
         return self.face_info((tasks.CELEBA, *annotated))
 
-    def _split_generators(self, dl_manager):
+    def _faces(self):
         attributes = self._read("attributes", tasks.CELEBA_ATTRIBUTES)
         zero = self.options["no"] == "0"
         hint = "" if zero else "; where 0 means no: --option no=0"
@@ -116,24 +116,20 @@ class Celeba(FaceBuilder):
         advice = "; --option rows=subset builds from those that are there"
         self.check_missing(np.array(names)[parts >= 0], "the tables", advice)
 
-        def faces(part: int) -> Iterator[AnnotatedFace]:
-            for row in np.flatnonzero(parts == part):
-                yield AnnotatedFace(
-                    filename=names[row],
-                    labels={"attributes": labels[row]},
-                    box=None if boxes is None else boxes[row],
-                    landmarks=None if landmarks is None else landmarks[row].reshape(5, 2),
-                    identity=identities[row],
-                )
+        def face(row: int) -> AnnotatedFace:
+            return AnnotatedFace(
+                filename=names[row],
+                labels={"attributes": labels[row]},
+                box=None if boxes is None else boxes[row],
+                landmarks=None if landmarks is None else landmarks[row].reshape(5, 2),
+                identity=identities[row],
+            )
 
         return {
-            split: self._generate_examples(split, faces(part), int((parts == part).sum()))
+            split: FacesOfRows(np.flatnonzero(parts == part), face)
             for part, split in enumerate(SPLITS)
             if (parts == part).any()
         }
-
-    def _generate_examples(self, split, faces, total):
-        yield from self.examples(split, faces, total)
 
     @property
     def _subset(self) -> bool:

@@ -64,16 +64,13 @@ class Fairface(FaceBuilder):
     def _info(self):
         return self.face_info((tasks.AGE_RANGE, tasks.MALE, *tasks.ethnicity_tasks(self._groups)))
 
-    def _split_generators(self, dl_manager):
+    def _faces(self):
         listed: set[str] = set()
-        faces = {split: self._faces(path, listed) for split, path in self.tables.items()}
+        faces = {split: self._read(path, listed) for split, path in self.tables.items()}
         self.left_out["images without a row"] = len(self.images.sizes.keys() - listed)
-        return {split: self._generate_examples(split, faces[split]) for split in faces}
+        return faces
 
-    def _generate_examples(self, split, faces):
-        yield from self.examples(split, faces, len(faces))
-
-    def _faces(self, path: pathlib.Path, listed: set[str]) -> list[AnnotatedFace]:
+    def _read(self, path: pathlib.Path, listed: set[str]) -> list[AnnotatedFace]:
         """The faces of a table; adds their names to `listed`."""
         rows = read_rows(path)
         names = [

@@ -93,7 +93,7 @@ class Fer2013(FaceBuilder):
     def _info(self):
         return self.face_info((self._task,))
 
-    def _split_generators(self, dl_manager):
+    def _faces(self):
         found = self._labelled()
         splits = PARTS | {"PublicTest": self.options["public"]}
         parts = {part for part, _ in found.values()}
@@ -108,14 +108,7 @@ class Fer2013(FaceBuilder):
         faces = collections.defaultdict(list)
         for name, label in labels.items():
             faces[splits[found[name][0]]].append(AnnotatedFace(name, {"emotion": label}))
-        return {
-            split: self._generate_examples(split, faces[split])
-            for split in PARTS.values()
-            if faces[split]
-        }
-
-    def _generate_examples(self, split, faces):
-        yield from self.examples(split, faces, len(faces))
+        return {split: faces[split] for split in PARTS.values() if faces[split]}
 
     def _labelled(self) -> dict[str, tuple[str, int]]:
         """Name of a picture -> its part, and the index of its emotion."""

@@ -55,7 +55,7 @@ class Lfw(FaceBuilder):
     def _info(self):
         return self.face_info(())
 
-    def _split_generators(self, dl_manager):
+    def _faces(self):
         names = list(filter(_IMAGE.fullmatch, self.images.sizes))
         self.left_out["images that are not PERSON/PERSON_0001.jpg"] = len(self.images.sizes) - len(
             names
@@ -66,10 +66,7 @@ class Lfw(FaceBuilder):
             AnnotatedFace(name, {}, identity=number)
             for name, number in zip(names, number_people(names), strict=True)
         ]
-        return {_SPLIT: self._generate_examples(faces)}
-
-    def _generate_examples(self, faces):
-        yield from self.examples(_SPLIT, faces, len(faces))
+        return {_SPLIT: faces}
 
 
 def images_at(path: pathlib.Path) -> ImageFolder | ImageArchive:

@@ -9,7 +9,7 @@ import numpy as np
 from data_pipelines.errors import UserError
 from data_pipelines.formats.matlab import read_matlab
 from data_pipelines.formats.paths import relative_path
-from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder
+from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder, FacesOfRows
 from data_pipelines.readers.lfw import images_at, number_people
 from data_pipelines.tasks import CELEBA, CELEBA_ATTRIBUTES, UNKNOWN, Task, celeba_name
 
@@ -63,7 +63,7 @@ class Lfwa(FaceBuilder):
     def _info(self):
         return self.face_info(self._attributes.tasks)
 
-    def _split_generators(self, dl_manager):
+    def _faces(self):
         attributes = self._attributes
         names = attributes.names
         people = number_people(names)
@@ -72,21 +72,14 @@ class Lfwa(FaceBuilder):
         self.left_out["images without labels"] = len(self.images.sizes.keys() - set(names))
         self.left_out["labelled images in no split"] = len(names) - sum(map(len, rows.values()))
 
-        def faces(split):
-            for row in rows[split]:
-                yield AnnotatedFace(
-                    filename=names[row],
-                    labels={name: values[row] for name, values in labels.items()},
-                    identity=people[row],
-                )
+        def face(row: int) -> AnnotatedFace:
+            return AnnotatedFace(
+                filename=names[row],
+                labels={name: values[row] for name, values in labels.items()},
+                identity=people[row],
+            )
 
-        return {
-            split: self._generate_examples(split, faces(split), len(rows[split]))
-            for split in SPLITS
-        }
-
-    def _generate_examples(self, split, faces, total):
-        yield from self.examples(split, faces, total)
+        return {split: FacesOfRows(rows[split], face) for split in SPLITS}
 
     def _rows(self, count: int) -> dict[str, np.ndarray]:
         """Rows of each split, counted from zero and checked."""

@@ -14,7 +14,7 @@ from data_pipelines.formats.detections import BOX_COLUMNS, LANDMARK_COLUMNS
 from data_pipelines.formats.images import ImageFolder, is_hidden
 from data_pipelines.formats.paths import relative_path
 from data_pipelines.formats.user_table import UserTable, read_rows, unknown
-from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder
+from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder, FacesOfRows
 from data_pipelines.readers.declarations import parse_tasks, read_labels
 from data_pipelines.tasks import LANDMARKS
 
@@ -202,7 +202,7 @@ class Manifest(FaceBuilder):
         annotated = (LANDMARKS,) if self._columns("landmarks", LANDMARK_COLUMNS) else ()
         return self.face_info((*(task for task, _ in self._labels), *annotated))
 
-    def _split_generators(self, dl_manager):
+    def _faces(self):
         rows = self._rows
         identities = self._identities()
         splits = self._splits(identities)
@@ -222,25 +222,21 @@ class Manifest(FaceBuilder):
             self._note_unused()
             self.left_out["images without a row"] = len(self.images.sizes.keys() - set(paths))
 
-        def faces(split):
-            for row in np.flatnonzero(splits == split):
-                box = None if boxes is None or np.isnan(boxes[row, 0]) else boxes[row]
-                points = None if landmarks is None else landmarks[row].reshape(5, 2)
-                yield AnnotatedFace(
-                    filename=paths[row],
-                    labels={task.name: labels[row] for task, labels in self._labels},
-                    box=box,
-                    landmarks=None if points is None or np.isnan(points).all() else points,
-                    identity=identities[row],
-                )
+        def face(row: int) -> AnnotatedFace:
+            box = None if boxes is None or np.isnan(boxes[row, 0]) else boxes[row]
+            points = None if landmarks is None else landmarks[row].reshape(5, 2)
+            return AnnotatedFace(
+                filename=paths[row],
+                labels={task.name: labels[row] for task, labels in self._labels},
+                box=box,
+                landmarks=None if points is None or np.isnan(points).all() else points,
+                identity=identities[row],
+            )
 
         return {
-            str(split): self._generate_examples(str(split), faces(split), (splits == split).sum())
+            str(split): FacesOfRows(np.flatnonzero(splits == split), face)
             for split in np.unique(splits)
         }
-
-    def _generate_examples(self, split, faces, total):
-        yield from self.examples(split, faces, int(total))
 
     def _column(self, role: str) -> list[str] | None:
         """The column that an option names, or the one called like it if there is one."""

@@ -38,18 +38,14 @@ class Mtfl(FaceBuilder):
     def _info(self):
         return self.face_info((tasks.MTFL_ATTRIBUTES, tasks.POSE, tasks.LANDMARKS))
 
-    def _split_generators(self, dl_manager):
+    def _faces(self):
         rows = {split: _read(path) for split, path in self.tables.items()}
         shared = set(rows["train"].names).intersection(rows["test"].names)
         if shared:
             raise UserError(f"{self.tables['test']}: {min(shared)!r} is also in training.txt")
         listed = set(rows["train"].names).union(rows["test"].names)
         self.left_out["images without a row"] = len(self.images.sizes.keys() - listed)
-        faces = {split: _faces(table) for split, table in rows.items()}
-        return {split: self._generate_examples(split, faces[split]) for split in rows}
-
-    def _generate_examples(self, split, faces):
-        yield from self.examples(split, faces, len(faces))
+        return {split: _faces(table) for split, table in rows.items()}
 
 
 def _read(path: os.PathLike) -> NumericTable:

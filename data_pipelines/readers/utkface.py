@@ -2,14 +2,14 @@
 
 import collections
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from data_pipelines import tasks
 from data_pipelines.errors import UserError
 from data_pipelines.formats.images import ImageFolder
-from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder
+from data_pipelines.readers.base import About, AnnotatedFace, FaceBuilder, FacesOfRows
 
 SPLITS = ("train",) * 8 + ("validation", "test")
 """The split of an image by its content: the remainder of its hash by ten."""
@@ -57,7 +57,7 @@ class Utkface(FaceBuilder):
         groups = tasks.ethnicity_tasks(tasks.FIVE_GROUPS)
         return self.face_info((tasks.AGE, tasks.AGE_BINS, tasks.AGE_RANGE, tasks.MALE, *groups))
 
-    def _split_generators(self, dl_manager):
+    def _faces(self):
         names = list(self.images.sizes)
         if self.options["images"] == "wild":
             names = [name for name in names if name.split("/")[0] in _PARTS]
@@ -78,18 +78,14 @@ class Utkface(FaceBuilder):
         self.noted["copies of a picture under other labels"] = differing
         self._note_names(named)
 
-        def faces(split: str) -> Iterator[AnnotatedFace]:
-            for name in sorted(splits[split]):
-                yield AnnotatedFace(name, _labels(*named[name][:3]))
+        def face(name: str) -> AnnotatedFace:
+            return AnnotatedFace(name, _labels(*named[name][:3]))
 
         return {
-            split: self._generate_examples(split, faces(split), len(splits[split]))
+            split: FacesOfRows(sorted(splits[split]), face)
             for split in dict.fromkeys(SPLITS)
             if splits[split]
         }
-
-    def _generate_examples(self, split, faces, total):
-        yield from self.examples(split, faces, total)
 
     def _check_names(self, wrong: list[str], named: Mapping) -> None:
         """Counts names that say nothing, or raises UserError where they are more than a few."""

@@ -1,30 +1,74 @@
 """What is counted in stored records: names, labels, and how large the faces are."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data_pipelines.tasks import CLASS_KINDS, UNKNOWN, Task, most_voted
 
+_SIDES = ("width", "height", "longer")
 
-def count_labels(
-    shards: list[str], tasks: tuple[Task, ...]
-) -> tuple[list[str], dict[str, list], dict[str, list]]:
-    """Filenames in stored order, label counts and statistics of one split.
+
+def count_shard(
+    records: Sequence[Mapping], sizes: Sequence[tuple[int, int]], tasks: Sequence[Task]
+) -> dict:
+    """What is counted of the records of one file, as JSON writes it.
 
     Args:
-        shards: TFRecord files of the split, in stored order.
+        records: at least one, see `FaceBuilder.record`; their images are not looked at.
+        sizes: height and width of the image of each.
         tasks: what is labelled.
 
     Returns:
-        The names, and entries of `RecordSet.label_counts` and `RecordSet.statistics`.
+        `filenames` and `identities` in stored order; `labels`, an entry of
+        `RecordSet.label_counts`; `moments`, regression task -> `[count, mean, sum of squared
+        differences from it]` per value, over the examples that know it; `boxes`, see
+        `_measure_boxes`.
     """
+
+    def labels(task: Task) -> np.ndarray:
+        return np.stack([record["tasks"][task.name] for record in records])
+
     counted = [task for task in tasks if task.kind in ("multilabel", *CLASS_KINDS)]
     measured = [task for task in tasks if task.kind == "regression"]
-    filenames, labels = read_labels(shards, counted + measured)
-    counts = {task.name: _label_counts(task, labels[task.name]) for task in counted}
-    return filenames, counts, {task.name: _statistics(labels[task.name]) for task in measured}
+    return {
+        "filenames": [os.fsdecode(record["filename"]) for record in records],
+        "identities": [int(record["identity"]) for record in records],
+        "labels": {task.name: _label_counts(task, labels(task)) for task in counted},
+        "moments": {task.name: _moments(labels(task)) for task in measured},
+        "boxes": _measure_boxes(records, np.array(sizes)),
+    }
+
+
+def sum_counts(shards: Sequence[dict]) -> dict:
+    """What `count_shard` found in all files of a split, together.
+
+    Args:
+        shards: what it found in each, in stored order, on which the last digits of means depend.
+
+    Returns:
+        `filenames` and `identities`, and the entries of `RecordSet.label_counts`, `.statistics` and
+        `.boxes` as `label_counts`, `statistics` and `boxes`.
+    """
+
+    def total(place, name):
+        return sum(np.array(each[place][name]) for each in shards)
+
+    first = shards[0]
+    boxes = {name: total("boxes", name).item() for name in first["boxes"]}
+    for side in _SIDES:
+        boxes[f"mean_{side}"] = boxes.pop(side) / max(1, boxes["count"])
+    return {
+        "filenames": [name for each in shards for name in each["filenames"]],
+        "identities": np.concatenate([each["identities"] for each in shards]),
+        "label_counts": {task: total("labels", task).tolist() for task in first["labels"]},
+        "statistics": {
+            task: _statistics([each["moments"][task] for each in shards])
+            for task in first["moments"]
+        },
+        "boxes": boxes,
+    }
 
 
 def read_labels(
@@ -56,12 +100,31 @@ def read_labels(
     return filenames, {name: np.concatenate(values) for name, values in labels.items()}
 
 
-def _statistics(labels: np.ndarray) -> list:
-    """`[mean, standard deviation]` per value; 0 and 1 where none is known or all are equal."""
+def _moments(labels: np.ndarray) -> list:
     columns = [column[np.isfinite(column)].astype(np.float64) for column in labels.T]
     return [
-        [float(known.mean()), float(known.std()) or 1.0] if known.size else [0.0, 1.0]
+        [known.size, known.mean(), ((known - known.mean()) ** 2).sum()] if known.size else [0, 0, 0]
         for known in columns
+    ]
+
+
+def _statistics(moments: list) -> list:
+    """`[mean, standard deviation]` per value; 0 and 1 where none is known or all are equal.
+
+    Moments are joined pair by pair (Chan, Golub and LeVeque, Updating formulae and a pairwise
+    algorithm for computing sample variances, 1979, equation 2.1b).
+    """
+    count, mean, squares = np.array(moments[0], float).T
+    for each in moments[1:]:
+        more, other, further = np.array(each, float).T
+        whole = np.maximum(count + more, 1)
+        squares = squares + further + (other - mean) ** 2 * count * more / whole
+        mean = mean + (other - mean) * more / whole
+        count = count + more
+    deviation = np.sqrt(squares / np.maximum(count, 1))
+    return [
+        [average, spread or 1.0]
+        for average, spread in zip(mean.tolist(), deviation.tolist(), strict=True)
     ]
 
 
@@ -73,41 +136,19 @@ def _label_counts(task: Task, labels: np.ndarray) -> list:
     return np.stack([(labels == 0).sum(0), (labels == 1).sum(0)], axis=1).tolist()
 
 
-def measure_boxes(shards: list[str]) -> dict:
-    """How large the faces of one split are: an entry of `RecordSet.boxes`.
-
-    Args:
-        shards: TFRecord files of the split.
-    """
-    import tensorflow as tf
-
+def _measure_boxes(records: Sequence[Mapping], sizes: np.ndarray) -> dict:
+    """How large the faces of one file are: an entry of `RecordSet.boxes`, of sides their sums."""
     from data_pipelines.crop.geometry import known_box
-    from data_pipelines.crop.image_headers import image_sizes
 
-    spec = {
-        "image": tf.io.FixedLenFeature((), tf.string),
-        "box": tf.io.FixedLenFeature((4,), tf.float32),
-        "landmarks": tf.io.FixedLenFeature((5, 2), tf.float32),
-    }
-
-    def place(data):
-        fields = tf.io.parse_example(data, spec)
-        box, known = known_box(fields["box"], fields["landmarks"])
-        # Only of faces that count: a size may take decoding the picture.
-        box, image = tf.boolean_mask(box, known), tf.boolean_mask(fields["image"], known)
-        faces = tf.concat([box, tf.cast(image_sizes(image), tf.float32)], axis=1)
-        points = tf.reduce_all(tf.math.is_finite(fields["landmarks"]), axis=[1, 2])
-        return faces, tf.math.count_nonzero(points)
-
-    place = tf.autograph.experimental.do_not_convert(place)  # which takes longer than it runs
-    dataset = tf.data.TFRecordDataset(shards).batch(128).map(place, tf.data.AUTOTUNE)
-    faces, landmarks = zip(*dataset.as_numpy_iterator(), strict=True)
-    faces = np.concatenate(faces).astype(np.float64)
-    left, top, width, height, image_height, image_width = faces.T
+    landmarks = np.stack([record["landmarks"] for record in records])
+    boxes, known = known_box(np.stack([record["box"] for record in records]), landmarks)
+    known = known.numpy()
+    left, top, width, height = boxes.numpy()[known].astype(np.float64).T
+    image_height, image_width = sizes[known].T
     outside = (left < 0) | (top < 0) | (left + width > image_width) | (top + height > image_height)
-    sides = {"width": width, "height": height, "longer": np.maximum(width, height)}
-    means = {
-        f"mean_{name}": float(side.mean()) if side.size else 0.0 for name, side in sides.items()
+    complete = np.isfinite(landmarks).all(axis=(1, 2))
+    counts = {"count": known.sum(), "cut": outside.sum(), "landmarks": complete.sum()}
+    sides = (width, height, np.maximum(width, height))
+    return {name: int(count) for name, count in counts.items()} | {
+        name: float(side.sum()) for name, side in zip(_SIDES, sides, strict=True)
     }
-    counts = {"count": len(faces), "cut": int(outside.sum()), "landmarks": int(sum(landmarks))}
-    return {**counts, **means}

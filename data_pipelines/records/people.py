@@ -8,20 +8,6 @@ import numpy as np
 from data_pipelines.errors import UserError
 
 
-def read_identities(shards: list[str]) -> np.ndarray:
-    """The number of the person of every example of a split, in stored order; -1 where unknown."""
-    import tensorflow as tf
-
-    spec = {"identity": tf.io.FixedLenFeature((), tf.int64)}
-    dataset = tf.data.TFRecordDataset(shards).batch(1024)
-    batches = dataset.map(
-        tf.autograph.experimental.do_not_convert(
-            lambda data: tf.io.parse_example(data, spec)["identity"]
-        )
-    )
-    return np.concatenate(list(batches.as_numpy_iterator()))
-
-
 def count_people(identities: Mapping[str, np.ndarray]) -> tuple[dict[str, int], dict[str, int]]:
     """How many people are known in each split, and how many of them in two splits.
 
