@@ -1,4 +1,4 @@
-"""The command `faceattr-data`: build, inspect, detect, synth, paste."""
+"""The command `faceattr-data`: build, merge, inspect, detect, synth, paste."""
 
 import dataclasses
 import os
@@ -7,26 +7,13 @@ import sys
 
 from absl.flags import argparse_flags as argparse
 
+from data_pipelines.commands.arguments import add_command, add_max_pixels, add_noprogress
+from data_pipelines.commands.build import add_build, add_merge
 from data_pipelines.commands.running import run_command
 from data_pipelines.detection.mtcnn import MAXIMUM_SIDE
 from data_pipelines.errors import UserError
-from data_pipelines.formats.encoded import MAX_PIXELS
-from data_pipelines.keras_settings import prepare_keras, without_keras
+from data_pipelines.keras_settings import prepare_keras
 from data_pipelines.readers import READERS
-
-_BUILD_EXAMPLES = """
-examples:
-  faceattr-data build --dataset=mtfl --source=MTFL --records=records/mtfl
-  faceattr-data build --dataset=celeba --source=CelebA --records=records/celeba
-  faceattr-data build --dataset=celeba --source=CelebA --records=records/wild \\
-      --option images=wild --option split=identity
-  faceattr-data build --dataset=lfwa --source=LFWA --records=records/lfwa \\
-      --detections=LFWA/lfw/detections.csv --max_bad=5
-  faceattr-data build --dataset=manifest --source=people.csv --records=records/people \\
-      --option tasks="attributes:multilabel:Male,Smiling;age:regression;race:multiclass" \\
-      --option shares=train:0.8,validation:0.1,test:0.1
-  faceattr-data build --dataset=manifest --source=folder_per_class --records=records/classes
-"""
 
 _DETECT_EXAMPLES = """
 examples:
@@ -73,102 +60,13 @@ def _parser():
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_build, _add_inspect, _add_detect, _add_synth, _add_paste):
+    for add in (add_build, add_merge, _add_inspect, _add_detect, _add_synth, _add_paste):
         add(commands)
     return parser
 
 
-def _add(commands, name, function, help, examples):
-    parser = commands.add_parser(
-        name,
-        help=help,
-        description=help[0].upper() + help[1:] + ".",
-        epilog=examples.strip("\n"),
-        formatter_class=argparse.argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.set_defaults(run=function)
-    return parser
-
-
-def _add_build(commands):
-    parser = _add(commands, "build", _build, "turn a data set into records", _BUILD_EXAMPLES)
-    parser.add_argument("--dataset", required=True, choices=READERS, help="what the source is")
-    parser.add_argument("--source", required=True, help="folder of the data set as it unpacks")
-    parser.add_argument("--records", required=True, help="folder to make")
-    parser.add_argument("--detections", help="table that `faceattr-data detect` wrote")
-    parser.add_argument(
-        "--corrections", help="table of labels to replace, as `faceattr-labels` writes it"
-    )
-    parser.add_argument(
-        "--max_bad",
-        type=int,
-        default=0,
-        help="how many images may be missing or broken; they are left out by name (default 0)",
-    )
-    _add_max_pixels(parser)
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the data set's reader, may be repeated; celeba: images=aligned|wild, "
-        "split=official|identity, rows=complete|subset, no=-1|0; fairface: groups=seven|five; "
-        "fer2013: labels=fer2013|ferplus|ferplus_seven, public=validation|test; utkface: images=aligned|wild; manifest: tasks=NAME:KIND:COLUMN,...;... (kinds multilabel, "
-        "multiclass, distribution, regression), manifest, path, images, identity, numbers, split, shares, seed, box, corners, "
-        "landmarks, "
-        "minus_one=no|unknown, title, licence",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace records built from something else"
-    )
-    _add_noprogress(parser)
-
-
-def _add_noprogress(parser):
-    parser.add_argument(
-        "--noprogress", dest="progress", action="store_false", help="show no progress bar"
-    )
-
-
-def _add_max_pixels(parser):
-    parser.add_argument(
-        "--max_pixels",
-        type=int,
-        default=MAX_PIXELS,
-        help="a picture that is larger by its header is not decoded and counts as a bad one "
-        "(default %(default)s)",
-    )
-
-
-def _build(parsed):
-    options = {}
-    for text in parsed.option:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--option {text}: expected NAME=VALUE")
-        options[name] = value
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # bad images are reported by name instead
-    from data_pipelines.records.build import build
-
-    with without_keras():
-        built = build(
-            parsed.dataset,
-            parsed.source,
-            parsed.records,
-            detections=parsed.detections,
-            corrections=parsed.corrections,
-            max_bad=parsed.max_bad,
-            max_pixels=parsed.max_pixels,
-            overwrite=parsed.overwrite,
-            progress=parsed.progress,
-            **options,
-        )
-    print(built.summary())
-
-
 def _add_inspect(commands):
-    parser = _add(
+    parser = add_command(
         commands,
         "inspect",
         _inspect,
@@ -188,7 +86,7 @@ def _inspect(parsed):
 
 
 def _add_detect(commands):
-    parser = _add(
+    parser = add_command(
         commands, "detect", _detect, "find the faces of all pictures in a folder", _DETECT_EXAMPLES
     )
     parser.add_argument("--source", required=True, help="folder of pictures, with its sub-folders")
@@ -210,9 +108,9 @@ def _add_detect(commands):
         "(default %(default)s)",
     )
     parser.add_argument("--max_bad", type=int, default=0, help="pictures that may fail to decode")
-    _add_max_pixels(parser)
+    add_max_pixels(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a table that exists")
-    _add_noprogress(parser)
+    add_noprogress(parser)
 
 
 def _detect(parsed):
@@ -239,7 +137,7 @@ def _detect(parsed):
 
 
 def _add_synth(commands):
-    parser = _add(
+    parser = add_command(
         commands,
         "synth",
         _synth,
@@ -282,7 +180,7 @@ def _synth(parsed):
 
 
 def _add_paste(commands):
-    parser = _add(
+    parser = add_command(
         commands,
         "paste",
         _paste,
@@ -336,7 +234,7 @@ def _add_paste(commands):
         help="greatest number of pieces of backgrounds that are pasted as faces are (default 2)",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same canvases")
-    _add_noprogress(parser)
+    add_noprogress(parser)
 
 
 def _paste(parsed):
