@@ -8,8 +8,13 @@ import tensorflow as tf
 from scipy import ndimage
 
 from data_pipelines.crop.geometry import Crop, to_crop_coordinates
-from data_pipelines.crop.image_headers import image_sizes
-from data_pipelines.crop.pixels import crop_pixels, decode_and_crop, decode_and_crop_each
+from data_pipelines.crop.image_headers import decode, image_sizes
+from data_pipelines.crop.pixels import (
+    crop_pixels,
+    decode_and_crop,
+    decode_and_crop_each,
+    halved_window,
+)
 from data_pipelines.errors import UserError
 from data_pipelines.input.augment import (
     Augment,
@@ -176,6 +181,34 @@ def test_decoded_pixels_are_cropped_like_encoded_ones(side):
     from_bytes, expected = crop_all([png(picture) for picture in pictures], crop, boxes)
     np.testing.assert_allclose(from_pixels, from_bytes, atol=1e-3)
     np.testing.assert_allclose(transform, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("times", [0, 1, 3])
+def test_a_window_of_what_is_halved_is_the_mean_over_its_blocks(times):
+    picture, block = RANDOM.integers(0, 256, (45, 70, 3), np.uint8), 2**times
+    edges = [(0, -length % block) for length in picture.shape[:2]]
+    complete = np.pad(picture, [*edges, (0, 0)], mode="edge").astype(np.float32)
+    means = np.round(complete.reshape(-(-45 // block), block, -1, block, 3).mean(axis=(1, 3)))
+    for top, left, height, width in ((0, 0, *means.shape[:2]), (1, 2, 3, 4), (4, 7, 2, 2)):
+        found = halved_window(tf.constant(picture), tf.constant([top, left, height, width]), times)
+        np.testing.assert_array_equal(found, means[top : top + height, left : left + width])
+
+
+@pytest.mark.parametrize("times", [1, 2, 4, 8, 20])
+def test_crops_of_one_picture_are_decoded_together_and_to_the_bit_as_alone(times, monkeypatch):
+    pictures = [smooth_picture(400, 300), smooth_picture(310, 420)]
+    files, owners = [jpeg(pictures[0]), png(pictures[1])], [1, 0, 1, 1, 0]
+    boxes = np.float32(RANDOM.uniform(0, 100, (5, 4)) + [0, 0, 8 * times, 8 * times])
+    crop, nowhere = Crop("box", height=9, width=8), np.full((5, 5, 2), np.nan, np.float32)
+    alone, expected = decode_and_crop([files[i] for i in owners], boxes, nowhere, crop)
+    whole = []
+    monkeypatch.setattr(
+        "data_pipelines.crop.pixels.decode", lambda data: whole.append(data) or decode(data)
+    )
+    found, transform = decode_and_crop(files, boxes, nowhere, crop, owners=tf.constant(owners))
+    np.testing.assert_array_equal(found, alone)
+    np.testing.assert_array_equal(transform, expected)
+    assert len(whole) == (1 if times < 16 else 2)  # beyond 8 JPEG's decoder does not reduce
 
 
 def test_formats_and_grey_pictures():

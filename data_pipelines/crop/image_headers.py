@@ -46,6 +46,16 @@ def decode(image_bytes):
     return tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
 
 
+def decode_exactly(image_bytes):
+    """One encoded image, JPEG or PNG, as uint8 `[H, W, 3]`, to the bit as OpenCV decodes it."""
+    import tensorflow as tf
+
+    def jpeg():
+        return tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")
+
+    return tf.cond(is_jpeg(image_bytes), jpeg, lambda: decode(image_bytes))
+
+
 def image_sizes(image_bytes):
     """Height and width of encoded images `[B]`, int32 `[B, 2]`; of JPEG only headers are read."""
     import tensorflow as tf

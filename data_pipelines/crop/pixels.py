@@ -19,16 +19,20 @@ from data_pipelines.crop.image_headers import decode, header_sizes, image_sizes,
 _JPEG_RATIOS = (1, 2, 4, 8)
 
 
-def decode_and_crop(image_bytes, box, landmarks, crop: Crop, *, adjust=None, stream=False):
+def decode_and_crop(
+    image_bytes, box, landmarks, crop: Crop, *, owners=None, adjust=None, stream=False
+):
     """Decodes images (JPEG, PNG, BMP, first frame of GIF) and crops them.
 
     Works in eager mode, in `tf.data` and in exported graphs, with any batch size.
 
     Args:
-        image_bytes: string `[B]`, encoded images; grey ones are repeated in three channels.
+        image_bytes: string `[N]`, encoded images; grey ones are repeated in three channels.
         box: float32 `[B, 4]` left, top, width, height in pixels; NaN where unknown.
         landmarks: float32 `[B, 5, 2]` x, y in pixels; NaN where unknown.
         crop: which part is wanted.
+        owners: int32 `[B]`, of which image each crop is; without, one of each in order. An image
+            that is decoded whole is so once, for all of its crops.
         adjust: float32 `[B, 2, 3]`, optional: a further transform, from pixels of the crop to
             pixels of the crop as `crop` alone would give it (augmentation, mirroring).
         stream: many batches of this size follow: interpolate by XLA, which takes a second to
@@ -45,11 +49,16 @@ def decode_and_crop(image_bytes, box, landmarks, crop: Crop, *, adjust=None, str
 
     image_bytes = tf.convert_to_tensor(image_bytes)
     sizes = image_sizes(image_bytes)
+    sizes = sizes if owners is None else tf.gather(sizes, owners)
     make = compiled if stream else functools.partial
     place, sample = make(_place, crop), make(sample_windows, crop)
     transform, local, halvings, whole, windows = place(sizes, box, landmarks, adjust)
-    choices, decoders = decoders_of(image_bytes, halvings, whole, windows)
-    pixels = _join_windows(choices, decoders, windows, stream)
+    choices, decoders = decoders_of(image_bytes, halvings, whole, windows, owners)
+    shared = None
+    if owners is not None:
+        *decoders, _ = decoders
+        shared = functools.partial(_write_shared, image_bytes, owners, halvings, windows)
+    pixels = _join_windows(choices, decoders, windows, stream, shared)
     return sample(pixels, windows[:, 2:], local), transform
 
 
@@ -201,32 +210,38 @@ def _place(crop, sizes, box, landmarks, adjust):
     return transform, local, halvings, whole, tf.concat([first, last - first + 1], axis=1)
 
 
-def decoders_of(image_bytes, halvings, whole, windows):
-    """Which decoder each image takes, int32 `[B]`, and the decoders.
+def decoders_of(image_bytes, halvings, whole, windows, owners=None):
+    """Which decoder each window takes, int32 `[B]`, and the decoders.
 
-    Each is a function of an image's index that decodes its window, uint8 `[height, width, 3]`.
+    Each is a function of a window's index that decodes it, uint8 `[height, width, 3]`. The last one
+    decodes the whole image. `owners` is as in `decode_and_crop`.
     """
     import tensorflow as tf
 
+    def file(index):
+        return image_bytes[index if owners is None else owners[index]]
+
     def all_of_jpeg(index):
-        return tf.io.decode_jpeg(image_bytes[index], channels=3)
+        return tf.io.decode_jpeg(file(index), channels=3)
 
     def part_of_jpeg(ratio, index):
-        return tf.io.decode_and_crop_jpeg(
-            image_bytes[index], windows[index], channels=3, ratio=ratio
-        )
+        return tf.io.decode_and_crop_jpeg(file(index), windows[index], channels=3, ratio=ratio)
 
     def anything(index):
-        return halved_window(decode(image_bytes[index]), windows[index], halvings[index])
+        return halved_window(decode(file(index)), windows[index], halvings[index])
 
     parts = [functools.partial(part_of_jpeg, ratio) for ratio in _JPEG_RATIOS]
     choices = tf.where(whole & (halvings == 0), 0, halvings + 1)
-    jpeg = is_jpeg(image_bytes) & (halvings < len(_JPEG_RATIOS))
+    jpeg = is_jpeg(image_bytes)
+    jpeg = jpeg if owners is None else tf.gather(jpeg, owners)
+    jpeg &= halvings < len(_JPEG_RATIOS)
     return tf.where(jpeg, choices, len(parts) + 1), [all_of_jpeg, *parts, anything]
 
 
-def _join_windows(choices, decoders, windows, stream):
+def _join_windows(choices, decoders, windows, stream, shared=None):
     """The pixels of all windows, uint8 `[total, 3]`, image after image and row after row.
+
+    Windows whose choice is behind the decoders are those of `shared`, which writes them together.
 
     The images of each decoder have a loop of their own: inside of one, the branches that an image
     does not take would cost time too. For a `stream` the list is up to a quarter longer, so that
@@ -242,7 +257,30 @@ def _join_windows(choices, decoders, windows, stream):
     pixels = pixels.write(count, tf.zeros([more, 3], tf.uint8))
     for choice, decoder in enumerate(decoders):
         pixels = _write_decoded(pixels, tf.where(choices == choice)[:, 0], decoder, stream)
+    if shared:
+        pixels = shared(pixels, tf.where(choices == len(decoders))[:, 0])
     return pixels.concat()
+
+
+def _write_shared(image_bytes, owners, halvings, windows, pixels, indices):
+    """The `TensorArray` with windows `indices` of images that are decoded once each."""
+    import tensorflow as tf
+
+    images, places = tf.unique(tf.gather(owners, indices))
+
+    def step(number, pixels):
+        image = decode(image_bytes[images[number]])
+
+        def cut(index):
+            return halved_window(image, windows[index], halvings[index])
+
+        own = tf.boolean_mask(indices, places == number)
+        return number + 1, _write_decoded(pixels, own, cut, False)
+
+    # Large photographs are held whole here, hence few of them at a time.
+    return tf.while_loop(
+        lambda number, _: number < tf.size(images), step, (0, pixels), parallel_iterations=2
+    )[1]
 
 
 def _write_decoded(pixels, indices, decoder, stream):
@@ -266,20 +304,19 @@ def halved_window(image, window, times):
     """A window of an image, uint8 `[H, W, 3]`, after its sides were halved so many times."""
     import tensorflow as tf
 
+    block = tf.bitwise.left_shift(1, times)
+    top, left, height, width = tf.unstack(window * block)
+    part = image[top : top + height, left : left + width]
+
     def halved():
-        block = tf.bitwise.left_shift(1, times)
-        size = tf.shape(image)[:2]
         # Repeated edges complete the last blocks, as in a JPEG.
-        rows = tf.minimum(tf.range(-(-size[0] // block) * block), size[0] - 1)
-        columns = tf.minimum(tf.range(-(-size[1] // block) * block), size[1] - 1)
-        complete = tf.gather(tf.gather(image, rows), columns, axis=1)
-        smaller = tf.shape(complete)[:2] // block
-        means = tf.raw_ops.ResizeArea(images=complete[None], size=smaller)[0]
+        rows = tf.minimum(tf.range(height), tf.shape(part)[0] - 1)
+        columns = tf.minimum(tf.range(width), tf.shape(part)[1] - 1)
+        complete = tf.gather(tf.gather(part, rows), columns, axis=1)
+        means = tf.raw_ops.ResizeArea(images=complete[None], size=window[2:])[0]
         return tf.cast(tf.round(means), tf.uint8)
 
-    image = tf.cond(times > 0, halved, lambda: image)
-    top, left, height, width = tf.unstack(window)
-    return image[top : top + height, left : left + width]
+    return tf.cond(times > 0, halved, lambda: part)
 
 
 def sample_windows(crop, pixels, sizes, transform):

@@ -187,11 +187,12 @@ def _decode(data: bytes, header: Header) -> np.ndarray:
         if header.format in _BY_PILLOW or header.mode == "CMYK":
             return _by_pillow(data)
         else:
-            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)[..., ::-1]
+            flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            if pixels is None:
+                raise ValueError("OpenCV gives None for what it cannot decode")
             return np.ascontiguousarray(_turned(pixels, header.orientation))
     except (cv2.error, *_DAMAGED) as error:
-        # OpenCV gives None, which has no channels, for what it cannot decode.
         raise UserError(f"not an image that can be decoded ({header.format})") from error
 
 

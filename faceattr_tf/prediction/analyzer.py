@@ -33,10 +33,9 @@ from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import LANDMARK_NAMES, Task
 from faceattr_tf.prediction.face import Face, TaskPrediction, task_predictions
 from faceattr_tf.prediction.localisation import Localiser, crop_of_window
-from faceattr_tf.prediction.picture import Image, Picture, as_list, read_picture
+from faceattr_tf.prediction.picture import NO_IMAGE, Image, Picture, as_list, read_picture
 from faceattr_tf.prediction.sensitive import answered_tasks
 
-NO_IMAGE = "not an image that can be decoded"
 _DECODED = 8  # pictures held at a time for detection, decoded and reduced
 
 
@@ -288,17 +287,20 @@ class Analyzer:
 
     @functools.cached_property
     def _network(self):
-        """Image bytes `[B]`, boxes, landmarks -> outputs, transforms, as one compiled function."""
+        """Image bytes `[N]`, of which each face is `[B]`, boxes, landmarks -> outputs, transforms."""
         import tensorflow as tf
 
         from data_pipelines.crop.pixels import decode_and_crop
 
-        def network(image_bytes, box, landmarks):
-            pixels, transform = decode_and_crop(image_bytes, box, landmarks, self.crop)
+        def network(image_bytes, owners, box, landmarks):
+            pixels, transform = decode_and_crop(
+                image_bytes, box, landmarks, self.crop, owners=owners
+            )
             return self.model(pixels, training=False), transform
 
         points = [None, len(LANDMARK_NAMES), 2]
-        signature = [([None], tf.string), ([None, 4], tf.float32), (points, tf.float32)]
+        signature = [([None], tf.string), ([None], tf.int32)]
+        signature += [([None, 4], tf.float32), (points, tf.float32)]
         return tf.function(network, [tf.TensorSpec(*spec) for spec in signature], autograph=False)
 
     @functools.cached_property
@@ -344,10 +346,12 @@ class Analyzer:
     def _run(self, jobs: list["_Job"]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         import tensorflow as tf
 
-        contents = [job.picture.content for job in jobs]
+        contents = list(dict.fromkeys(job.picture.content for job in jobs))
+        places = {content: place for place, content in enumerate(contents)}
+        owners = [places[job.picture.content] for job in jobs]
         boxes, landmarks = np.stack([job.box for job in jobs]), [job.landmarks for job in jobs]
         try:
-            outputs, transforms = self._network(contents, boxes, np.stack(landmarks))
+            outputs, transforms = self._network(contents, owners, boxes, np.stack(landmarks))
         except tf.errors.InvalidArgumentError as error:
             if len(jobs) > 1:  # one bad picture fails a whole batch: find out which
                 for job in jobs:

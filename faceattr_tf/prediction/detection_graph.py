@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines.crop.image_headers import decode, header_sizes, is_jpeg, isolated
+from data_pipelines.crop.image_headers import decode_exactly, header_sizes, isolated
 from data_pipelines.detection.mtcnn import (
     MAXIMUM_SIDE,
     MINIMUM_SIZE,
@@ -73,7 +73,8 @@ class FaceDetector:
         """
         detector = Detector(self.minimum_size, self.maximum_side)
         for image in images:
-            pixels = _decoded(image) if isinstance(image, bytes) else tf.convert_to_tensor(image)
+            exact = decode_exactly if isinstance(image, bytes) else tf.convert_to_tensor
+            pixels = exact(image)
             small = _reduced(pixels[None], self.maximum_side)[0].numpy()
             (faces,) = detector([small])
             factor = np.array(pixels.shape[1::-1]) / small.shape[1::-1]
@@ -90,7 +91,7 @@ def locate_in_files(detector: FaceDetector, image_bytes, max_pixels: int) -> Loc
     usable &= tf.reduce_prod(tf.cast(sizes, tf.int64), axis=1) <= max_pixels
 
     def find(index):
-        pixels = _decoded(image_bytes[index])
+        pixels = decode_exactly(image_bytes[index])
         same = tf.reduce_all(tf.shape(pixels)[:2] == sizes[index])
         with tf.control_dependencies([tf.debugging.Assert(same, ["another size than stated"])]):
             faces, left_out = _find(detector, tf.identity(pixels)[None])
@@ -193,12 +194,3 @@ def _reduced(pixels, maximum_side: int):
 
     small = tf.cond(side > maximum_side, smaller, lambda: pixels)
     return tf.ensure_shape(small, [None, None, None, 3])
-
-
-def _decoded(data):
-    """An encoded image as uint8 `[H, W, 3]`, as exact as OpenCV decodes it."""
-
-    def jpeg():
-        return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
-
-    return tf.cond(is_jpeg(data), jpeg, lambda: decode(data))

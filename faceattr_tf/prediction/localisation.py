@@ -196,7 +196,7 @@ def crop_faces(image: bytes | np.ndarray, boxes: np.ndarray, landmarks: np.ndarr
 
     cut = decode_and_crop if isinstance(image, bytes) else crop_pixels
     one = tf.constant([image] if isinstance(image, bytes) else image[None])
-    return cut(tf.repeat(one, len(boxes), axis=0), boxes, landmarks, crop)
+    return cut(one, boxes, landmarks, crop, owners=tf.zeros(len(boxes), tf.int32))
 
 
 def _responses(stage: Stage, image, boxes) -> Iterable[tuple[np.ndarray, np.ndarray]]:

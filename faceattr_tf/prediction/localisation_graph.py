@@ -190,7 +190,7 @@ def cutter_of_pixels(pixels):
     """The same for images of one size, uint8 `[N, H, W, 3]`."""
 
     def cut(of, box, crop, landmarks=None):
-        return crop_pixels(tf.gather(pixels, of), box, _known(landmarks, box), crop)
+        return crop_pixels(pixels, box, _known(landmarks, box), crop, owners=of)
 
     return cut
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.formats.encoded import decode, encode, from_pillow, upright
+from data_pipelines.formats.encoded import encode, from_pillow, upright
 
 _ARRAYS = "expected uint8 RGB of shape [H, W, 3], or grey of [H, W] or [H, W, 1]"
 ACCEPTED = (
@@ -20,6 +19,8 @@ ACCEPTED = (
 
 Image = Any
 """A picture as `ACCEPTED` says; arrays and tensors are what NumPy takes without a copy from GPUs."""
+
+NO_IMAGE = "not an image that can be decoded"
 
 _BYTES = (bytes, bytearray, memoryview)
 
@@ -44,11 +45,15 @@ class Picture:
         return self.name or "picture"
 
     def pixels(self) -> np.ndarray:
-        """uint8 RGB `[H, W, 3]`."""
+        """uint8 RGB `[H, W, 3]`, decoded by TensorFlow: OpenCV holds what it decodes twice."""
+        import tensorflow as tf
+
+        from data_pipelines.crop.image_headers import decode_exactly
+
         try:
-            return decode(self.content, sys.maxsize)
-        except UserError as error:
-            raise UserError(f"{self}: {error}") from error
+            return np.asarray(decode_exactly(self.content))
+        except tf.errors.InvalidArgumentError as error:
+            raise UserError(f"{self}: {NO_IMAGE}") from error
 
     def turned(self, quarters: int) -> "Picture":
         """The same, turned clockwise by quarters of a circle."""

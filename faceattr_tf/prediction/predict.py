@@ -17,11 +17,12 @@ import cv2
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
-from data_pipelines.formats.encoded import ENDINGS, decode, readable, unread
+from data_pipelines.formats.encoded import ENDINGS, readable, unread
 from data_pipelines.formats.images import ImageFolder
 from data_pipelines.progress import progress_bar
 from faceattr_tf.prediction.analyzer import Analyzer
 from faceattr_tf.prediction.face import Face
+from faceattr_tf.prediction.picture import read_picture
 from faceattr_tf.prediction.predict_video import predict_video, split_videos
 from faceattr_tf.prediction.smoothing import SECONDS
 from faceattr_tf.prediction.video import COLUMNS as VIDEO_COLUMNS
@@ -347,7 +348,7 @@ def _write_csv(file, columns: Sequence[str]):
 def _annotate(name: str, faces: list[Face], target: Path) -> None:
     from faceattr_tf.prediction.annotate import annotate_faces
 
-    pixels = decode(Path(name).read_bytes(), sys.maxsize)
+    pixels = read_picture(name, sys.maxsize).pixels()
     if target.suffix.lower() not in (".jpg", ".jpeg"):
         target = target.with_name(target.name + ".jpg")
     target.parent.mkdir(parents=True, exist_ok=True)
