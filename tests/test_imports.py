@@ -20,6 +20,7 @@ FLOORS = {
     ),
     "faceattr_tf": (
         ("configs", "layers", "losses", "precision"),
+        ("resolution",),
         ("experiment", "workdir"),
         ("models", "evaluation"),
         ("features", "prediction"),

@@ -14,12 +14,13 @@ from data_pipelines.progress import progress_bar
 from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import POSE
 from faceattr_tf.configs.base import Bottlenecks, Recipe
-from faceattr_tf.experiment import Experiment, resolve_crop
+from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.cache import weights_digest
 from faceattr_tf.features.extract import extract, feature_function, network_stages
 from faceattr_tf.models.create import feature_layer
 from faceattr_tf.models.stages import pool_features, stages_named
 from faceattr_tf.precision import resolve
+from faceattr_tf.resolution import resolve_crop
 from faceattr_tf.workdir import MODEL, Workdir
 
 
