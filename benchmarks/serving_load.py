@@ -114,8 +114,9 @@ def resident(process: int, field: str) -> float:
 
 def load(models: pathlib.Path, name: str, version: int, minutes: float, clients: int) -> None:
     """Asks a server process for some minutes and prints what came of it."""
-    from export.client import Client, Refused, Unavailable
+    from export.client import Client
     from export.description import read_description
+    from export.transports import Refused, Unavailable
 
     description = read_description(models / name / str(version))
     pool = pool_of_images(description["max_pixels"])

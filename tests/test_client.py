@@ -19,10 +19,11 @@ from data_pipelines.crop.geometry import Crop
 from data_pipelines.detection.mtcnn import Detection
 from data_pipelines.errors import UserError
 from data_pipelines.formats.encoded import decode, read_header
-from export.client import Client, Refused, Unavailable
+from export.client import Client
 from export.commands.client import main
 from export.description import named, read_description, summary
 from export.drawn_requests import draw_requests
+from export.transports import Refused, Unavailable
 
 SIGNATURES = ("serving_default", "pixels", "crop", "features")
 

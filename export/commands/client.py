@@ -74,8 +74,9 @@ def main(arguments: list[str]) -> None:
     from data_pipelines.crop.framing import check_tells_faces_apart
     from data_pipelines.crop.geometry import Crop
     from data_pipelines.progress import progress_bar
-    from export.client import Client, Refused, Unavailable
+    from export.client import Client
     from export.description import check_description, named, read_description, summary
+    from export.transports import Refused, Unavailable
     from faceattr_tf.prediction.predict import list_images
 
     description = read_description(flags.description) if flags.description else None
