@@ -13,6 +13,7 @@ BMP, TIFF) are encoded anew, see `data_pipelines.formats.encoded`.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import os
@@ -25,6 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.crop.framing import check_tells_faces_apart
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.detection.mtcnn import Detection
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
@@ -211,9 +214,14 @@ class Client:
                 answer of its own.
             max_pixels: that of the model's description, where it is known: what is larger by its
                 header, or no image of a format that is read, is not sent, and its answer says why.
+
+        Raises:
+            UserError: with a detector, the model saw whole pictures and cannot tell their faces
+                apart.
         """
         batches = _batches(images, self.batch_size)
         if detector:
+            self._check_tells_faces_apart()
             batches = (
                 part for batch in batches for part in self._faces(batch, detector, max_pixels)
             )
@@ -225,6 +233,14 @@ class Client:
                     yield from under_way.popleft().result()
             while under_way:
                 yield from under_way.popleft().result()
+
+    def _check_tells_faces_apart(self) -> None:
+        with contextlib.suppress(Unavailable, Refused):  # every image will say so
+            description = self.description()
+            if description:
+                # An export of an earlier version says nothing of the framing.
+                framing = description.get("framing")
+                check_tells_faces_apart(Crop.from_dict(description["crop"]), framing)
 
     def _upright(self, data: bytes) -> bytes:
         """What a server decodes as we would; of large photographs one at a time."""

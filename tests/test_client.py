@@ -386,6 +386,13 @@ def test_the_command_finds_faces_itself(running, tmp_path, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["box"] == [3, 4, 15, 16]
 
 
+def test_a_model_of_whole_pictures_is_not_asked_about_their_faces(monkeypatch):
+    description = {"crop": Crop("none", 12, 10).to_dict()}  # as one of an earlier version
+    monkeypatch.setattr(Client, "description", lambda _: description)
+    with Client("127.0.0.1:1") as client, pytest.raises(UserError, match="the same of all faces"):
+        next(client.predict(["photo.jpg"], detector=len))
+
+
 def test_what_the_model_does_not_take_is_not_sent_and_has_one_reason(running, tmp_path):
     (tmp_path / "large.png").write_bytes(encode(np.full([80, 100, 3], 99, np.uint8), ".png"))
     (tmp_path / "text.jpg").write_text("no picture")
