@@ -349,6 +349,7 @@ def test_mistakes_are_one_line(workdir, served):
         ([f"--workdir={workdir.path}", "--max_pixels=0"], "expected at least 1"),
         ([f"--workdir={workdir.path}", "--faces=0"], "expected at least 1"),
         ([f"--workdir={workdir.path}", "--sensitive=ethnicity"], "no sensitive task"),
+        ([f"--workdir={workdir.path}", "--consistent"], "does not know which answers exclude"),
     ):
         with pytest.raises(UserError, match=line):
             main([*([] if any("--port" in a for a in arguments) else ["--port=0"]), *arguments])

@@ -84,6 +84,12 @@ def parser() -> argparse.ArgumentParser:
         help="a larger file is not taken (default: %(default)s)",
     )
     add(
+        "--consistent",
+        action="store_true",
+        help="no answers that the labels of training rule out together, at the run's own thresholds: "
+        "the less certain one gives way",
+    )
+    add(
         "--sensitive",
         type=_names,
         default=(),
@@ -130,6 +136,7 @@ def _service(flags: argparse.Namespace) -> Service:
         faces=flags.faces,
         try_rotations=flags.try_rotations,
         sensitive=flags.sensitive,
+        consistent=flags.consistent,
     )
     return Service(analyzer, workdir)
 
