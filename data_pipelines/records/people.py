@@ -1,11 +1,33 @@
 """Which people are in which part of a record set, where a data set says who is who."""
 
+import hashlib
 import itertools
 from collections.abc import Mapping
 
 import numpy as np
 
 from data_pipelines.errors import UserError
+
+
+def read_groups(shards: list[str]) -> list[str]:
+    """What belongs together of the examples of a split: the person, or the same bytes of an image.
+
+    Returns:
+        In stored order a text that those share who are of one person and, where it is unknown who
+        somebody is, those whose images are copies of each other.
+    """
+    import tensorflow as tf
+
+    spec = {
+        "identity": tf.io.FixedLenFeature((), tf.int64),
+        "image": tf.io.FixedLenFeature((), tf.string),
+    }
+    groups = []
+    for data in tf.data.TFRecordDataset(shards).batch(256):
+        fields = tf.io.parse_example(data, spec)
+        for person, image in zip(*(fields[name].numpy() for name in spec), strict=True):
+            groups.append(hashlib.sha256(image).hexdigest() if person < 0 else f"person {person}")
+    return groups
 
 
 def count_people(identities: Mapping[str, np.ndarray]) -> tuple[dict[str, int], dict[str, int]]:

@@ -1,0 +1,277 @@
+"""Suspicious labels of a record set: a table of corrections, a page to look at, and the numbers."""
+
+import csv
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from data_pipelines.errors import UserError
+from data_pipelines.files import local, replacing, write_text
+from data_pipelines.formats.corrections import COLUMNS
+from data_pipelines.records.counting import read_labels
+from data_pipelines.records.people import read_groups
+from data_pipelines.records.record_set import RecordSet
+from faceattr_tf.configs.base import Recipe
+from faceattr_tf.evaluation.label_noise import FEWEST, FOLDS, judge_labels, out_of_fold_scores
+from faceattr_tf.evaluation.leakage import training_overlap
+from faceattr_tf.reports.galleries import Example, Gallery, thumbnail
+from faceattr_tf.reports.page import Section, plain, render
+from faceattr_tf.reports.tables import NONE, Table, percent
+from faceattr_tf.workdir import Workdir
+
+SUSPICIOUS = "suspicious.csv"
+SHOWN = 100
+"""Pictures on the page."""
+
+LEARNED = 0.85
+"""Balanced accuracy below which what an attribute's scores suspect is mostly right."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspect:
+    """A label that is likely wrong."""
+
+    row: int
+    attribute: str
+    given: int
+    probability: float
+
+
+def find_suspicious(
+    network: Workdir | Recipe,
+    records: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    attributes: Sequence[str] = (),
+    layer: str = "",
+    flip: bool = False,
+    least: float = 0.5,
+    learned: float = LEARNED,
+    progress: bool = True,
+) -> dict:
+    """Judges every label by what other people's images say; writes page, table and numbers.
+
+    Args:
+        network: a run, or a recipe that names a network and its weights; features are kept on disk.
+        records: folder of records, all splits of which are judged together.
+        output: folder for `suspicious.csv`, `labels.html` and `labels.json`.
+        attributes: `LABEL` or `TASK/LABEL` of multilabel tasks; empty for all.
+        layer: stages of the network, several joined by `+`; empty for what the heads stand on.
+        flip: take the mean of the features of a picture and of its mirror image.
+        least: probability of being wrong from which on a label is suspicious.
+        learned: estimated balanced accuracy of an attribute's scores below which none is.
+        progress: show a bar.
+
+    Returns:
+        What is in labels.json; the key `folder` says where it lies.
+
+    Raises:
+        UserError: there are no such records, attributes or stage, or too few labels of either kind.
+    """
+    if not 0 < least < 1:
+        raise UserError(f"least {least}: expected a probability between 0 and 1")
+    records = RecordSet.load(records)
+    columns = _columns(records, attributes)
+    from faceattr_tf.features.frozen import FrozenNetwork
+
+    run = network if isinstance(network, Workdir) else None
+    of = FrozenNetwork.of_workdir if run else FrozenNetwork.of_recipe
+    frozen = of(network, records, (layer,) if layer else ())
+    filenames = frozen.filenames()
+    ((stage, features),) = frozen.features(flip=flip, progress=progress).items()
+    given = _given(records, columns)
+    groups = [group for split in records.splits for group in read_groups(records.shards[split])]
+    scores = out_of_fold_scores(features, given, np.array(groups))
+    judged = {
+        name: judge_labels(of_label, labels)
+        for name, of_label, labels in zip(columns, scores.T, given.T, strict=True)
+    }
+    left_out = [name for name, judgement in judged.items() if judgement is None]
+    judged = {name: judgement for name, judgement in judged.items() if judgement}
+    if not judged:
+        raise UserError(
+            f"{records.path}: no attribute has {FEWEST} labels of yes and of no; among "
+            f"{', '.join(left_out[:3])} nothing can be judged"
+        )
+    trusted = {name: one for name, one in judged.items() if one.learned >= learned}
+    suspects = _suspects(trusted, least)
+    contents = {
+        "folder": str(local(output)),
+        "records": {"name": records.name, "path": records.path},
+        "network": frozen.experiment.recipe.model.name,
+        "weights": frozen.weights,
+        "stage": stage,
+        "images": len(filenames),
+        "groups": len(set(groups)),
+        "least": least,
+        "learned": learned,
+        "left_out": left_out,
+        "warnings": _warnings(run, records, filenames, judged),
+        "attributes": {
+            name: _numbers(one, least if name in trusted else 1.0) for name, one in judged.items()
+        },
+    }
+    _write(contents, suspects, filenames, _gallery(frozen, suspects, filenames, progress))
+    return contents
+
+
+def _columns(records: RecordSet, wanted: Sequence[str]) -> list[str]:
+    """The attributes that are judged, as `TASK/LABEL`, in stored order."""
+    known = [
+        f"{task.name}/{label}"
+        for task in records.tasks
+        if task.kind == "multilabel"
+        for label in task.labels
+    ]
+    if not known:
+        raise UserError(f"{records.path}: no attributes (multilabel) in these records")
+    for name in wanted:
+        if not any(name in (one, one.partition("/")[2]) for one in known):
+            raise UserError(f"{records.path}: no attribute {name!r}; there are: {', '.join(known)}")
+    return [one for one in known if not wanted or {one, one.partition("/")[2]} & set(wanted)]
+
+
+def _given(records: RecordSet, columns: Sequence[str]) -> np.ndarray:
+    """The labels of all splits, int `[N, L]`."""
+    tasks = [records.task(name) for name in dict.fromkeys(one.partition("/")[0] for one in columns)]
+    of_splits = [read_labels(records.shards[split], tasks)[1] for split in records.splits]
+    found = []
+    for one in columns:
+        name, _, label = one.partition("/")
+        place = records.task(name).labels.index(label)
+        found.append(np.concatenate([labels[name][:, place] for labels in of_splits]))
+    return np.stack(found, axis=1).astype(int)
+
+
+def _suspects(judged: Mapping, least: float) -> list[Suspect]:
+    found = [
+        Suspect(int(row), name, int(one.given[row]), float(one.wrong[row]))
+        for name, one in judged.items()
+        for row in np.flatnonzero(one.wrong >= least)
+    ]
+    return sorted(found, key=lambda suspect: -suspect.probability)
+
+
+def _numbers(one, least: float) -> dict:
+    suspicious = one.wrong >= least
+    return {
+        "labels": int((one.given >= 0).sum()),
+        "yes": int((one.given == 1).sum()),
+        "no_labelled_yes": one.no_as_yes,
+        "yes_labelled_no": one.yes_as_no,
+        "ceiling": one.ceiling,
+        "learned": one.learned,
+        "suspicious": int(suspicious.sum()),
+        "expected_wrong": float(one.wrong[suspicious].sum()),
+    }
+
+
+def _warnings(run: Workdir | None, records: RecordSet, filenames, judged: Mapping) -> list[str]:
+    if not run:
+        return []
+    learned = {f"{task.name}/{label}" for task in run.tasks for label in task.labels}
+    seen = training_overlap(run, records, filenames)
+    if not seen["count"] or not learned & set(judged):
+        return []
+    text = (
+        f"{run.path} was trained on {seen['count']:,} of these {len(filenames):,} pictures with "
+        "such labels, whose mistakes it repeats; expected a network that has not learned them"
+    )
+    return [text]
+
+
+def _gallery(frozen, suspects: Sequence[Suspect], filenames, progress: bool) -> Gallery:
+    shown = suspects[:SHOWN]
+    rows = np.unique([suspect.row for suspect in shown]).astype(int)
+    height, width, _ = frozen.experiment.input_shape
+    pixels = frozen.pixels(rows, progress=progress).reshape(-1, height, width, 3)
+    pictures = {row: thumbnail(image) for row, image in zip(rows.tolist(), pixels, strict=True)}
+    examples = tuple(
+        Example(
+            filenames[one.row],
+            *pictures[one.row],
+            (
+                (f"{one.attribute.partition('/')[2]}: labelled {_word(one.given)}", False),
+                (f"wrong with {one.probability:.1%}", None),
+            ),
+        )
+        for one in shown
+    )
+    return Gallery(f"The {len(examples)} most suspicious labels", examples)
+
+
+def _word(given: int) -> str:
+    return "yes" if given == 1 else "no"
+
+
+def _write(contents: dict, suspects: Sequence[Suspect], filenames, gallery: Gallery) -> None:
+    folder = local(contents["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        replacing(folder / SUSPICIOUS) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        table = csv.writer(file)
+        table.writerow([*COLUMNS, "probability", "rank"])
+        for rank, one in enumerate(suspects, 1):
+            words = _word(one.given), _word(1 - one.given)
+            row = filenames[one.row], one.attribute, *words, f"{one.probability:.4f}", rank
+            table.writerow(row)
+    text = json.dumps(plain(contents), indent=1, allow_nan=False)
+    write_text(folder / "labels.html", _html(contents, gallery))
+    write_text(folder / "labels.json", text + "\n")
+
+
+def noise_table(contents: dict) -> Table:
+    """A row for every attribute, the best learned first."""
+    ordered = sorted(contents["attributes"].items(), key=lambda pair: -pair[1]["learned"])
+    rows = [
+        (
+            name,
+            f"{one['labels']:,}",
+            percent(one["yes"] / one["labels"]),
+            percent(one["learned"]),
+            percent(one["no_labelled_yes"]),
+            percent(one["yes_labelled_no"]),
+            percent(one["ceiling"]),
+            f"{one['suspicious']:,}" if one["learned"] >= contents["learned"] else "not learned",
+            f"{one['expected_wrong']:,.0f}" if one["suspicious"] else NONE,
+        )
+        for name, one in ordered
+    ]
+    note = (
+        "In per cent. Learned: balanced accuracy of the scores, as estimated; below "
+        f"{contents['learned']:.0%} nothing is suspected. Shares of wrong labels are rather too "
+        "high, most for rare answers and what is hardly learned, since what the features do not "
+        "tell counts, too. Ceiling: accuracy that perfect answers would have on these labels."
+    )
+    header = (
+        *("Attribute", "Labels", "Yes", "Learned", "No labelled yes", "Yes labelled no"),
+        *("Ceiling", "Suspicious", "Of these wrong"),
+    )
+    return Table(header, tuple(rows), "Wrong labels, as estimated", note)
+
+
+def _html(contents: dict, gallery: Gallery) -> str:
+    about = (
+        f"{contents['images']:,} pictures; each judged by a classifier that saw none of its "
+        f"person, or no copy of it ({contents['groups']:,} people or pictures in {FOLDS} parts). A "
+        f"label is suspicious from a probability of {contents['least']:.0%} on; {SUSPICIOUS} has all"
+    )
+    return render(
+        "analysis.html.jinja",
+        title=f"Suspicious labels of {contents['records']['name']}",
+        facts={
+            "Records": contents["records"]["path"],
+            "Network": contents["network"],
+            "Weights": contents["weights"],
+            "Stage": contents["stage"],
+            "Too few labels": ", ".join(contents["left_out"]) or "none",
+        },
+        warnings=contents["warnings"],
+        left_out={},
+        sections=[Section("Labels", about, [noise_table(contents)], (), [gallery])],
+    )
