@@ -8,7 +8,12 @@ from scipy import special
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
 from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE, Task, as_classes
-from faceattr_tf.evaluation.calibration import calibrate, choose_thresholds, fit_temperature
+from faceattr_tf.evaluation.calibration import (
+    calibrate,
+    choose_temperature,
+    choose_thresholds,
+    fit_temperature,
+)
 from faceattr_tf.evaluation.metrics import evaluate_task
 
 SMILING = MTFL_ATTRIBUTES.select(["Smiling"])
@@ -88,6 +93,21 @@ def test_temperature_minimises_cross_entropy(task):
     unknown = np.full_like(labels, -1)
     hidden = np.concatenate([labels, unknown]), np.concatenate([logits, -logits])
     assert fit_temperature(task, *hidden) == pytest.approx(found, rel=1e-4)
+
+
+def test_labels_have_temperatures_of_their_own_only_where_that_is_better_on_other_images():
+    random = np.random.default_rng(1)
+    logits = random.normal(size=(1500, 3), scale=2)
+    labels = (random.random(logits.shape) < special.expit(logits)).astype(int)
+    labels[:50, 0] = -1
+    assert choose_temperature(MTFL_ATTRIBUTES, labels, 2 * logits) == pytest.approx(2, rel=0.1)
+    apart = choose_temperature(MTFL_ATTRIBUTES, labels, logits * [0.5, 1, 4])
+    assert apart == pytest.approx([0.5, 1, 4], rel=0.2)
+    found = calibrate(MTFL_ATTRIBUTES, labels, logits * [0.5, 1, 4])
+    assert json.loads(json.dumps(found)) == found and found["temperature"] == apart
+    # The same of one label, whose thresholds are those of its own probabilities.
+    alone = choose_thresholds(SMILING, labels[:, 1:2], logits[:, 1:2], apart[1])
+    assert found["thresholds"][1] == pytest.approx(alone[0])
 
 
 def test_where_nothing_is_known_nothing_changes():

@@ -145,8 +145,10 @@ def score_of(values: dict[str, float], metric: str) -> float:
     return METRICS[name].sign * value
 
 
-def probabilities(task: Task, outputs, temperature: float = 1.0) -> np.ndarray:
+def probabilities(task: Task, outputs, temperature=1.0) -> np.ndarray:
     """Sigmoid (multilabel) or softmax (classes) of `outputs / temperature`, in float64.
+
+    Multilabel tasks may have one temperature per label.
 
     Outputs of other kinds come back unchanged.
     """
@@ -186,7 +188,7 @@ def evaluate_task(
     outputs,
     *,
     thresholds=None,
-    temperature: float = 1.0,
+    temperature=1.0,
     majority=None,
     transforms=None,
     crop_size=None,
@@ -200,7 +202,7 @@ def evaluate_task(
         outputs: the model's, `[N, n]`, for landmarks `[N, n, 2]`, for a transform `[N, 2, 3]`.
         thresholds: per label (multilabel), on the probability; a label is yes from there on.
             Default 0.5.
-        temperature: divides logits.
+        temperature: divides logits; of multilabel tasks also one per label.
         majority: the most frequent answer in training: per label (multilabel) or one class index.
         transforms: `[N, 2, 3]`, pixels of the crop to pixels of the source image (landmarks).
             Default: errors are measured in the crop.

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+
 from data_pipelines.errors import UserError
 from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import ALIGNMENT, IDENTITY, Task, join_labels, list_labels
@@ -155,7 +157,7 @@ def measure_split(
     """Every shared task of a run over a whole split, without intervals.
 
     Args:
-        workdir: the `Workdir` of the run, with its temperatures and thresholds.
+        workdir: the `Workdir` of the run.
         model: what the workdir's `load_model` gave.
         records: the record set.
         batches: what `split_batches` gave.
@@ -181,17 +183,19 @@ def measure_split(
         majority = majorities.get(task.name)
         task_labels, task_outputs = labels[task.name], outputs[task.name]
         thresholds = calibration.get("thresholds") or ()
+        temperature = calibration.get("temperature", 1.0)
         all_outputs = task_outputs
         if len(columns) < len(full.labels):  # multilabel and regression only
             task_labels, task_outputs = task_labels[:, columns], task_outputs[:, columns]
             thresholds = [thresholds[index] for index in columns if thresholds]
+            temperature = np.broadcast_to(temperature, len(full.labels))[columns].tolist()
             majority = [majority[index] for index in columns] if majority else None
         results.append(
             measure(
                 task,
                 task_labels,
                 task_outputs,
-                temperature=calibration.get("temperature", 1.0),
+                temperature=temperature,
                 thresholds=tuple(thresholds),
                 majority=majority,
                 transforms=transforms,

@@ -1,9 +1,10 @@
 """One network out of runs that trained branches of the same trunk, without a further step."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
-from scipy import special
+import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.input.batches import Source
@@ -161,23 +162,22 @@ def _impossible(recipe: Recipe, tasks: Sequence[Task]) -> dict:
 
 
 def _calibration(workdirs: Sequence[Workdir], tasks: Sequence[Task]) -> dict:
-    """The runs' thresholds, which decide as they did, at one temperature per task.
+    """The runs' temperatures and thresholds, so that answers stay what they were.
 
-    Of a task that several runs share out, it is the mean of theirs over labels.
+    Of a task that several runs share out, every label has a temperature of its own.
     """
     found = {}
     for task in tasks:
-        parts = []
-        for workdir in workdirs:
-            for own in workdir.tasks:
-                if own.name == task.name:
-                    parts.append((len(own.labels), workdir.calibration()[task.name]))
-        total = sum(count for count, _ in parts)
-        temperature = sum(count * one["temperature"] for count, one in parts) / total
-        thresholds = [
-            float(special.expit(one["temperature"] * special.logit(value) / temperature))
-            for _, one in parts
-            for value in one["thresholds"]
+        parts = [
+            (len(own.labels), workdir.calibration()[task.name])
+            for workdir in workdirs
+            for own in workdir.tasks
+            if own.name == task.name
         ]
+        temperature = parts[0][1]["temperature"]
+        if len(parts) > 1:
+            each = (np.broadcast_to(one["temperature"], count).tolist() for count, one in parts)
+            temperature = list(itertools.chain(*each))
+        thresholds = list(itertools.chain(*(one["thresholds"] for _, one in parts)))
         found[task.name] = {"temperature": temperature, "thresholds": thresholds}
     return found
