@@ -43,7 +43,8 @@ class Difference:
         largest: largest difference of an output, relative to outputs beyond 1.
         output: the output with it.
         labels: compared.
-        changed: those of them that differ though their probability is not `CLOSE` to the threshold.
+        changed: those of them that differ though their probability is not `CLOSE` to the threshold,
+            or to what makes it unsure.
         moved: images in which a face lies elsewhere; nothing else of these is compared. Where a
             response is very close to what bounds a window, the order of sums decides.
     """
@@ -206,13 +207,7 @@ def ask(
 
 def differences(found: dict, expected: dict, description: dict) -> list[Difference]:
     """Compares what `ask` and `expected_answers` gave."""
-    certain = {}
-    for fields in description["tasks"]:
-        if "thresholds" in fields:
-            certain[fields["outputs"]["label"]] = (
-                fields["outputs"]["probability"],
-                fields["thresholds"],
-            )
+    of_label = {f["outputs"]["label"]: f for f in description["tasks"] if "label" in f["outputs"]}
     results = []
     for signature, outputs in expected.items():
         answers = {
@@ -230,10 +225,9 @@ def differences(found: dict, expected: dict, description: dict) -> list[Differen
             alike = comparable(name, answers, outputs, description)[compared]
             if name.endswith("_label"):
                 differs = given != values
-                if name in certain:
-                    probability, thresholds = certain[name]
-                    near = np.abs(outputs[probability][compared] - thresholds) < CLOSE
-                    differs &= ~near
+                fields = of_label[name]
+                probability = outputs[fields["outputs"]["probability"]][compared]
+                differs &= ~_at_a_bound(fields, probability)
                 labels, changed = labels + differs.size, changed + int(differs.sum())
             elif alike.any():
                 given, values = given[alike], values[alike]
@@ -249,6 +243,18 @@ def differences(found: dict, expected: dict, description: dict) -> list[Differen
         moved = int((valid & ~compared).sum())
         results.append(Difference(signature, *counts, largest, worst, labels, changed, moved))
     return results
+
+
+def _at_a_bound(fields: dict, probability: np.ndarray) -> np.ndarray:
+    """Whether a label hangs on a probability that is `CLOSE` to what it is compared with."""
+    near = np.zeros(probability.shape, bool)
+    bounds = [fields["thresholds"]] if "thresholds" in fields else []
+    if least := np.array(fields.get("least", ())).T.tolist():
+        # Of yes/no labels, that of `no` is of the opposite probability.
+        bounds += [1 - np.array(least[0]), least[1]] if bounds else [least]
+    for bound in bounds:
+        near |= np.abs(probability - bound) < CLOSE
+    return near if "thresholds" in fields else near.any(axis=-1)
 
 
 def comparable(name: str, found: dict, expected: dict, description: dict) -> np.ndarray:
@@ -293,13 +299,21 @@ def refuse_if_different(results: Sequence[Difference], tolerance: float, changed
 
 
 def scores(answers: dict, examples: Examples, description: dict) -> dict[str, float]:
-    """Balanced accuracy per label or task, from the labels that an export gives."""
+    """Balanced accuracy per label or task, from the labels that an export gives.
+
+    Of one that may be unsure, from those that it would give else.
+    """
     found = {}
     for fields in description["tasks"]:
         name, truth = fields["name"], examples.labels.get(fields["name"])
         if truth is None or "label" not in fields["outputs"]:
             continue
         given = answers[f"answer/crop/{fields['outputs']['label']}"]
+        if fields.get("least"):
+            probability = answers[f"answer/crop/{fields['outputs']['probability']}"]
+            given = probability.argmax(axis=-1)
+            if "thresholds" in fields:
+                given = (probability >= fields["thresholds"]).astype(int)
         columns = {name: (truth, given)}
         if fields["kind"] == "multilabel":
             columns = {

@@ -16,6 +16,7 @@ from data_pipelines.crop.framing import check_tells_faces_apart, crop_of_face
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.tasks import LANDMARK_NAMES, Task, as_classes
+from faceattr_tf.evaluation.conformal import UNSURE, UNSURE_INDEX, with_unsure
 from faceattr_tf.prediction.sensitive import answered_tasks
 
 METADATA_NAME = "faceattr.json"
@@ -52,7 +53,8 @@ def describe(workdir, model, options, localiser=None) -> dict:
 
     Returns:
         Signatures (dtypes, shapes, meanings), tasks (kind, labels, temperature, thresholds, of a
-        consistent export the pairs of answers that are impossible, names of the outputs), options,
+        consistent export the pairs of answers that are impossible, of one that may be unsure the
+        risk and the least probabilities of possible answers, names of the outputs), options,
         crop (of a model of whole pictures that of a face whose place is known, else the whole), the
         framing of faces in these, the stages of the localiser or the settings of the detector, input shape, order of
         the landmarks, recipe, training records, package versions and, where known, the git commit
@@ -67,6 +69,8 @@ def describe(workdir, model, options, localiser=None) -> dict:
 
     metadata, recipe = workdir.metadata(), workdir.recipe()
     calibration = workdir.calibration(options.consistent)
+    if options.unsure is not None:
+        calibration = with_unsure(workdir, calibration, options.unsure, model)
     tasks, answered = [], answered_tasks(workdir.tasks, options.sensitive)
     for task in answered:
         stored = calibration.get(task.name, {})
@@ -78,6 +82,8 @@ def describe(workdir, model, options, localiser=None) -> dict:
             fields["thresholds"] = stored.get("thresholds") or [0.5] * len(task.labels)
             if options.consistent:
                 fields["impossible"] = stored.get("impossible", [])
+        if "least" in stored:
+            fields |= {"risk": stored["risk"], "least": stored["least"]}
         if task.values:
             fields["values"] = list(task.values)
         tasks.append({**fields, "outputs": output_names(task)})
@@ -187,7 +193,7 @@ def named(outputs: dict[str, np.ndarray], description: dict | None) -> dict:
         description: the model's metadata; without it, outputs keep their names and are lists.
 
     Returns:
-        Per task: multilabel `{label: {"probability": p, "label": bool}}`, multiclass `{"label":
+        Per task: multilabel `{label: {"probability": p, "label": bool or "unsure"}}`, multiclass `{"label":
         name, "probabilities": {name: p}}` and the expected `value` of classes that stand for
         numbers, regression `{label: value}`, landmarks `{point: [x,
         y]}`, transform the corners `[[x, y]]`. Outputs of no task stay as they are. Of photographs
@@ -218,14 +224,17 @@ def named(outputs: dict[str, np.ndarray], description: dict | None) -> dict:
         values = {kind: _plain(rest.pop(name)) for kind, name in names.items()}
         if task["kind"] == "multilabel":
             found[task["name"]] = {
-                label: {"probability": probability, "label": bool(yes)}
+                label: {
+                    "probability": probability,
+                    "label": UNSURE if yes == UNSURE_INDEX else bool(yes),
+                }
                 for label, probability, yes in zip(
                     labels, values["probability"], values["label"], strict=True
                 )
             }
         elif task["kind"] == "multiclass":
             found[task["name"]] = {
-                "label": labels[values["label"]],
+                "label": UNSURE if values["label"] == UNSURE_INDEX else labels[values["label"]],
                 "probabilities": dict(zip(labels, values["probability"], strict=True)),
                 **({"value": values["value"]} if "value" in values else {}),
             }
@@ -237,7 +246,10 @@ def named(outputs: dict[str, np.ndarray], description: dict | None) -> dict:
 
 
 def summary(answer: dict) -> str:
-    """What `named` gave with a description, in a line: labels that are yes, classes, values."""
+    """What `named` gave with a description, in a line: labels that are yes, classes, values.
+
+    Labels that are unsure have a question mark.
+    """
     if FACES in answer:
         count = len(answer[FACES])
         faces = "; ".join(
@@ -251,11 +263,13 @@ def summary(answer: dict) -> str:
         if not isinstance(values, dict):
             continue
         if "probabilities" in values:
-            text = f"{values['label']} {values['probabilities'][values['label']]:.2f}"
+            text = values["label"]
+            if text in values["probabilities"]:
+                text += f" {values['probabilities'][text]:.2f}"
             parts.append(text + (f" (about {values['value']:.3g})" if "value" in values else ""))
         else:
             parts += [
-                f"{label} {value['probability']:.2f}"
+                f"{label} {value['probability']:.2f}{'?' * (value['label'] == UNSURE)}"
                 for label, value in values.items()
                 if isinstance(value, dict) and value["label"]
             ]

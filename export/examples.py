@@ -26,6 +26,7 @@ from export.description import (
 from export.drawn_requests import draw_requests
 from faceattr_tf.evaluation.answers import answers
 from faceattr_tf.evaluation.class_metrics import expected_values
+from faceattr_tf.evaluation.conformal import UNSURE_INDEX
 
 PAGE = 32
 """Pictures on a page of drawn faces."""
@@ -144,7 +145,10 @@ def task_answers(raw: dict, transform, workdir, description: dict) -> dict[str, 
         names = fields["outputs"]
         said = answers(task, raw[task.name], transform, workdir.crop, fields)
         if said.labels is not None:
-            found |= {names["probability"]: said.values, names["label"]: said.labels}
+            labels = said.labels
+            if said.unsure is not None:
+                labels = np.where(said.unsure, UNSURE_INDEX, labels)
+            found |= {names["probability"]: said.values, names["label"]: labels}
             if task.values:
                 found[names["value"]] = expected_values(task, said.values)
         else:

@@ -53,8 +53,9 @@ and -1, and their neighbours are none the worse. Images of more than `max_pixels
 what their headers say, before anything is decoded.
 
 Probabilities are calibrated and labels follow the thresholds of the workdir; of a `consistent`
-export, probabilities of answers that gave way lie just across these, where their labels are. Boxes
-and points are in pixels, the centre of the first one being (0, 0). The graph does not apply
+export, probabilities of answers that gave way lie just across these, where their labels are. Of one
+that may be `unsure`, such labels are -2, for single classes too, and probabilities stay. Boxes and
+points are in pixels, the centre of the first one being (0, 0). The graph does not apply
 orientation tags (TensorFlow's decoders ignore them): clients turn photographs upright first.
 """
 
@@ -73,6 +74,7 @@ from export.description import METADATA_NAME, describe, described_tasks
 from export.examples import task_answers
 from export.versions import folder_of_model, latest_version, preparing, publish
 from export.warmup import write_warmup
+from faceattr_tf.evaluation.conformal import Risk
 
 FILES_NAME = "assets.extra/files.json"
 _TOLERANCES = {"float32": 1e-3, **TOLERANCES}
@@ -105,6 +107,8 @@ class ExportOptions:
             `faceattr_tf.prediction.sensitive`; the heads of the others are not in the export.
         consistent: of two yes/no answers that the labels of training rule out together, the less
             certain one gives way in the graph, see `faceattr_tf.evaluation.consistency`.
+        unsure: the share of answers that may be wrong, see `faceattr_tf.evaluation.conformal`: where
+            it would be larger, the graph's label is -2. None: everything is answered.
     """
 
     max_pixels: int = 16_000_000
@@ -113,6 +117,7 @@ class ExportOptions:
     warmup: bool = True
     sensitive: tuple[str, ...] = ()
     consistent: bool = False
+    unsure: str | float | None = None
 
     def check(self) -> None:
         """Raises UserError if a value makes no sense."""
@@ -124,6 +129,8 @@ class ExportOptions:
         sizes = self.batch_sizes
         if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
             raise UserError(f"batch_sizes {sizes}: expected whole numbers from 1 on that grow")
+        if self.unsure is not None:
+            Risk.of(self.unsure)
 
 
 def export_model(

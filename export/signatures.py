@@ -20,6 +20,7 @@ from data_pipelines.crop.pixels import crop_pixels, decode_and_crop_each
 from data_pipelines.tasks import ALIGNMENT, CLASS_KINDS, LANDMARK_NAMES, Task
 from export.declared_inputs import as_declared
 from export.photo_signatures import describe_photo_signatures, photo_signatures
+from faceattr_tf.evaluation.conformal import UNSURE, UNSURE_INDEX, unsure_answers
 from faceattr_tf.evaluation.consistency import consistent_answers
 from faceattr_tf.evaluation.transform_metrics import outline
 from faceattr_tf.models.heads import head_layers
@@ -144,24 +145,34 @@ def device_function(model: keras.Model, tasks: Sequence[Task], crop: Crop, descr
             names, values = fields["outputs"], tf.cast(raw[task.name], tf.float32)
             if task.kind in CLASS_KINDS:
                 outputs[names["probability"]] = tf.nn.softmax(values / fields["temperature"])
-                outputs[names["label"]] = tf.argmax(values, axis=-1, output_type=tf.int32)
+                probability, chosen = outputs[names["probability"]], tf.argmax(values, axis=-1)
+                outputs[names["label"]] = or_unsure(task, fields, probability, chosen)
                 if task.values:
                     expected = outputs[names["probability"]] * tf.constant(task.values, tf.float32)
                     outputs[names["value"]] = tf.reduce_sum(expected, axis=-1)
             elif task.kind == "multilabel":
                 logits, thresholds = values / fields["temperature"], fields["thresholds"]
-                probability = tf.sigmoid(logits)
+                probability = shown = tf.sigmoid(logits)
                 yes = probability >= thresholds
                 if pairs := fields.get("impossible"):
-                    probability, yes = consistent_answers(task, logits, thresholds, pairs)
-                outputs[names["probability"]] = probability
-                outputs[names["label"]] = tf.cast(yes, tf.int32)
+                    shown, yes = consistent_answers(task, logits, thresholds, pairs)
+                outputs[names["probability"]] = shown
+                outputs[names["label"]] = or_unsure(task, fields, probability, yes)
             else:
                 (name,) = names.values()
                 outputs[name] = outline(values) if task.kind == "transform" else values
         return outputs
 
     return on_device
+
+
+def or_unsure(task: Task, fields: dict, probability, label):
+    """The labels of a task, int32, `UNSURE_INDEX` where another answer is possible, too."""
+    values = tf.cast(label, tf.int32)
+    if not fields.get("least"):
+        return values
+    unsure = unsure_answers(task, probability, label, fields["least"])
+    return tf.where(unsure, UNSURE_INDEX, values)
 
 
 def embedding_of(model: keras.Model, tasks: Sequence[Task]):
@@ -191,7 +202,7 @@ def describe_signatures(
     answers = {}
     for task, fields in zip(tasks, described, strict=True):
         for kind, name in fields["outputs"].items():
-            answers[name] = _answer(task, kind)
+            answers[name] = _answer(task, kind, f", {UNSURE_INDEX} {UNSURE}" * ("least" in fields))
     valid = {VALID: _tensor("bool", ["N"], "whether the image could be read")}
     inputs = {"image_bytes": image_bytes}
     one_size = "RGB in 0..255; of one size in all requests that a server may join"
@@ -222,15 +233,15 @@ def describe_signatures(
     return signatures
 
 
-def _answer(task: Task, kind: str) -> dict:
+def _answer(task: Task, kind: str, unsure: str) -> dict:
     count = len(task.labels)
     if kind == "probability":
         of = "class" if task.kind in CLASS_KINDS else "label"
         return _tensor("float32", ["N", count], f"of every {of}, 0 to 1; NaN where not valid")
     if kind == "label":
         if task.kind in CLASS_KINDS:
-            return _tensor("int32", ["N"], "index of the class; -1 where not valid")
-        return _tensor("int32", ["N", count], "1 yes, 0 no; -1 where not valid")
+            return _tensor("int32", ["N"], f"index of the class{unsure}; -1 where not valid")
+        return _tensor("int32", ["N", count], f"1 yes, 0 no{unsure}; -1 where not valid")
     if kind == "points":
         return _tensor("float32", ["N", count, 2], "x, y in pixels; NaN where not valid")
     if kind == "outline":

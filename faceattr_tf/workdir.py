@@ -3,7 +3,10 @@
 import json
 import os
 import sys
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Mapping
+
+import numpy as np
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
@@ -15,6 +18,7 @@ from faceattr_tf.configs.base import Recipe
 
 MODEL = "model.keras"
 TOP = "top.keras"
+VALIDATION = "validation.npz"
 LOCALISATION = "localisation.json"
 VERIFICATION = "verification"
 
@@ -30,6 +34,7 @@ answers, best step |
     | `model.keras` | the best model by the recipe's validation metric |
     | `top.keras` | of a run on bottlenecks: the best layers behind them, until the run ends |
     | `calibration.json` | temperature and thresholds per task, chosen on validation |
+    | `validation.npz` | labels and outputs on validation, by which answers are chosen to be unsure |
     | `localisation.json` | of an LNet, where they were chosen: how its maps become windows |
     | `verification/` | where pairs of images were judged: page, figures, threshold for two pictures |
     | `metrics.jsonl` | one row per logged step or validation |
@@ -140,6 +145,30 @@ answers, best step |
         for name, pairs in self.impossible().items() if consistent else ():
             found[name] = {**found.get(name, {}), "impossible": pairs}
         return found
+
+    def validation(self) -> dict:
+        """What the best model says on validation: task -> labels and outputs; empty if not kept."""
+        if not (self.path / VALIDATION).is_file():
+            return {}
+        try:
+            with np.load(self.path / VALIDATION, allow_pickle=False) as stored:
+                names = [key.partition("/")[2] for key in stored if key.startswith("labels/")]
+                return {
+                    name: (stored[f"labels/{name}"], stored[f"outputs/{name}"]) for name in names
+                }
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{self.path / VALIDATION} cannot be read: {error}") from None
+
+    def write_validation(self, found: Mapping) -> None:
+        """Keeps labels and outputs on validation, which belong to the model as it is now.
+
+        Args:
+            found: task -> labels `[N, ...]`, outputs `[N, n]`.
+        """
+        arrays = {f"labels/{name}": labels for name, (labels, _) in found.items()}
+        arrays |= {f"outputs/{name}": outputs for name, (_, outputs) in found.items()}
+        with replacing(self.path / VALIDATION) as temporary:
+            np.savez_compressed(temporary, **arrays)
 
     def impossible(self) -> dict[str, list[dict]]:
         """Per multilabel task its `data_pipelines.input.impossible_pairs`, and a note if none has any.

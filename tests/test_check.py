@@ -84,7 +84,7 @@ def photos(tmp_path_factory):
 def test_an_export_that_agrees_is_published_with_its_figures(workdir, photos, tmp_path, capsys):
     main(
         [f"--workdir={workdir.path}", f"--output={tmp_path}", "--check", f"--images={photos}",
-         "--batch_sizes=1,2", "--no_warmup", "--consistent"]
+         "--batch_sizes=1,2", "--no_warmup", "--consistent", "--unsure=0.2,overall"]
     )  # fmt: skip
     output = capsys.readouterr()
     assert output.err == f"{photos / 'cut.jpg'}: left out, it cannot be decoded\n"

@@ -215,7 +215,8 @@ def evaluated(tmp_path_factory, mtfl_records):
     workdir.write_json("metadata.json", metadata)
     workdir.append_metrics({"step": 1, "phase": "a", "train/loss": 2.0})
     workdir.append_metrics({"step": 2, "phase": "b", "train/loss": 1.0, "validation/loss": 1.5})
-    return workdir, evaluate(path, [mtfl_records.path], bootstrap=50, batch_size=5)["mtfl-test"]
+    options = {"bootstrap": 50, "batch_size": 5, "unsure": "0.2,overall"}
+    return workdir, evaluate(path, [mtfl_records.path], **options)["mtfl-test"]
 
 
 def test_a_report_holds_figures_that_an_independent_computation_confirms(evaluated, mtfl_records):
@@ -274,6 +275,17 @@ def without_plots(monkeypatch):
     from faceattr_tf.reports import page
 
     monkeypatch.setattr(page, "task_plots", lambda result: [])
+
+
+def test_a_report_says_how_far_probabilities_and_unsure_answers_are_to_be_trusted(evaluated):
+    workdir, contents = evaluated
+    for name in ("attributes", "pose", "range"):
+        if numbers := contents["tasks"].get(name):
+            found = numbers["unsure"]
+            assert found["risk"] == "0.2,overall" and 0 < found["mean"]["labels"]["unsure"] <= 1
+            assert numbers["intervals_of_calibration"]["after"].keys() == {"labels", "error"}
+    page = (workdir.path / "evaluation" / "mtfl-test" / "report.html").read_text()
+    assert "Unsure at a risk of 0.2,overall" in page and "Expected calibration error" in page
 
 
 def test_training_images_are_recognised_and_flip_and_output_are_honoured(

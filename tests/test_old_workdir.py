@@ -35,8 +35,13 @@ def test_it_evaluates_to_the_same_report(old):
     from faceattr_tf.reports.evaluate import evaluate
 
     (report,) = evaluate(old / "workdir", old / "records", bootstrap=0).values()
-    expected = numbers(json.loads((old / "report.json").read_text())["tasks"])
-    found = numbers(json.loads(json.dumps(report["tasks"])))
+    expected = json.loads((old / "report.json").read_text())["tasks"]
+    found = json.loads(json.dumps(report["tasks"]))
+    for task in found:  # bins of equal width have given way to those of equally many images
+        assert ("calibration" in found[task]) == ("reliability" in expected[task])
+        found[task].pop("calibration", None)
+        expected[task].pop("reliability", None)
+    expected, found = numbers(expected), numbers(found)
     assert found.keys() == expected.keys() and len(found) > 100
     for path, value in expected.items():
         assert found[path] == pytest.approx(value, rel=1e-3, abs=1e-4), path

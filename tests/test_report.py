@@ -6,6 +6,7 @@ import xml.dom.minidom
 
 import numpy as np
 import pytest
+from scipy import special
 from sklearn.calibration import calibration_curve
 
 from data_pipelines.tasks import (
@@ -17,10 +18,11 @@ from data_pipelines.tasks import (
     POSE,
     Task,
 )
-from faceattr_tf.evaluation.bootstrap import intervals
+from faceattr_tf.evaluation.bootstrap import calibration_intervals, intervals
 from faceattr_tf.evaluation.metrics import METRICS, Metric
-from faceattr_tf.evaluation.results import image_errors, measure, reliability
-from faceattr_tf.reports import page, plots, tables
+from faceattr_tf.evaluation.reliability import measure_calibration, reliability
+from faceattr_tf.evaluation.results import image_errors, measure
+from faceattr_tf.reports import page, plots, summary, tables
 from faceattr_tf.reports.galleries import collect_examples
 from faceattr_tf.reports.published import published_rows
 
@@ -185,12 +187,33 @@ def test_reliability_agrees_with_scikit_learn():
     random = np.random.default_rng(2)
     score = random.uniform(0, 1, 500)
     truth = random.uniform(0, 1, 500) < score**2
-    share, mean = calibration_curve(truth, score, n_bins=10)
+    share, mean = calibration_curve(truth, score, n_bins=10, strategy="quantile")
     found = reliability(truth, score)
     np.testing.assert_allclose(found["share"], share)
     np.testing.assert_allclose(found["probability"], mean)
-    weights = np.histogram(score, 10, (0, 1))[0] / 500
-    assert found["error"] == pytest.approx((np.abs(share - mean) * weights).sum())
+    assert found["count"] == [50] * 10
+    assert found["error"] == pytest.approx(np.abs(share - mean).mean())
+
+
+@pytest.mark.parametrize("task", [MTFL_ATTRIBUTES, POSE])
+def test_calibration_errors_stand_beside_chance_and_intervals_take_their_bias_off(task):
+    random, n = np.random.default_rng(3), len(task.labels)
+    logits = random.normal(scale=2, size=(1000, n))
+    if task.kind == "multilabel":
+        labels = (random.random((1000, n)) < special.expit(logits)).astype(int)
+        labels[:100, 0] = -1
+    else:
+        labels = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
+    result = measure(task, labels, 3 * logits, temperature=3.0)
+    found, spans = result.numbers["calibration"], calibration_intervals(result, 200)
+    assert found == measure_calibration(task, labels, 3 * logits, 3.0)
+    # Probabilities that are right show what chance makes of them, and no more.
+    assert found["after"]["error"] == pytest.approx(found["after"]["by_chance"], rel=0.5)
+    assert found["before"]["error"] > 3 * found["after"]["error"]
+    assert spans["after"]["error"][0] < found["after"]["error"]
+    low, high = spans["before"]["error"]
+    assert 0 < low < found["before"]["error"] + 0.01 < high + 0.02
+    assert spans["after"]["labels"].keys() == found["after"]["labels"].keys()
 
 
 def test_image_errors_are_cross_entropies_over_what_is_known():
@@ -332,12 +355,12 @@ def test_a_metric_with_a_row_is_in_curves_and_summary_beside_its_guess(monkeypat
     numbers = RESULTS[1].numbers
     numbers = {**numbers, "metrics": {**numbers["metrics"], "toy": 0.12345, "luck": 0.5}}
     contents, log = _contents(tasks={"pose": numbers}), [{"step": 1, "validation/pose/toy": 0.1}]
-    assert len(tables.summary_table(contents).rows) == 2
+    assert len(summary.summary_table(contents).rows) == 2 + 1  # and the calibration error
     assert "<!-- pose -->" not in plots.training_curves(log)
     monkeypatch.setitem(METRICS, "toy", Metric("toy share", unit="", digits=2))
     monkeypatch.setitem(METRICS, "luck", Metric("by luck", guess_of="toy", digits=0, shown=()))
     row = ("pose", "toy share", "0.12", tables.NONE, "50 by luck, not in per cent")
-    assert tables.summary_table(contents).rows[2:] == (row,)
+    assert summary.summary_table(contents).rows[2:-1] == (row,)
     assert "<!-- pose -->" in plots.training_curves(log)
 
 
@@ -358,7 +381,7 @@ def test_many_classes_leave_single_ones_out_and_say_so(tmp_path):
 
 
 def test_figures_are_written_as_their_metric_says():
-    rows = {row[:2]: row[2:] for row in tables.summary_table(_contents()).rows}
+    rows = {row[:2]: row[2:] for row in summary.summary_table(_contents()).rows}
     tasks = {result.task.name: result.numbers for result in RESULTS}
     error, unmoved = (
         tasks["alignment"]["metrics"][f"corner_error{end}"] for end in ("", "_identity")
@@ -378,7 +401,7 @@ def test_figures_are_written_as_their_metric_says():
 
 
 def test_summary_prints_in_even_columns():
-    lines = tables.summary_table(_contents()).text().splitlines()
+    lines = summary.summary_table(_contents()).text().splitlines()
     assert lines[0].split()[:2] == ["Task", "Measure"]
-    assert len(lines) == 1 + 3 + 2 + 2 + 1 + 1
+    assert len(lines) == 1 + (3 + 1) + (2 + 1) + 2 + 1 + 1
     assert len({line.index("  ") for line in lines if line.startswith("attributes")}) == 1

@@ -168,6 +168,13 @@ def parser() -> argparse.ArgumentParser:
         help="no answers that the labels of training rule out together, such as Bald and Bangs: the "
         "less certain one gives way, and its probability moves just across the threshold",
     )
+    add(
+        "--unsure",
+        metavar="RISK[,overall]",
+        help="labels are -2, unsure, where more than this share of the answers, such as 0.05, would "
+        "be wrong, as validation has it: of the images with a label and of those without it, or, "
+        "with `,overall`, of all; probabilities stay",
+    )
     add("--no_warmup", action="store_true", help="write no requests for a server to replay")
     return result
 
@@ -199,6 +206,7 @@ def main(arguments: list[str]) -> None:
             not flags.no_warmup,
             flags.sensitive,
             flags.consistent,
+            flags.unsure,
         )
         options.check()
         target = flags.output, flags.name, flags.version
@@ -222,6 +230,7 @@ def main(arguments: list[str]) -> None:
         check=given,
         sensitive=flags.sensitive,
         consistent=flags.consistent,
+        unsure=flags.unsure,
         onnxruntime_web=flags.onnxruntime_web,
         **types,
     )

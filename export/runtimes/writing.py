@@ -30,7 +30,7 @@ CROP_CODES = dict.fromkeys(FORMATS, CROP_CODE) | {"page": page.CROP_CODE}
 _OF_SERVERS = ("signatures", "device_function", "localiser", "detector") + tuple(
     field.name
     for field in dataclasses.fields(ExportOptions)
-    if field.name not in ("sensitive", "consistent")
+    if field.name not in ("sensitive", "consistent", "unsure")
 )
 """What the metadata of a SavedModel says and other runtimes do not know."""
 
@@ -44,7 +44,7 @@ class RuntimeOptions:
         litert_types: names of `litert.TYPES`. int8 is left out, and that is said, where there are
             no pictures to calibrate on.
         check: pictures, and the points of balanced accuracy that int8 may lose on them.
-        sensitive, consistent: as of `export.saved_model.ExportOptions`.
+        sensitive, consistent, unsure: as of `export.saved_model.ExportOptions`.
         onnxruntime_web: folder of that package, for the page; None has npm fetch it.
     """
 
@@ -53,6 +53,7 @@ class RuntimeOptions:
     check: Check = dataclasses.field(default_factory=Check)
     sensitive: tuple[str, ...] = ()
     consistent: bool = False
+    unsure: str | float | None = None
     onnxruntime_web: str | None = None
 
     def ready(self) -> None:
@@ -66,6 +67,8 @@ class RuntimeOptions:
         for name in self.formats:
             FORMATS[name].ready()
         if "page" in self.formats:
+            if self.unsure is not None:
+                raise UserError("the page's thresholds are its reader's: leave out --unsure")
             check_source(self.onnxruntime_web)
         elif self.onnxruntime_web is not None:
             raise UserError("--onnxruntime_web belongs to --format=page, which is not given")
@@ -108,7 +111,9 @@ def export_runtimes(
     parent = folder_of_model(folder, name, version)
     workdir = Workdir.open(workdir)
     model = workdir.load_model()
-    served = ExportOptions(sensitive=options.sensitive, consistent=options.consistent)
+    shared = {name: getattr(options, name) for name in ("sensitive", "consistent", "unsure")}
+    served = ExportOptions(**shared)
+    served.check()
     description = describe(workdir, model, served)
     if _int8(options) and options.litert_types == ("int8",) and not options.check.pictures:
         raise UserError("int8 is calibrated on pictures: give --records or --images")
@@ -229,8 +234,6 @@ def runtime_outputs(
     found = {}
     for name, tensor in outputs.items():
         meaning = tensor["meaning"].partition("; ")[0]
-        if tensor["dtype"] == "int32" and len(tensor["shape"]) == 2:
-            meaning = "1 yes, 0 no"
         if name in in_crop:
             meaning = meaning.replace("in pixels", "from -1 to 1 over the crop")
             meaning += f"; points_in_image of {crop_code} gives pixels of the picture"

@@ -60,6 +60,13 @@ def parser() -> argparse.ArgumentParser:
         help="also measure answers without pairs that the labels of training rule out, such as Bald "
         "and Bangs: the less certain one gives way",
     )
+    add(
+        "--unsure",
+        metavar="RISK[,overall]",
+        help="also measure answers that are `unsure` where more than this share of them, such as "
+        "0.05, would be wrong, as the run's validation images have it: of the images with a label "
+        "and of those without it, or, with `,overall`, of all",
+    )
     add("--batch_size", type=int, default=128, metavar="N", help="images at a time (default: 128)")
     return result
 
@@ -81,9 +88,10 @@ def main() -> None:
         batch_size=flags.batch_size,
         false_positive_rate=flags.false_positive_rate,
         consistent=flags.consistent,
+        unsure=flags.unsure,
     )
     from faceattr_tf.reports.page import title, warnings
-    from faceattr_tf.reports.tables import summary_table
+    from faceattr_tf.reports.summary import summary_table
 
     for contents in reports.values():
         count = contents["data"]["examples"]

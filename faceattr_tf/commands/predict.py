@@ -110,6 +110,13 @@ def parser() -> argparse.ArgumentParser:
         "less certain one gives way, and its probability moves just across the threshold",
     )
     add(
+        "--unsure",
+        metavar="RISK[,overall]",
+        help="say `unsure` where more than this share of the answers, such as 0.05, would be wrong, "
+        "as validation has it: of the faces with a label and of those without it, or, with "
+        "`,overall`, of all",
+    )
+    add(
         "--sensitive",
         default="",
         metavar="TASK[,TASK...]",
@@ -182,6 +189,7 @@ def _predict(flags: argparse.Namespace):
         try_rotations=flags.try_rotations,
         progress=flags.progress,
         consistent=flags.consistent,
+        unsure=flags.unsure,
         sensitive=[name for name in flags.sensitive.split(",") if name],
         seconds=flags.smooth,
     )

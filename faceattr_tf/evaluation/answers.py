@@ -20,10 +20,13 @@ class Answers:
             `[N, n, 2]`: points, or of a transform the corners of its crop, in pixels of the picture.
         labels: multilabel bool `[N, n]`, whether the probability reaches the threshold; of
             classes int `[N]`, the likeliest class; None for the other kinds.
+        unsure: where asked for, bool of the shape of `labels`: whether validation does not rule out
+            another answer at the risk that was asked for, see `faceattr_tf.evaluation.conformal`.
     """
 
     values: np.ndarray
     labels: np.ndarray | None = None
+    unsure: np.ndarray | None = None
 
 
 def answers(
@@ -38,22 +41,30 @@ def answers(
         crop: what the model saw.
         calibration: `temperature` and `thresholds` of the task, where they were chosen; without
             them 1 and 0.5. With pairs of answers that are `impossible`, one of each gives way, see
-            `faceattr_tf.evaluation.consistency`.
+            `faceattr_tf.evaluation.consistency`. With `least` probabilities of answers, some are
+            `unsure`.
     """
     values = probabilities(task, outputs, calibration.get("temperature", 1.0))
     if task.kind in ("landmarks", "transform"):
         points = outline(values) if task.kind == "transform" else values
         place = np.asarray(transforms), crop.height, crop.width
         return Answers(np.asarray(from_crop_coordinates(points, *place)))
-    if task.kind in CLASS_KINDS:
-        return Answers(values, values.argmax(axis=-1))
+    if task.kind not in ("multilabel", *CLASS_KINDS):
+        return Answers(values)
+    shown = values
     if task.kind == "multilabel":
         thresholds = calibration.get("thresholds") or [0.5] * len(task.labels)
+        labels = values >= np.array(thresholds)
         if pairs := calibration.get("impossible"):
             from faceattr_tf.evaluation.consistency import consistent_answers
 
             logits = np.asarray(outputs, np.float64) / calibration.get("temperature", 1.0)
-            found = consistent_answers(task, logits, thresholds, pairs)
-            return Answers(*map(np.asarray, found))
-        return Answers(values, values >= np.array(thresholds))
-    return Answers(values)
+            shown, labels = map(np.asarray, consistent_answers(task, logits, thresholds, pairs))
+    else:
+        labels = values.argmax(axis=-1)
+    unsure = None
+    if least := calibration.get("least"):
+        from faceattr_tf.evaluation.conformal import unsure_answers
+
+        unsure = np.asarray(unsure_answers(task, values, labels, least))
+    return Answers(shown, labels, unsure)

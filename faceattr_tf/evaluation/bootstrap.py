@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import sparse
 
-from faceattr_tf.evaluation.class_metrics import expected_values
+from faceattr_tf.evaluation.class_metrics import expected_values, known_and_truth
 from faceattr_tf.evaluation.landmark_metrics import FAILURE
-from faceattr_tf.evaluation.results import ERRORS, TaskResult, known_and_truth
+from faceattr_tf.evaluation.metrics import probabilities
+from faceattr_tf.evaluation.reliability import BINS, TOP, calibration_columns, gaps_by_bin
+from faceattr_tf.evaluation.results import ERRORS, TaskResult
 
 TAILS = (2.5, 97.5)
 """Percentiles between which 95 % of the resampled figures lie (Efron's percentile method)."""
@@ -154,6 +156,50 @@ def mean_of_labels(values: np.ndarray) -> np.ndarray:
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(known, values, 0).sum(axis=-1) / known.sum(axis=-1)
+
+
+def calibration_intervals(result: TaskResult, samples: int, seed: int = 0) -> dict:
+    """95 % intervals of the calibration errors of a task, before and after calibration.
+
+    They are basic ones, which take off what few images add to the figures, see
+    `faceattr_tf.evaluation.reliability`: these may lie above them.
+
+    Args:
+        result: the task over the whole split, with `calibration` in its numbers.
+        samples: how often the split is drawn again.
+        seed: of the draws.
+
+    Returns:
+        `before` and `after`: each `labels`, label or class -> `[low, high]`, and `error`, that of
+        the task; without what has no images.
+    """
+    found = {}
+    all_scores = {
+        "before": probabilities(result.task, result.outputs),
+        "after": result.scores,
+    }
+    for name, scores in all_scores.items():
+        columns = calibration_columns(result.task, result.labels, scores)
+        columns = {label: of for label, of in columns.items() if of[0].any()}
+        if not columns:
+            return {}
+        parts = [[gaps_by_bin(*of), of[0][:, None]] for of in columns.values()]
+        table = sparse.csr_array(sparse.hstack([part for pair in parts for part in pair]))
+        sums = _sums(table, samples, seed).reshape(1 + samples, len(columns), BINS + 1)
+        with np.errstate(invalid="ignore"):
+            errors = np.abs(sums[..., :BINS]).sum(axis=-1) / sums[..., BINS]
+        of_task = errors[:, -1] if TOP in columns else mean_of_labels(errors)
+        found[name] = {
+            "labels": {label: _basic(errors[:, i]) for i, label in enumerate(columns)},
+            "error": _basic(of_task),
+        }
+    return found
+
+
+def _basic(draws: np.ndarray) -> list[float]:
+    """The basic bootstrap's interval of a figure that is not negative, which comes first."""
+    low, high = np.nanpercentile(draws[1:], TAILS)
+    return [max(0.0, float(2 * draws[0] - end)) for end in (high, low)]
 
 
 def _spans(figures: Mapping[str, np.ndarray]) -> dict[str, list[float]]:

@@ -14,6 +14,15 @@ def has_many_classes(task: Task) -> bool:
     return task.kind in CLASS_KINDS and len(task.labels) > MANY_CLASSES
 
 
+def known_and_truth(task: Task, labels) -> tuple[np.ndarray, np.ndarray]:
+    """Booleans `[N, n]`: which labels or classes are known, and which are true."""
+    labels = np.asarray(labels)
+    if task.kind == "multilabel":
+        return labels >= 0, labels == 1
+    truth = labels[:, None] == np.arange(len(task.labels))
+    return np.broadcast_to(labels[:, None] >= 0, truth.shape), truth
+
+
 def expected_values(task: Task, scores) -> np.ndarray:
     """The mean of the numbers that classes stand for, `[N]`, weighted by probabilities `[N, n]`."""
     return np.asarray(scores) @ np.array(task.values)

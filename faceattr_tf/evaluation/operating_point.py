@@ -10,12 +10,10 @@ import dataclasses
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import Task
-from faceattr_tf.evaluation.inference import forward_function, predict_outputs
 from faceattr_tf.evaluation.metrics import probabilities
+from faceattr_tf.evaluation.on_validation import answers_on_validation
 from faceattr_tf.evaluation.results import TaskResult
-from faceattr_tf.evaluation.split import share_tasks, split_batches, validation_part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,53 +71,30 @@ def choose_on_validation(
         UserError: the run has no yes/no task, its records are not there any more or hold no
             validation images, or every one of these has a label.
     """
-    tasks = [task for task in workdir.tasks if task.kind == "multilabel"]
-    labels: dict[str, list] = {task.name: [] for task in tasks}
-    scores: dict[str, list] = {task.name: [] for task in tasks}
-    forward = forward_function(model)  # compiled once for all record sets
-    for records in validation_records(workdir):
-        batches = split_batches(workdir, records, "validation", batch_size, ten_crop)
-        averaged = flip or bool(ten_crop)
-        outputs, known, _, _ = predict_outputs(forward, batches, averaged, workdir.tasks)
-        for task in (task for task in tasks if task.name in known):
-            temperature = workdir.calibration().get(task.name, {}).get("temperature", 1.0)
-            labels[task.name].append(known[task.name])
-            scores[task.name].append(probabilities(task, outputs[task.name], temperature))
-    return {
-        task.name: _of_labels(task, labels[task.name], scores[task.name], rate) for task in tasks
-    }
+    check_yes_no(workdir)
+    shown = {"flip": flip, "ten_crop": ten_crop, "batch_size": batch_size}
+    found = answers_on_validation(workdir, model, **shown)
+    chosen = {}
+    for task in (task for task in workdir.tasks if task.kind == "multilabel"):
+        labels, outputs = found[task.name]
+        temperature = workdir.calibration().get(task.name, {}).get("temperature", 1.0)
+        scores = probabilities(task, outputs, temperature)
+        chosen[task.name] = _of_labels(task, labels, scores, rate)
+    return chosen
 
 
-def validation_records(workdir) -> list[RecordSet]:
-    """The records of a run that hold its validation images.
-
-    Raises:
-        UserError: there are none, or the run has no yes/no task.
-    """
+def check_yes_no(workdir) -> None:
+    """Raises UserError where a run has no yes/no task."""
     if not any(task.kind == "multilabel" for task in workdir.tasks):
         raise UserError(
             f"{workdir.path}: a false positive rate is one of yes/no labels, and the model has none"
         )
-    found = []
-    for path in workdir.recipe().data.records:
-        records = RecordSet.load(path)
-        share_tasks(workdir.tasks, records)
-        share, _, _, of_training = validation_part(workdir, records)
-        if "validation" in records.splits or records.lends(share, of_training):
-            found.append(records)
-    if not found:
-        raise UserError(
-            f"{workdir.path}: thresholds for a false positive rate are chosen on the run's validation "
-            "images, and its records hold none"
-        )
-    return found
 
 
-def _of_labels(task: Task, labels: list, scores: list, rate: float) -> dict[str, Threshold]:
+def _of_labels(task: Task, labels, scores, rate: float) -> dict[str, Threshold]:
     found = {}
     for index, label in enumerate(task.labels):
-        parts = [of[given[:, index] == 0, index] for given, of in zip(labels, scores, strict=True)]
-        negatives = np.concatenate(parts) if parts else np.empty(0)
+        negatives = scores[labels[:, index] == 0, index]
         if not len(negatives):
             raise UserError(
                 f"task {task.name!r}: no validation image is known to be without {label!r}, so that "

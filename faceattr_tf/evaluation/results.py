@@ -1,13 +1,15 @@
 """One task over a whole split: all its figures, and what plots and examples are made from."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import special
 
 from data_pipelines.tasks import Task, as_classes, most_voted
 from faceattr_tf.evaluation import landmark_metrics, metrics, transform_metrics
-from faceattr_tf.evaluation.class_metrics import has_many_classes
+from faceattr_tf.evaluation.class_metrics import has_many_classes, known_and_truth
+from faceattr_tf.evaluation.reliability import measure_calibration
 
 ERRORS = {"landmarks": "nme", "transform": "corner_error", "regression": "mae"}
 """Kind of task -> the metric that is the mean of its errors."""
@@ -45,7 +47,7 @@ def measure(
     labels: np.ndarray,
     outputs: np.ndarray,
     *,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
     thresholds: tuple[float, ...] = (),
     majority=None,
     transforms=None,
@@ -57,14 +59,14 @@ def measure(
     voted ones; its figures hold those of the votes as well.
 
     Its `numbers` hold `metrics` (at the threshold 0.5); for yes/no attributes
-    `metrics_at_thresholds`; and `reliability`, for each label or class whether its probability
-    means what it says, unless there are many classes.
+    `metrics_at_thresholds`; and `calibration`, whether probabilities mean what they say, unless
+    there are many classes.
 
     Args:
         task: the task.
         labels: as `metrics.evaluate_task` takes them; so are the arguments that follow.
         outputs: the model's.
-        temperature: divides logits.
+        temperature: divides logits, one for all or one per label.
         thresholds: per label, chosen on validation; empty means 0.5.
         majority: the most frequent answers in training.
         transforms: crop pixels to source pixels.
@@ -92,7 +94,7 @@ def measure(
     if task.kind in ("multilabel", "multiclass"):
         numbers["temperature"] = temperature
         if not has_many_classes(task):
-            numbers["reliability"] = _reliability(task, labels, scores)
+            numbers["calibration"] = measure_calibration(task, labels, outputs, temperature)
     if task.kind == "multilabel":
         thresholds = tuple(thresholds) or (0.5,) * len(task.labels)
         numbers["metrics_at_thresholds"] = metrics.evaluate_task(
@@ -127,46 +129,3 @@ def image_errors(task: Task, labels, outputs, scores, transforms=None, crop_size
     known = ~np.isnan(errors)
     with np.errstate(invalid="ignore"):
         return np.where(known, errors, 0).sum(axis=1) / known.sum(axis=1)
-
-
-def known_and_truth(task: Task, labels) -> tuple[np.ndarray, np.ndarray]:
-    """Booleans `[N, n]`: which labels or classes are known, and which are true."""
-    labels = np.asarray(labels)
-    if task.kind == "multilabel":
-        return labels >= 0, labels == 1
-    truth = labels[:, None] == np.arange(len(task.labels))
-    return np.broadcast_to(labels[:, None] >= 0, truth.shape), truth
-
-
-def _reliability(task: Task, labels, scores) -> dict[str, dict]:
-    known, truth = known_and_truth(task, labels)
-    return {
-        label: reliability(truth[known[:, index], index], scores[known[:, index], index])
-        for index, label in enumerate(task.labels)
-    }
-
-
-def reliability(truth: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> dict:
-    """Whether a probability means what it says: per bin the mean probability and the share true.
-
-    Args:
-        truth: bool `[N]`.
-        probabilities: `[N]` in 0...1.
-        bins: number of bins of equal width; empty ones are left out.
-
-    Returns:
-        `probability`, `share` and `count` per bin, and `error`, the expected calibration error:
-        the mean gap, weighted by count (Naeini et al., AAAI 2015); None without examples.
-    """
-    index = np.minimum((np.asarray(probabilities) * bins).astype(int), bins - 1)
-    count = np.bincount(index, minlength=bins)
-    used = count > 0
-    mean = np.bincount(index, probabilities, bins)[used] / count[used]
-    share = np.bincount(index, truth, bins)[used] / count[used]
-    gap = np.abs(mean - share) @ count[used]
-    return {
-        "probability": mean.tolist(),
-        "share": share.tolist(),
-        "count": count[used].tolist(),
-        "error": float(gap / len(index)) if len(index) else None,
-    }

@@ -19,8 +19,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import special, stats
 
-from faceattr_tf.evaluation.class_metrics import has_many_classes
-from faceattr_tf.evaluation.results import TaskResult, known_and_truth, reliability
+from faceattr_tf.evaluation.class_metrics import has_many_classes, known_and_truth
+from faceattr_tf.evaluation.reliability import reliability
+from faceattr_tf.evaluation.results import TaskResult
 
 DRAWS = 2000
 """How often answers are dealt anew."""

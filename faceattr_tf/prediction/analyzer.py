@@ -50,7 +50,8 @@ class Analyzer:
             `data_pipelines.crop.framing`: a face whose place is known is shown so.
         calibration: task name -> `{"temperature": t, "thresholds": [one per label]}`; what is
             absent is temperature 1 and thresholds 0.5. Of pairs of answers that are `impossible`
-            there, one gives way (`Workdir.calibration`).
+            there, one gives way (`Workdir.calibration`); with `least` probabilities of answers, some
+            are `unsure` (`faceattr_tf.evaluation.conformal`).
         batch_size: how many faces go through the model at a time.
         max_pixels: a picture that is larger by its header is refused before it is decoded.
         maximum_side: width or height in pixels above which faces are looked for in a reduced copy,
@@ -104,25 +105,38 @@ class Analyzer:
         self.localiser = localiser
 
     @classmethod
-    def from_workdir(cls, path: str | Path, *, consistent: bool = False, **options) -> "Analyzer":
+    def from_workdir(
+        cls,
+        path: str | Path,
+        *,
+        consistent: bool = False,
+        unsure: float | str | None = None,
+        **options,
+    ) -> "Analyzer":
         """The best model of a training run; `options` are those of the class.
 
         Args:
             path: its workdir.
             consistent: of every pair of answers that is impossible by the labels of training, the
                 less certain one gives way, see `faceattr_tf.evaluation.consistency`.
+            unsure: the share of answers that may be wrong; where an answer would be wrong more
+                often, it is `unsure`, see `faceattr_tf.evaluation.conformal`.
             **options: of the class.
 
         Raises:
-            UserError: the folder is no workdir, holds no model that loads, or does not know
-                impossible pairs that are asked for.
+            UserError: the folder is no workdir, holds no model that loads, does not know impossible
+                pairs that are asked for, or its validation has too few images for a risk.
         """
+        from faceattr_tf.evaluation.conformal import with_unsure
         from faceattr_tf.workdir import Workdir
 
         workdir = Workdir.open(path)
         calibration = workdir.calibration(consistent)
+        model = workdir.load_model()
+        if unsure is not None:
+            calibration = with_unsure(workdir, calibration, unsure, model)
         options = {"framing": workdir.framing, **options}
-        return cls(workdir.load_model(), workdir.tasks, workdir.crop, calibration, **options)
+        return cls(model, workdir.tasks, workdir.crop, calibration, **options)
 
     @property
     def needs_face(self) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face, Graded
+from faceattr_tf.prediction.face import Alignment, Attribute, Choice, Face, Graded, in_words
 
 HEIGHTS = (480, 960)
 """Pictures are enlarged or shrunk to a height within these pixels, so that text stays readable."""
@@ -64,7 +64,9 @@ def _lines(face: Face) -> list[tuple[str, str, tuple]]:
     lines = []
     for name, result in face.tasks.items():
         if isinstance(result, Choice):
-            text = f"{result.label} {result.probabilities[result.label]:.0%}"
+            text = result.label
+            if text in result.probabilities:  # it may be `unsure`
+                text += f" {result.probabilities[text]:.0%}"
             text += f", {result.value:.3g}" if isinstance(result, Graded) else ""
             lines.append((name, text, _TEXT))
             continue
@@ -78,8 +80,8 @@ def _lines(face: Face) -> list[tuple[str, str, tuple]]:
                 ranked = [item for item in ranked if item[1].label]
         for label, value in ranked:
             if isinstance(value, Attribute):
-                text = f"{'yes' if value.label else 'no'} {value.probability:.0%}"
-                lines.append((label, text, _TEXT if value.label else _DIM))
+                text = f"{in_words(value.label)} {value.probability:.0%}"
+                lines.append((label, text, _TEXT if value.label is True else _DIM))
             elif not isinstance(value, tuple):  # points are drawn on the picture
                 lines.append((label, f"{value:.4g}", _TEXT))
     return lines

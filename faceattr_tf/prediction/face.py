@@ -12,15 +12,18 @@ from data_pipelines.tasks import CLASS_KINDS, Task
 
 @dataclasses.dataclass(frozen=True)
 class Attribute:
-    """One yes/no attribute: its calibrated probability, and whether that passes the threshold."""
+    """One yes/no attribute: its calibrated probability, and whether that passes the threshold.
+
+    The label may also be `unsure`, where that was asked for.
+    """
 
     probability: float
-    label: bool
+    label: bool | str
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One of several classes: the likeliest, and the probability of each."""
+    """One of several classes: the likeliest (or `unsure`), and the probability of each."""
 
     label: str
     probabilities: dict[str, float]
@@ -65,10 +68,11 @@ def task_predictions(
         outputs: the model's, `[N, ...]`.
         transforms: float32 `[N, 2, 3]`, from pixels of the crop to those of the picture.
         crop: what the model sees.
-        calibration: the task's temperature and thresholds.
+        calibration: as of `faceattr_tf.evaluation.answers.answers`.
     """
     from faceattr_tf.evaluation.answers import answers
     from faceattr_tf.evaluation.class_metrics import expected_values
+    from faceattr_tf.evaluation.conformal import UNSURE
     from faceattr_tf.evaluation.transform_metrics import CORNERS, components
 
     found = answers(task, outputs, transforms, crop, calibration)
@@ -85,13 +89,17 @@ def task_predictions(
     rows = [dict(zip(task.labels, row, strict=True)) for row in values]
     if task.kind == "regression":
         return rows
-    said = found.labels.tolist()
+    said = found.labels
     if task.kind in CLASS_KINDS:
-        chosen = [task.labels[k] for k in said]
+        said = np.array(task.labels, object)[said]
+    if found.unsure is not None:
+        said = np.where(found.unsure, np.array(UNSURE, object), said)
+    said = said.tolist()
+    if task.kind in CLASS_KINDS:
         if task.values:
             expected = expected_values(task, found.values).tolist()
-            return list(map(Graded, chosen, rows, expected))
-        return list(map(Choice, chosen, rows))
+            return list(map(Graded, said, rows, expected))
+        return list(map(Choice, said, rows))
     return [
         {name: Attribute(row[name], yes) for name, yes in zip(task.labels, one, strict=True)}
         for row, one in zip(rows, said, strict=True)
@@ -158,6 +166,11 @@ class Face:
         return "\n".join([head, *(line.rstrip() for line in lines)])
 
 
+def in_words(label: bool | str) -> str:
+    """The label of an attribute: yes, no, or `unsure`."""
+    return label if isinstance(label, str) else "yes" if label else "no"
+
+
 def _plain(value):
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -179,10 +192,11 @@ def _table(name: str, result: TaskPrediction) -> list[tuple[str, str, str]]:
     """Rows (what, label or value, probability) of one task."""
     if isinstance(result, Choice):
         ranked = sorted(result.probabilities.items(), key=lambda item: -item[1])
-        return [
-            (name if not rank else "", label, f"{probability:.1%}")
-            for rank, (label, probability) in enumerate(ranked)
-        ] + ([("", f"expected {result.value:.4g}", "")] if isinstance(result, Graded) else [])
+        rows = [] if result.label in result.probabilities else [("", result.label, "")]
+        rows += [("", label, f"{probability:.1%}") for label, probability in ranked]
+        if isinstance(result, Graded):
+            rows.append(("", f"expected {result.value:.4g}", ""))
+        return [(name, *rows[0][1:]), *rows[1:]]
     if isinstance(result, Alignment):
         x, y = result.shift
         values = f"{result.rotation:+.1f}°", f"{result.scale:.3f}", f"({x:+.3f}, {y:+.3f})"
@@ -191,7 +205,7 @@ def _table(name: str, result: TaskPrediction) -> list[tuple[str, str, str]]:
     rows = [(name, "", "")]
     for label, value in result.items():
         if isinstance(value, Attribute):
-            rows.append((f"  {label}", "yes" if value.label else "no", f"{value.probability:.1%}"))
+            rows.append((f"  {label}", in_words(value.label), f"{value.probability:.1%}"))
         elif isinstance(value, tuple):
             rows.append((f"  {label}", f"({value[0]:.1f}, {value[1]:.1f})", ""))
         else:

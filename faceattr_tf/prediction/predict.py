@@ -94,9 +94,10 @@ def predict(
         annotate: whether to write annotated pictures; None: whenever there is an output folder.
         explain: attributes and classes of which heat maps are drawn, see `Explainer`.
         progress: show a bar, on a terminal.
-        options: `seconds`, half-life of answers of a video, see `Smoother`; `consistent`, see
-            `Analyzer.from_workdir`; the others are those of `Analyzer`. Images are read as many at a time as faces are judged. With a localiser, which needs
-            `detect`, it is this that finds them.
+        options: `seconds`, half-life of answers of a video, see `Smoother`; `consistent` and
+            `unsure`, see `Analyzer.from_workdir`; the others are those of `Analyzer`. Images are
+            read as many at a time as faces are judged. With a localiser, which needs `detect`, it
+            is this that finds them.
 
     Raises:
         UserError: no image at all, a path or the workdir is missing, `annotate` or `explain`
@@ -112,6 +113,8 @@ def predict(
         raise UserError("pictures that explain need a folder: give --output=DIR")
     if explain and options.get("try_rotations"):
         raise UserError("--explain explains pictures as they are: leave out --try_rotations")
+    if explain and options.get("unsure"):
+        raise UserError("--explain shows what speaks for a yes or a no: leave out --unsure")
     summary, passed_over = Summary(), collections.Counter()
     others, videos = split_videos(paths)
     files = {}
@@ -159,7 +162,8 @@ def predict(
 
 def _refuse_for_videos(**options) -> None:
     """Raises UserError for what is for pictures alone."""
-    flags = {"localiser": "localise", "try_rotations": "", "consistent": "", "explain": ""}
+    flags = dict.fromkeys(("try_rotations", "consistent", "unsure", "explain"), "")
+    flags["localiser"] = "localise"
     for name, flag in flags.items():
         if options.get(name):
             raise UserError(f"--{flag or name} is for pictures: leave it out for videos")

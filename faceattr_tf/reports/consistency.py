@@ -1,12 +1,15 @@
 """Tables of impossible answers: how often a model gives them, and what it costs to give none."""
 
 from data_pipelines.input.impossible_pairs import EXPECTED, SHARE
-from faceattr_tf.reports.tables import NONE, READINGS, Table, percent
+from faceattr_tf.reports.tables import AT, NONE, Table, percent
 
 BALANCED = "balanced_accuracy"
 
 LISTED = 12
 """Pairs in a table; the JSON file holds all."""
+
+READINGS = {"at_half": AT[""], "at_thresholds": AT["_at_thresholds"]}
+"""Key of the numbers about impossible pairs -> where attributes were read as yes or no."""
 
 
 def impossible_tables(numbers: dict) -> list[Table]:
@@ -76,3 +79,21 @@ def _costs(read: dict) -> Table:
     header = ("Attribute", "Accuracy", "Accuracy, consistent", "Balanced", "Balanced, consistent")
     note = f"In per cent. The figures of the other {len(plain) - len(changed)} attributes stay."
     return Table(header, tuple(rows), "What consistent answers change at the thresholds", note)
+
+
+def impossible_rows(numbers: dict) -> list[tuple[str, str, str, str]]:
+    """What the summary says of impossible pairs of answers, and of answers without them."""
+    rows, found = [], numbers.get("impossible")
+    for key, at in READINGS.items() if found else ():
+        read = found[key]
+        beside = f"{read['images']:,} images, {read['pairs']:,} pairs"
+        if read["worst"]:
+            beside += f", most often {read['worst'][0]['pair']}"
+        share = percent(read["images"] / found["images"], 2)
+        rows.append((f"images with impossible answers{at}", share, NONE, beside))
+        if resolved := read.get("consistent"):
+            before = f"{percent(read['plain']['accuracy'], 2)} before"
+            beside = f"{before}, {resolved['changed']:,} answers changed"
+            accuracy = percent(resolved["accuracy"], 2)
+            rows.append((f"mean accuracy{at}, consistent", accuracy, NONE, beside))
+    return rows

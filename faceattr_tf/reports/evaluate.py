@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.records.record_set import RecordSet
-from faceattr_tf.evaluation.operating_point import (
-    choose_on_validation,
-    measure_at,
-    validation_records,
-)
+from faceattr_tf.evaluation.conformal import Risk, measure_unsure, with_unsure
+from faceattr_tf.evaluation.on_validation import check_validation
+from faceattr_tf.evaluation.operating_point import check_yes_no, choose_on_validation, measure_at
 from faceattr_tf.evaluation.split import (
     measure_split,
     share_tasks,
@@ -37,6 +35,7 @@ def evaluate(
     batch_size: int = 128,
     false_positive_rate: float | None = None,
     consistent: bool = False,
+    unsure: Risk | float | str | None = None,
 ) -> dict[str, dict]:
     """Evaluates a trained model on record sets and writes a report for each.
 
@@ -54,6 +53,8 @@ def evaluate(
             the run's validation images.
         consistent: also measure answers of which, in every pair that is impossible by the labels of
             training, the less certain one gives way (`faceattr_tf.evaluation.consistency`).
+        unsure: also measure answers of which at most this share is wrong, others being `unsure`
+            (`faceattr_tf.evaluation.conformal`).
 
     Returns:
         Name of the report's folder (`<records>-<split>[-flip|-ten_crop]`) -> everything that is in
@@ -61,8 +62,8 @@ def evaluate(
 
     Raises:
         UserError: the workdir or records are missing, share no task, the split is unknown, the
-            run was not trained on ten crops, it has no validation images for a false positive
-            rate, or does not know impossible pairs.
+            run was not trained on ten crops, it has no or too few validation images for a false
+            positive rate or a risk, or does not know impossible pairs.
     """
     from faceattr_tf.workdir import Workdir
 
@@ -87,16 +88,22 @@ def evaluate(
         if not record_set.count(split, *validation_part(workdir, record_set)):
             raise UserError(f"{record_set.path}: split {split!r} holds no examples")
     if false_positive_rate is not None:
-        validation_records(workdir)
+        check_yes_no(workdir)
+    if unsure is not None:
+        unsure = Risk.of(unsure)
+    if false_positive_rate is not None or unsure is not None:
+        check_validation(workdir, anew=flip or ten_crop)
     if consistent:
         workdir.impossible()
     share = ten_crop_share(workdir) if ten_crop else 0.0
     model = workdir.load_model()
     settings = _Settings(flip, share, bootstrap, batch_size, false_positive_rate, consistent)
-    thresholds = {}
+    thresholds, calibration = {}, {}
+    shown = {"flip": flip, "ten_crop": share, "batch_size": batch_size}
     if false_positive_rate is not None:
-        shown = {"flip": flip, "ten_crop": share, "batch_size": batch_size}
         thresholds = choose_on_validation(workdir, model, false_positive_rate, **shown)
+    if unsure is not None:
+        calibration = with_unsure(workdir, workdir.calibration(), unsure, model, **shown)
     reports = {}
     for record_set in record_sets:
         stem = f"{record_set.name}-{split}" + ("-ten_crop" if share else "-flip" if flip else "")
@@ -105,7 +112,7 @@ def evaluate(
             number += 1
             name = f"{stem}-{number}"
         reports[name] = _evaluate_records(
-            workdir, model, record_set, split, folder / name, settings, thresholds
+            workdir, model, record_set, split, folder / name, settings, thresholds, calibration
         )
     return reports
 
@@ -122,8 +129,8 @@ class _Settings:
     consistent: bool
 
 
-def _evaluate_records(workdir, model, records, split, folder, settings, thresholds):
-    from faceattr_tf.evaluation.bootstrap import intervals
+def _evaluate_records(workdir, model, records, split, folder, settings, thresholds, calibration):
+    from faceattr_tf.evaluation.bootstrap import calibration_intervals, intervals
     from faceattr_tf.evaluation.leakage import training_overlap
     from faceattr_tf.reports import page
     from faceattr_tf.reports.galleries import collect_examples
@@ -142,8 +149,18 @@ def _evaluate_records(workdir, model, records, split, folder, settings, threshol
         result.numbers["operating_point"] = measure_at(
             result, thresholds[result.task.name], settings.false_positive_rate
         )
+    labels = {task.name: task.labels for task in workdir.tasks}
+    for result in results:
+        name = result.task.name
+        if "least" in calibration.get(name, {}):
+            risk, least = calibration[name]["risk"], calibration[name]["least"]
+            least = dict(zip(labels[name], least, strict=True))
+            result.numbers["unsure"] = measure_unsure(result, risk, least)
     if bootstrap:
         for result in results:
+            if "calibration" in result.numbers:
+                spans = calibration_intervals(result, bootstrap)
+                result.numbers["intervals_of_calibration"] = spans
             result.numbers["intervals"] = intervals(result, bootstrap)
             if result.thresholds:
                 result.numbers["intervals_at_thresholds"] = intervals(

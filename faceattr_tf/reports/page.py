@@ -15,9 +15,11 @@ from data_pipelines.tasks import SENSITIVE
 from faceattr_tf.evaluation.class_metrics import MANY_CLASSES, has_many_classes
 from faceattr_tf.evaluation.results import TaskResult
 from faceattr_tf.reports import plots, transform_plots
+from faceattr_tf.reports.calibration import calibration_tables, unsure_tables
 from faceattr_tf.reports.consistency import impossible_tables
 from faceattr_tf.reports.galleries import Gallery
-from faceattr_tf.reports.tables import Table, main_figures, percent, summary_table, task_tables
+from faceattr_tf.reports.summary import summary_table
+from faceattr_tf.reports.tables import Table, main_figures, percent, task_tables
 
 LISTED = 10
 """Names of files listed in the text; the JSON file holds all."""
@@ -70,6 +72,8 @@ def write_report(
             _about(result),
             [
                 *task_tables(result.numbers, contents["published"]),
+                *unsure_tables(result.numbers),
+                *calibration_tables(result.numbers),
                 *impossible_tables(result.numbers),
             ],
             task_plots(result),
@@ -136,8 +140,8 @@ def task_plots(result: TaskResult) -> list[Plot]:
         Plot(
             "Reliability",
             plots.reliability_curves(result),
-            "On the diagonal a probability of 70 % comes true in 70 of 100 images; larger points "
-            "stand for more images; the gap is the expected calibration error.",
+            "On the diagonal a probability of 70 % comes true in 70 of 100 images. Dashed: before "
+            "calibration. Each point stands for a tenth of the images.",
         ),
     ]
 
@@ -167,7 +171,7 @@ def _about(result: TaskResult) -> str:
     if "votes_divergence" in numbers["metrics"]:
         text += " that are votes, of which the most counts where one class is right"
     if "temperature" in numbers:
-        text += f", temperature {numbers['temperature']:.2f}"
+        text += f", {_in_words(numbers['temperature'])}"
     if result.task.name in SENSITIVE:
         text += (
             ". Its labels are what others took the people on the pictures for, in a few coarse groups, "
@@ -179,6 +183,12 @@ def _about(result: TaskResult) -> str:
             f"; figures and plots of its {len(result.task.labels):,} single classes are left out"
         )
     return text
+
+
+def _in_words(temperature: float | Sequence[float]) -> str:
+    if isinstance(temperature, Sequence):
+        return f"temperatures from {min(temperature):.2f} to {max(temperature):.2f}, one per label"
+    return f"temperature {temperature:.2f}"
 
 
 def warnings(contents: dict) -> list[str]:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sklearn import metrics as sklearn_metrics
 
-from faceattr_tf.evaluation.class_metrics import expected_values
+from faceattr_tf.evaluation.class_metrics import expected_values, known_and_truth
 from faceattr_tf.evaluation.landmark_metrics import FAILURE
 from faceattr_tf.evaluation.metrics import METRICS, shown_in
-from faceattr_tf.evaluation.results import TaskResult, known_and_truth
+from faceattr_tf.evaluation.results import TaskResult
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8A8F98"
 SERIES = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -214,22 +214,27 @@ def precision_recall_curves(result: TaskResult) -> str:
 
 
 def reliability_curves(result: TaskResult) -> str:
-    """How often a probability comes true; the larger a point, the more images it stands for."""
-    curves = result.numbers["reliability"]
+    """How often a probability comes true, before (dashed) and after calibration."""
+    before, after = (result.numbers["calibration"][part]["labels"] for part in ("before", "after"))
+    titles = list(after)
 
     def draw(axes, index):
-        curve = curves[result.task.labels[index]]
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9)
-        if curve["error"] is None:
+        if after[titles[index]]["error"] is None:
             return
-        share = np.array(curve["count"]) / sum(curve["count"])
-        axes.plot(curve["probability"], curve["share"], color=BLUE, linewidth=1)
-        axes.scatter(curve["probability"], curve["share"], s=4 + 60 * share, color=BLUE)
-        _note(axes, 0.97, 0.06, "right", f"gap {curve['error']:.1%}")
+        for curves, colour, style in ((before, ORANGE, "--"), (after, BLUE, ".-")):
+            curve = curves[titles[index]]
+            axes.plot(
+                curve["probability"],
+                curve["share"],
+                style,
+                color=colour,
+                linewidth=1,
+                markersize=4,
+            )
+        _note(axes, 0.97, 0.06, "right", f"error {curve['error']:.1%}")
 
-    return _small_multiples(
-        result.task.labels, draw, "predicted probability", "share that is true", **UNIT
-    )
+    return _small_multiples(titles, draw, "predicted probability", "share that is true", **UNIT)
 
 
 def _note(axes, x, y, align, text):

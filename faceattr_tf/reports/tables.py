@@ -125,48 +125,6 @@ def _guess(name: str, measured: dict, classes: int) -> tuple[str, str]:
     return (percent(chance), "any guess") if chance else ("", "")
 
 
-def summary_table(contents: dict) -> Table:
-    """The main figures of every task, in per cent where nothing else is said."""
-    rows = []
-    for name, numbers in contents["tasks"].items():
-        if point := numbers.get("operating_point"):
-            together = point["together"]
-            words = f"false positive rate, {percent(point['rate'], 2)} % on validation"
-            beside = f"true positive rate {percent(together['true_positive_rate'], 2)}"
-            beside += f", no label {percent(point['without_label'], 2)}"
-            rows.append((name, words, percent(together["false_positive_rate"], 2), NONE, beside))
-        for figure in main_figures(numbers):
-            unit = "" if figure.unit in ("", "%") else f", in {figure.unit}"
-            guess = f"{figure.guess} {figure.guess_words}".strip()
-            beside = ", ".join(filter(None, (guess, "" if figure.unit else "not in per cent")))
-            beside = beside if numbers["metrics"]["count"] else "no labels"
-            rows.append((name, figure.words + unit, figure.value, figure.span, beside))
-        rows += [(name, *row) for row in impossible_rows(numbers)]
-    return Table(("Task", "Measure", "%", "95 % interval", "Beside"), tuple(rows))
-
-
-READINGS = {"at_half": AT[""], "at_thresholds": AT["_at_thresholds"]}
-"""Key of the numbers about impossible pairs -> where attributes were read as yes or no."""
-
-
-def impossible_rows(numbers: dict) -> list[tuple[str, str, str, str]]:
-    """What the summary says of impossible pairs of answers, and of answers without them."""
-    rows, found = [], numbers.get("impossible")
-    for key, at in READINGS.items() if found else ():
-        read = found[key]
-        beside = f"{read['images']:,} images, {read['pairs']:,} pairs"
-        if read["worst"]:
-            beside += f", most often {read['worst'][0]['pair']}"
-        share = percent(read["images"] / found["images"], 2)
-        rows.append((f"images with impossible answers{at}", share, NONE, beside))
-        if resolved := read.get("consistent"):
-            before = f"{percent(read['plain']['accuracy'], 2)} before"
-            beside = f"{before}, {resolved['changed']:,} answers changed"
-            accuracy = percent(resolved["accuracy"], 2)
-            rows.append((f"mean accuracy{at}, consistent", accuracy, NONE, beside))
-    return rows
-
-
 def task_tables(numbers: dict, published: Sequence[dict]) -> list[Table]:
     """Every table of one task."""
     found = numbers["metrics"]

@@ -22,6 +22,7 @@ from faceattr_tf.configs.base import LINEAR_SVM, Phase, Recipe
 from faceattr_tf.evaluation.calibration import calibrate
 from faceattr_tf.evaluation.inference import forward_function
 from faceattr_tf.evaluation.metrics import METRICS, score_of, shown_in
+from faceattr_tf.evaluation.on_validation import is_kept
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import Features
 from faceattr_tf.features.extract import for_run
@@ -313,6 +314,8 @@ class _Run:
             task.name: calibrate(task, labels[task.name], outputs[task.name])
             for task in self.experiment.tasks
         }
+        kept = (task.name for task in self.experiment.tasks if is_kept(task))
+        self.workdir.write_validation({name: (labels[name], outputs[name]) for name in kept})
         self.workdir.write_json("calibration.json", chosen)
         metadata = {
             **self.experiment.metadata(),

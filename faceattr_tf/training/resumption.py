@@ -10,7 +10,7 @@ from faceattr_tf.configs.base import Phase, Recipe
 from faceattr_tf.experiment import Experiment, phase_length
 from faceattr_tf.precision import resolve
 from faceattr_tf.training.optimizers import create_learning_rate
-from faceattr_tf.workdir import Workdir
+from faceattr_tf.workdir import VALIDATION, Workdir
 
 FINISHED = ("calibration.json", "model_card.md")
 """What only a run that has ended leaves behind."""
@@ -174,7 +174,7 @@ def _extend(workdir: Workdir, experiment: Experiment) -> None:
             "one that was this long from the start"
         )
     workdir.write_json("metadata.json", experiment.metadata())
-    for name in FINISHED:
+    for name in (*FINISHED, VALIDATION):
         (workdir.path / name).unlink(missing_ok=True)
     workdir.write_json("config.json", experiment.recipe.to_dict())
 
