@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 
 from absl.flags import argparse_flags as argparse
 
@@ -11,6 +12,7 @@ from data_pipelines.commands.arguments import (
     add_noprogress,
     add_overwrite,
 )
+from data_pipelines.commands.running import require_beam
 from data_pipelines.errors import UserError
 from data_pipelines.keras_settings import without_keras
 from data_pipelines.readers import READERS
@@ -75,6 +77,12 @@ def add_build(commands):
         help="write this part of N, from 1, which may run side by side on machines that share the "
         "folders, and may be run again; `faceattr-data merge` makes the records of all",
     )
+    parser.add_argument(
+        "--beam",
+        metavar="OPTIONS",
+        help="write by Apache Beam, with its options as one word, such as "
+        "--beam='--runner=FlinkRunner --flink_master=HOST:8081'",
+    )
     add_overwrite(parser)
     add_noprogress(parser)
 
@@ -99,13 +107,22 @@ def _build(parsed):
     given = {name: getattr(parsed, name) for name in names}
     conversion = Conversion(parsed.dataset, **given, options=options)
     writing = {"overwrite": parsed.overwrite, "progress": parsed.progress}
+    if parsed.part and parsed.beam is not None:
+        raise UserError("--part and --beam both share out the work; expected one of them")
     with _quietly():
         if parsed.part:
             from data_pipelines.records.parts import build_part
 
             print(build_part(conversion, parsed.records, *parsed.part, **writing))
             return
-        built = build_records(conversion, parsed.records, **writing)
+        if parsed.beam is not None:
+            require_beam("--beam")
+            from data_pipelines.records.beam import build_by_beam
+
+            del writing["progress"]
+            built = build_by_beam(conversion, parsed.records, shlex.split(parsed.beam), **writing)
+        else:
+            built = build_records(conversion, parsed.records, **writing)
     print(built.summary())
 
 

@@ -1,6 +1,7 @@
 """How every command of this project begins and ends: its help, and status 0 or one line of error."""
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Callable
 
@@ -16,6 +17,17 @@ def command_parser(name: str, description: str, examples: str = "") -> argparse.
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def require_beam(flag: str) -> None:
+    """Raises UserError where Apache Beam, which a flag asks for, is not installed."""
+    if importlib.util.find_spec("apache_beam") is None:
+        from data_pipelines.errors import UserError
+
+        raise UserError(
+            f"{flag} needs pip install 'faceattr_tf[beam]', in an environment of its own, as Apache "
+            "Beam wants an older protobuf than TensorFlow would bring"
+        )
 
 
 def run_command(name: str, main: Callable[[], object]) -> int:

@@ -58,19 +58,20 @@ def build_part(
         UserError: the source is wrong, or other parts are built from something else.
     """
     target = local(records).absolute()
-    folder = _folder(target)
+    folder = folder_of(target)
     builder = conversion.builder(folder, progress)
     fingerprint = builder.fingerprint()
     if target.exists() and not replaceable(target, fingerprint, overwrite):
         return f"{records}: already built from this source"
-    stamp = _agree(folder, _plan(conversion, fingerprint, parts))
+    stamp = agree(folder, conversion, fingerprint, parts)
     shards = plan_shards(builder)
     own = shards[part - 1 :: parts]
     write_shards(builder, own, folder, stamp)
     return f"{records}: part {part} of {parts} holds {len(own)} of {len(shards)} files"
 
 
-def _folder(target: pathlib.Path) -> pathlib.Path:
+def folder_of(target: pathlib.Path) -> pathlib.Path:
+    """Where the parts of records lie until they are merged."""
     return target.with_name(f".{target.name}.parts")
 
 
@@ -104,9 +105,23 @@ def _stamp(plan: dict) -> str:
     return hashlib.sha256(json.dumps(common).encode()).hexdigest()
 
 
-def _agree(folder: pathlib.Path, plan: dict) -> str:
-    """Writes down what the parts are of, or makes sure that it is the same; returns its stamp."""
-    folder.mkdir(parents=True, exist_ok=True)
+def agree(folder: pathlib.Path, conversion: Conversion, fingerprint: str, parts: int) -> str:
+    """Makes the folder of parts, and sure that all are of the same.
+
+    Args:
+        folder: see `folder_of`.
+        conversion: what is built from what.
+        fingerprint: of its reader.
+        parts: how many there are.
+
+    Returns:
+        A hash of what is the same, the stamp of every file.
+
+    Raises:
+        UserError: the parts that are there are of something else.
+    """
+    plan = _plan(conversion, fingerprint, parts)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
     if not (folder / _PLAN).exists():
         write_text(folder / _PLAN, json.dumps(plan, indent=1))
     _check(folder, plan)
@@ -124,7 +139,7 @@ def merge(records: str | os.PathLike, *, overwrite: bool = False) -> RecordSet:
         UserError: a part is missing or of something else, or too many images are bad.
     """
     target = local(records).absolute()
-    folder = _folder(target)
+    folder = folder_of(target)
     if not (folder / _PLAN).exists():
         raise UserError(f"{records}: there are no parts; `faceattr-data build --part` makes them")
     plan = json.loads((folder / _PLAN).read_text())
