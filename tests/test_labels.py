@@ -66,7 +66,7 @@ def test_the_table_corrects_records(run, celeba_tree, celeba_records, tmp_path, 
     "arguments, message",
     [
         (["--attributes=Beard"], "no attribute 'Beard'; there are: attributes/5_o_Clock_Shadow"),
-        (["--least=1.5"], "least 1.5: expected a probability"),
+        (["--least=1.5"], "least 1.5, surest 0.5: expected numbers"),
         (["--config=smoke"], "expected either --workdir=RUN or --config=RECIPE"),
     ],
 )

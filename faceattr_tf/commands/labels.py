@@ -17,6 +17,9 @@ Look, delete the rows that are right after all, write `yes`, `no` or `unknown` i
 
   faceattr-data build ... --corrections=FOLDER/suspicious.csv
 
+Mistakes that were made at random are found at --surest=0.5; where hard pictures are labelled worse
+than others, as by a program or in haste, --surest=1 finds more, and more that are none.
+
 Of attributes that the features hardly tell (--learned) nothing is suspected. A rare look is no
 mistake: who differs from most is suspected first.
 """
@@ -44,6 +47,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float("least", 0.5, probability, flag_values=values)
     balanced = "estimated balanced accuracy of an attribute below which none of its labels is"
     flags.DEFINE_float("learned", 0.85, balanced, flag_values=values)
+    clearest = "share of yes and no, those told most clearly, among which mistakes are counted"
+    flags.DEFINE_float("surest", 0.5, clearest, flag_values=values)
     flags.DEFINE_string("output", "", "folder for table, page and numbers", flag_values=values)
 
 
@@ -73,6 +78,7 @@ def main() -> None:
         flip=values.flip,
         least=values.least,
         learned=values.learned,
+        surest=values.surest,
         progress=values.progress,
     )
     table = noise_table(contents)

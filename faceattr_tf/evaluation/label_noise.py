@@ -21,8 +21,10 @@ FOLDS = 5
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)
 """Of the squared weights, per image; of standardised features."""
 
-SUREST = 0.25
-"""Share of the yes, and of the no, among whose clearest scores wrong labels are counted."""
+SUREST = 0.5
+"""Share of the yes, and of the no, among whose clearest scores wrong labels are counted. The fewer,
+the less counts that is merely hard to tell; where labels of hard pictures are wrong more often than
+others, which is no difference to the scores, more find more."""
 
 FEWEST = 10
 """Labels of yes, and of no, from which on an attribute is judged."""
@@ -115,12 +117,13 @@ def _mean(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.where(known, labels, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
 
 
-def judge_labels(scores: np.ndarray, given: np.ndarray) -> Judgement | None:
+def judge_labels(scores: np.ndarray, given: np.ndarray, surest: float = SUREST) -> Judgement | None:
     """How likely every label of one attribute is wrong.
 
     Args:
         scores: float `[N]`, the higher the more like a yes, by other images' labels.
         given: int `[N]`, 1 yes, 0 no, -1 unknown.
+        surest: see `SUREST`.
 
     Returns:
         None where fewer than `FEWEST` labels say yes, or no.
@@ -131,14 +134,16 @@ def judge_labels(scores: np.ndarray, given: np.ndarray) -> Judgement | None:
         return None
     deviation = max(float(scores[known].std()), 1e-12)
     scores = (scores.astype(np.float64) - scores[known].mean()) / deviation
-    rates = wrong_shares(scores[known], labels)
+    rates = wrong_shares(scores[known], labels, surest)
     slope, offset = _fit(scores[known], labels, *rates)
     yes = expit(slope * scores + offset)
     wrong = np.where(known, wrong_label(yes, given, *rates), np.nan)
     return Judgement(given, wrong, yes, *rates, _learned(yes[known]))
 
 
-def wrong_shares(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+def wrong_shares(
+    scores: np.ndarray, labels: np.ndarray, surest: float = SUREST
+) -> tuple[float, float]:
     """Shares of the no that are labelled yes, and of the yes that are labelled no.
 
     How many are truly yes follows from the shares, and who the surest of them are from how many
@@ -147,12 +152,13 @@ def wrong_shares(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     Args:
         scores: float `[N]`.
         labels: int `[N]`, 1 yes, 0 no.
+        surest: see `SUREST`.
     """
     ordered = labels[np.argsort(scores, kind="stable")]
     count, before, rates = len(labels), np.concatenate([[0], np.cumsum(ordered)]), (0.0, 0.0)
     for _ in range(50):
         yes = _true_share(labels.mean(), *rates) * count
-        low, high = (max(1, round(SUREST * part)) for part in (count - yes, yes))
+        low, high = (max(1, round(surest * part)) for part in (count - yes, yes))
         # Half a label more on either side: no count is so clean that nothing else is possible.
         found = before[low], high - (before[-1] - before[count - high])
         pairs = zip(found, (low, high), strict=True)

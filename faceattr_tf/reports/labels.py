@@ -15,7 +15,13 @@ from data_pipelines.records.counting import read_labels
 from data_pipelines.records.people import read_groups
 from data_pipelines.records.record_set import RecordSet
 from faceattr_tf.configs.base import Recipe
-from faceattr_tf.evaluation.label_noise import FEWEST, FOLDS, judge_labels, out_of_fold_scores
+from faceattr_tf.evaluation.label_noise import (
+    FEWEST,
+    FOLDS,
+    SUREST,
+    judge_labels,
+    out_of_fold_scores,
+)
 from faceattr_tf.evaluation.leakage import training_overlap
 from faceattr_tf.reports.galleries import Example, Gallery, thumbnail
 from faceattr_tf.reports.page import Section, plain, render
@@ -50,6 +56,7 @@ def find_suspicious(
     flip: bool = False,
     least: float = 0.5,
     learned: float = LEARNED,
+    surest: float = SUREST,
     progress: bool = True,
 ) -> dict:
     """Judges every label by what other people's images say; writes page, table and numbers.
@@ -63,6 +70,7 @@ def find_suspicious(
         flip: take the mean of the features of a picture and of its mirror image.
         least: probability of being wrong from which on a label is suspicious.
         learned: estimated balanced accuracy of an attribute's scores below which none is.
+        surest: share of the clearest scores among which wrong labels are counted.
         progress: show a bar.
 
     Returns:
@@ -71,8 +79,8 @@ def find_suspicious(
     Raises:
         UserError: there are no such records, attributes or stage, or too few labels of either kind.
     """
-    if not 0 < least < 1:
-        raise UserError(f"least {least}: expected a probability between 0 and 1")
+    if not 0 < least < 1 or not 0 < surest <= 1:
+        raise UserError(f"least {least}, surest {surest}: expected numbers between 0 and 1")
     records = RecordSet.load(records)
     columns = _columns(records, attributes)
     from faceattr_tf.features.frozen import FrozenNetwork
@@ -86,7 +94,7 @@ def find_suspicious(
     groups = [group for split in records.splits for group in read_groups(records.shards[split])]
     scores = out_of_fold_scores(features, given, np.array(groups))
     judged = {
-        name: judge_labels(of_label, labels)
+        name: judge_labels(of_label, labels, surest)
         for name, of_label, labels in zip(columns, scores.T, given.T, strict=True)
     }
     left_out = [name for name, judgement in judged.items() if judgement is None]
@@ -108,6 +116,7 @@ def find_suspicious(
         "groups": len(set(groups)),
         "least": least,
         "learned": learned,
+        "surest": surest,
         "left_out": left_out,
         "warnings": _warnings(run, records, filenames, judged),
         "attributes": {
