@@ -142,13 +142,17 @@ def test_rows_say_unsure_and_a_client_the_same(workdir, tmp_path, capsys):
     assert UNSURE in "".join(map(str, faces))
 
 
-@pytest.mark.parametrize("value", ["1.5", "0", "half", "0.1,all"])
+@pytest.mark.parametrize("value", ["1.5", "0", "half"])
 def test_a_risk_that_is_none_is_one_line(workdir, value):
     with pytest.raises(UserError, match="expected the share of answers that may be wrong"):
         Analyzer.from_workdir(workdir.path, unsure=value)
 
 
 def test_a_workdir_without_validation_images_says_so(workdir, tmp_path):
+    with pytest.raises(UserError, match="no such task hair .* there are: attributes, pose, range"):
+        Analyzer.from_workdir(workdir.path, unsure="0.2,hair")
+    one = Analyzer.from_workdir(workdir.path, unsure="0.2,overall,pose").calibration
+    assert "least" in one["pose"] and "least" not in one["attributes"]
     with pytest.raises(UserError, match=r"task .* has \d+ validation images"):
         Analyzer.from_workdir(workdir.path, unsure=0.02)
     (workdir.path / "validation.npz").rename(tmp_path / "aside.npz")

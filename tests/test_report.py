@@ -210,9 +210,9 @@ def test_calibration_errors_stand_beside_chance_and_intervals_take_their_bias_of
     # Probabilities that are right show what chance makes of them, and no more.
     assert found["after"]["error"] == pytest.approx(found["after"]["by_chance"], rel=0.5)
     assert found["before"]["error"] > 3 * found["after"]["error"]
-    assert spans["after"]["error"][0] < found["after"]["error"]
-    low, high = spans["before"]["error"]
-    assert 0 < low < found["before"]["error"] + 0.01 < high + 0.02
+    for part in ("before", "after"):
+        low, high = spans[part]["error"]
+        assert 0 < low < found[part]["error"] < high < found[part]["error"] + 0.05
     assert spans["after"]["labels"].keys() == found["after"]["labels"].keys()
 
 

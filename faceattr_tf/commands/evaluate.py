@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--unsure",
-        metavar="RISK[,overall]",
+        metavar="RISK[,overall][,TASK...]",
         help="also measure answers that are `unsure` where more than this share of them, such as "
         "0.05, would be wrong, as the run's validation images have it: of the images with a label "
         "and of those without it, or, with `,overall`, of all",

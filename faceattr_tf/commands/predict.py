@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--unsure",
-        metavar="RISK[,overall]",
+        metavar="RISK[,overall][,TASK...]",
         help="say `unsure` where more than this share of the answers, such as 0.05, would be wrong, "
         "as validation has it: of the faces with a label and of those without it, or, with "
         "`,overall`, of all",

@@ -161,8 +161,9 @@ def mean_of_labels(values: np.ndarray) -> np.ndarray:
 def calibration_intervals(result: TaskResult, samples: int, seed: int = 0) -> dict:
     """95 % intervals of the calibration errors of a task, before and after calibration.
 
-    They are basic ones, which take off what few images add to the figures, see
-    `faceattr_tf.evaluation.reliability`: these may lie above them.
+    They say how much a figure would move with as many other images. What few images add to it is
+    in figure and interval alike (that drawing again adds once more is taken off): compare with
+    what there is by chance, see `faceattr_tf.evaluation.reliability`.
 
     Args:
         result: the task over the whole split, with `calibration` in its numbers.
@@ -190,16 +191,16 @@ def calibration_intervals(result: TaskResult, samples: int, seed: int = 0) -> di
             errors = np.abs(sums[..., :BINS]).sum(axis=-1) / sums[..., BINS]
         of_task = errors[:, -1] if TOP in columns else mean_of_labels(errors)
         found[name] = {
-            "labels": {label: _basic(errors[:, i]) for i, label in enumerate(columns)},
-            "error": _basic(of_task),
+            "labels": {label: _spread(errors[:, i]) for i, label in enumerate(columns)},
+            "error": _spread(of_task),
         }
     return found
 
 
-def _basic(draws: np.ndarray) -> list[float]:
-    """The basic bootstrap's interval of a figure that is not negative, which comes first."""
-    low, high = np.nanpercentile(draws[1:], TAILS)
-    return [max(0.0, float(2 * draws[0] - end)) for end in (high, low)]
+def _spread(draws: np.ndarray) -> list[float]:
+    """The spread of the draws about their own mean, put about the figure, which comes first."""
+    low, high = np.nanpercentile(draws[1:], TAILS) - np.nanmean(draws[1:])
+    return [max(0.0, float(draws[0] - end)) for end in (high, low)]
 
 
 def _spans(figures: Mapping[str, np.ndarray]) -> dict[str, list[float]]:

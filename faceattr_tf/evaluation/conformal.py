@@ -40,31 +40,33 @@ class Risk:
     Attributes:
         share: between 0 and 1.
         overall: of all images of a label or task, in place of those of every answer by itself.
+        tasks: names of those whose answers may be unsure; empty for all that can.
     """
 
     share: float
     overall: bool = False
+    tasks: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, value: "Risk | float | str") -> "Risk":
-        """A share as a number or as text, which may end in `,overall`.
+        """A share as a number or as text, which may go on with `,overall` and names of tasks.
 
         Raises:
             UserError: it is none.
         """
         if isinstance(value, Risk):
             return value
-        text, _, kind = str(value).partition(",")
+        text, *more = str(value).split(",")
         try:
             share = float(text)
         except ValueError:
             share = math.nan
-        if not 0 < share < 1 or kind not in ("", "overall"):
+        if not 0 < share < 1:
             raise UserError(
                 f"unsure {value}: expected the share of answers that may be wrong, between 0 and 1 "
                 "as in 0.05, or 0.05,overall"
             )
-        return cls(share, bool(kind))
+        return cls(share, "overall" in more, tuple(name for name in more if name != "overall"))
 
     def __str__(self):
         return f"{self.share:g}" + (",overall" if self.overall else "")
@@ -82,18 +84,21 @@ def with_unsure(workdir, calibration: Mapping, risk, model=None, **shown) -> dic
 
     Raises:
         UserError: validation has too few images for the risk, or cannot be judged; or the model has
-            no answers that could be unsure.
+            no answers that could be unsure, or no task of a name.
     """
     from faceattr_tf.evaluation.metrics import probabilities
-    from faceattr_tf.evaluation.on_validation import answers_on_validation
+    from faceattr_tf.evaluation.on_validation import answers_on_validation, is_kept
 
     found, risk = dict(calibration), Risk.of(risk)
-    answered = answers_on_validation(workdir, model, **shown)
-    if not answered:
+    known = [task.name for task in workdir.tasks if is_kept(task)]
+    unknown = [name for name in risk.tasks if name not in known]
+    if unknown or not known:
         raise UserError(
-            f"{workdir.path}: the model has no yes/no labels or classes to be unsure of"
+            f"unsure {risk}: {workdir.path} has no such task {', '.join(unknown)} of yes/no labels or "
+            f"some classes; there are: {', '.join(known) or 'none'}"
         )
-    for task in (task for task in workdir.tasks if task.name in answered):
+    answered = answers_on_validation(workdir, model, **shown)
+    for task in (task for task in workdir.tasks if task.name in (risk.tasks or known)):
         stored, (labels, outputs) = calibration.get(task.name, {}), answered[task.name]
         if task.kind == "distribution":
             labels = most_voted(labels)
@@ -145,10 +150,12 @@ def _least(task: Task, name: str, probabilities: np.ndarray, risk: Risk) -> floa
     place = math.floor((count + 1) * risk.share + 1e-9)
     if not place:
         needed = math.ceil(1 / risk.share - 1e-9) - 1
-        more = "" if risk.overall else f"; {risk},overall asks less"
+        lowest = math.ceil(1000 / (count + 1)) / 1000
+        more = "" if risk.overall else f"{risk},overall asks less, and "
         raise UserError(
             f"unsure {risk}: task {task.name!r} has {count} validation images {name}, and this risk "
-            f"needs {needed}; the lowest that they allow is {1 / (count + 1):.2g}{more}"
+            f"needs {needed}; the lowest that they allow is {lowest:g}; {more}{risk} with names of "
+            "tasks behind it leaves other tasks out"
         )
     return float(np.partition(probabilities, place - 1)[place - 1])
 

@@ -5,8 +5,7 @@ same number of images each (Nixon et al., Measuring calibration in deep learning
 2019): bins of equal width are nearly empty where a model is sure of nearly everything. It is too high
 for few images: in every bin chance adds a distance of its own, for a calibrated model, too. So it
 stands beside `by_chance`, what a model would show on as many images whose probabilities are all
-right, and its interval is the basic bootstrap's, which mirrors the draws about the figure and so
-takes this bias off again: it lies lower than the figure.
+right: of an error that is not above that, nothing is known to be wrong.
 
 Of a task, it is the mean of its labels' errors, or of classes that of the likeliest class alone.
 """

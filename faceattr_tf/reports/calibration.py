@@ -38,7 +38,8 @@ def calibration_tables(numbers: dict) -> list[Table]:
         "In per cent: the mean distance between probability and share that is true, over ten bins of "
         "equally many images, before and after the outputs were divided by the temperature. Few "
         "images make it too high: `by chance` is what a model would show here whose probabilities "
-        "are all right. The intervals (basic bootstrap) have this taken off."
+        "are all right. The intervals (bootstrap) say how much a figure would move with as many other "
+        "images."
     )
     return [Table(header, tuple(rows), "Expected calibration error", note)]
 
