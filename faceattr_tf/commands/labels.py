@@ -46,7 +46,7 @@ def define_flags(values: flags.FlagValues) -> None:
     probability = "probability of being wrong from which on a label is suspicious"
     flags.DEFINE_float("least", 0.5, probability, flag_values=values)
     balanced = "estimated balanced accuracy of an attribute below which none of its labels is"
-    flags.DEFINE_float("learned", 0.85, balanced, flag_values=values)
+    flags.DEFINE_float("learned", 0.9, balanced, flag_values=values)
     clearest = "share of yes and no, those told most clearly, among which mistakes are counted"
     flags.DEFINE_float("surest", 0.5, clearest, flag_values=values)
     flags.DEFINE_string("output", "", "folder for table, page and numbers", flag_values=values)

@@ -32,7 +32,7 @@ SUSPICIOUS = "suspicious.csv"
 SHOWN = 100
 """Pictures on the page."""
 
-LEARNED = 0.85
+LEARNED = 0.9
 """Balanced accuracy below which what an attribute's scores suspect is mostly right."""
 
 
@@ -237,25 +237,21 @@ def _write(contents: dict, suspects: Sequence[Suspect], filenames, gallery: Gall
 def noise_table(contents: dict) -> Table:
     """A row for every attribute, the best learned first."""
     ordered = sorted(contents["attributes"].items(), key=lambda pair: -pair[1]["learned"])
-    rows = [
-        (
-            name,
-            f"{one['labels']:,}",
-            percent(one["yes"] / one["labels"]),
-            percent(one["learned"]),
-            percent(one["no_labelled_yes"]),
-            percent(one["yes_labelled_no"]),
-            percent(one["ceiling"]),
-            f"{one['suspicious']:,}" if one["learned"] >= contents["learned"] else "not learned",
-            f"{one['expected_wrong']:,.0f}" if one["suspicious"] else NONE,
-        )
-        for name, one in ordered
-    ]
+    rows = []
+    for name, one in ordered:
+        row = [name, f"{one['labels']:,}", percent(one["yes"] / one["labels"])]
+        row.append(percent(one["learned"]))
+        if one["learned"] < contents["learned"]:
+            row += [NONE] * 5
+        else:
+            row += [percent(one[key]) for key in ("no_labelled_yes", "yes_labelled_no", "ceiling")]
+            row += [f"{one['suspicious']:,}", f"{one['expected_wrong']:,.0f}"]
+        rows.append(tuple(row))
     note = (
         "In per cent. Learned: balanced accuracy of the scores, as estimated; below "
         f"{contents['learned']:.0%} nothing is suspected. Shares of wrong labels are rather too "
-        "high, most for rare answers and what is hardly learned, since what the features do not "
-        "tell counts, too. Ceiling: accuracy that perfect answers would have on these labels."
+        "high, most of rare answers, since what the features do not tell counts, too. Ceiling: "
+        "accuracy that perfect answers would have on these labels."
     )
     header = (
         *("Attribute", "Labels", "Yes", "Learned", "No labelled yes", "Yes labelled no"),
