@@ -48,6 +48,21 @@ class Examples:
     landmarks: np.ndarray
     labels: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
+    def at(self, rows: np.ndarray) -> "Examples":
+        """Those in the places `rows`, int `[M]`."""
+        labels = {name: values[rows] for name, values in self.labels.items()}
+        return Examples(
+            [self.encoded[i] for i in rows], self.box[rows], self.landmarks[rows], labels
+        )
+
+
+def without_places(encoded: list[bytes]) -> Examples:
+    """Files of which nothing else is known."""
+    count = len(encoded)
+    return Examples(
+        encoded, np.full((count, 4), np.nan, "f4"), np.full((count, 5, 2), np.nan, "f4")
+    )
+
 
 def page_of_faces(folder: str | Path) -> Examples:
     """The pictures of a folder, drawn faces where it is empty.
@@ -73,8 +88,7 @@ def page_of_faces(folder: str | Path) -> Examples:
             encoded.append(data)
     if not encoded:
         raise UserError(f"{folder}: no picture there can be decoded")
-    nowhere = np.full((len(encoded), 4), np.nan, "f4"), np.full((len(encoded), 5, 2), np.nan, "f4")
-    return Examples(encoded, *nowhere)
+    return without_places(encoded)
 
 
 def picture_files(folder: str | Path) -> list[Path]:

@@ -20,6 +20,7 @@ from data_pipelines.detection.mtcnn import Detection
 from data_pipelines.errors import UserError
 from data_pipelines.formats.encoded import decode, read_header
 from export.client import Client
+from export.commands.canary import main as judge
 from export.commands.client import main
 from export.description import named, read_description, summary
 from export.drawn_requests import draw_requests
@@ -228,6 +229,22 @@ def test_deadlines_hold(running):
         assert time.monotonic() - begin < 1.5
     finally:
         running["prediction"].delay = 0.0
+
+
+def test_a_canary_is_judged_by_the_same_requests(running, tmp_path, capsys):
+    for number in range(9):
+        (tmp_path / f"{number}.jpg").write_bytes(encode(draw_picture(number)))
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    asked = [f"--server={running['grpc']}", "--noprogress", "--format=json", str(tmp_path)]
+    with pytest.raises(UserError, match="must not be promoted"):
+        judge([*asked, "--canary=2"])
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["outcome"] == "refuse" and verdict["failed"] == [1, 1]
+    assert verdict["low"] <= verdict["gain"] < 0 and not verdict["identical"]
+    judge([*asked[:2], "--margin=99", str(tmp_path)])
+    assert "the canary may be promoted" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no version beta"):
+        judge([*asked, "--canary=beta"])
 
 
 def test_versions_switch_under_load_without_a_failure(models, loaded, tmp_path):
