@@ -1,6 +1,7 @@
 """An exported model under load: throughput against the bare network, and minutes of rough traffic.
 
     python -m benchmarks.serving_load MODELS [--name=NAME] [--version=N] [--minutes=N] [--clients=N]
+        [--other=N --switch=S] [--slow=N] [--pause=S]
 
 First, competitors take turns within one process, and the medians of their rounds are compared:
 
@@ -10,14 +11,20 @@ First, competitors take turns within one process, and the medians of their round
 Then a server process (the test double over TensorFlow Serving's official gRPC services, one process
 and TensorFlow's Python runtime) is asked by several clients at a time: faces of all sizes, cut-off
 files, empty strings, pictures of one pixel, and pictures above the limit, mixed at random. Every
-answer is compared with that to the same image alone.
+answer is compared with that to the same image alone. With `--switch=60 --other=2`, the label that
+they ask for moves to the other version and back every minute, by the requests that
+`faceattr-deploy`'s configuration makes of a server; every answer has to be one of these versions'.
+`--slow=4` holds four connections open besides that send a byte a second and never a request.
+Memory is read every ten seconds, and its slope is that after the first ten minutes.
 """
 
 import argparse
+import concurrent.futures
 import itertools
 import os
 import pathlib
 import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -33,7 +40,8 @@ SERVER = """
 import sys
 sys.path.insert(0, "tests")
 from serving_double import start
-server, port, _ = start(sys.argv[1], sys.argv[2], {"stable": int(sys.argv[3])})
+labels = {"stable": int(sys.argv[3]), "canary": int(sys.argv[4])}
+server, port, _ = start(sys.argv[1], sys.argv[2], labels)
 print(port, flush=True)
 server.wait_for_termination()
 """
@@ -112,83 +120,180 @@ def resident(process: int, field: str) -> float:
     raise ValueError(field)
 
 
-def load(models: pathlib.Path, name: str, version: int, minutes: float, clients: int) -> None:
-    """Asks a server process for some minutes and prints what came of it."""
-    from export.client import Client
-    from export.description import read_description
-    from export.transports import Refused, Unavailable
+class Traffic:
+    """Clients that ask at random until they are told to stop, and what they saw.
 
-    description = read_description(models / name / str(version))
+    Attributes:
+        latencies: seconds of every request that was answered.
+        failures: what was said of every one that was not.
+        wrong: kinds of images whose answer is of none of the versions.
+        images: how many were answered.
+    """
+
+    def __init__(self, address: str, name: str, pool: dict, expected: list[dict], pause: float):
+        """Asks nothing yet; `expected` has for each version file -> output -> value."""
+        self.address, self.name, self.pool = address, name, pool
+        self.expected, self.pause = expected, pause
+        self.latencies, self.failures, self.wrong, self.images = [], [], [], 0
+        self.lock, self.stop = threading.Lock(), threading.Event()
+
+    def ask(self, seed: int) -> None:
+        """One client."""
+        from export.client import Client
+        from export.transports import Refused, Unavailable
+
+        rng = random.Random(seed)
+        with Client(self.address, self.name, label="stable", deadline=60, retries=0) as client:
+            while not self.stop.wait(rng.uniform(0, 2 * self.pause)):
+                kinds = rng.choices(list(self.pool), [20, 1, 2, 1, 1, 1], k=rng.randint(1, 16))
+                given = [rng.choice(self.pool[kind]) for kind in kinds]
+                begin = time.perf_counter()
+                try:
+                    found = client.call("serving_default", {"image_bytes": given})
+                except (Refused, Unavailable) as error:
+                    with self.lock:
+                        self.failures.append(repr(error))
+                    continue
+                taken = time.perf_counter() - begin
+                versions = [self._is_of(expected, found, given) for expected in self.expected]
+                best = max(versions, key=sum)  # a request is answered by one version
+                bad = [kind for kind, right in zip(kinds, best, strict=True) if not right]
+                with self.lock:
+                    self.latencies.append(taken)
+                    self.wrong.extend(bad)
+                    self.images += len(given)
+
+    @staticmethod
+    def _is_of(expected: dict, found: dict, given: list[bytes]) -> list[bool]:
+        return [
+            all(
+                np.allclose(found[key][row], value, rtol=0, atol=1e-3, equal_nan=True)
+                for key, value in expected[data].items()
+            )
+            for row, data in enumerate(given)
+        ]
+
+    def dawdle(self) -> None:
+        """A connection that sends a byte a second of what would be a request."""
+        host, port = self.address.split(":")
+        message = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(1000)
+        while not self.stop.is_set():
+            with socket.create_connection((host, int(port))) as connection:
+                for byte in message:
+                    if self.stop.wait(1):
+                        return
+                    try:
+                        connection.sendall(bytes([byte]))
+                    except OSError:  # the server has had enough of it
+                        break
+
+
+def switch(address: str, name: str, versions: list[int], seconds: float, stop) -> int:
+    """Moves the label `stable` from version to version, each loaded as `canary` before.
+
+    Returns:
+        How often it moved.
+    """
+    import grpc
+    from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
+    from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
+
+    def configure(stub, labels):
+        request = ReloadConfigRequest()
+        model = request.config.model_config_list.config.add(name=name, model_platform="tensorflow")
+        model.model_version_policy.specific.versions.extend(sorted(set(labels.values())))
+        for label, version in labels.items():
+            model.version_labels[label] = version
+        stub.HandleReloadConfigRequest(request)
+
+    count = 0
+    with grpc.insecure_channel(address) as channel:
+        stub = ModelServiceStub(channel)
+        configure(stub, {"stable": versions[0]})
+        while not stop.wait(seconds):
+            old, new = versions[count % 2], versions[(count + 1) % 2]
+            configure(stub, {"stable": old, "canary": new})
+            configure(stub, {"stable": new})
+            count += 1
+    return count
+
+
+def answers_alone(address: str, name: str, label: str, pool: dict) -> dict[bytes, dict]:
+    """What a version says of every image of the pool in a request of its own."""
+    from export.client import Client
+
+    expected = {}
+    with Client(address, name, label=label) as client:
+        for data in itertools.chain.from_iterable(pool.values()):
+            found = client.call("serving_default", {"image_bytes": [data]})
+            expected[data] = {key: values[0] for key, values in found.items()}
+    return expected
+
+
+def load(flags) -> None:
+    """Asks a server process for some minutes and prints what came of it."""
+    from export.description import read_description
+
+    versions = [flags.version, flags.other or flags.version]
+    description = read_description(flags.models / flags.name / str(flags.version))
     pool = pool_of_images(description["max_pixels"])
-    command = [sys.executable, "-c", SERVER, str(models.resolve()), name, str(version)]
+    command = [sys.executable, "-c", SERVER, str(flags.models.resolve()), flags.name]
     server = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+        command + [str(version) for version in versions],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
     try:
         address = f"127.0.0.1:{int(server.stdout.readline())}"
-        expected = {}
-        with Client(address, name) as client:
-            for images in pool.values():
-                for data in images:
-                    found = client.call("serving_default", {"image_bytes": [data]})
-                    expected[data] = {key: values[0] for key, values in found.items()}
+        expected = [
+            answers_alone(address, flags.name, label, pool) for label in ("stable", "canary")
+        ]
         for kind, images in pool.items():
-            valid = {bool(expected[data]["valid"]) for data in images}
-            print(f"{kind}: {'answered' if True in valid else 'refused'}")
-        before = resident(server.pid, "VmRSS")
-        latencies, failures, wrong, images = [], [], [], 0
-        lock, end = threading.Lock(), time.monotonic() + 60 * minutes
-
-        def ask(seed):
-            nonlocal images
-            rng = random.Random(seed)
-            with Client(address, name, deadline=60, retries=0) as client:
-                while time.monotonic() < end:
-                    kinds = rng.choices(list(pool), [20, 1, 2, 1, 1, 1], k=rng.randint(1, 16))
-                    given = [rng.choice(pool[kind]) for kind in kinds]
-                    begin = time.perf_counter()
-                    try:
-                        found = client.call("serving_default", {"image_bytes": given})
-                    except (Refused, Unavailable) as error:
-                        with lock:
-                            failures.append(repr(error))
-                        continue
-                    taken = time.perf_counter() - begin
-                    bad = [
-                        kind
-                        for row, (kind, data) in enumerate(zip(kinds, given, strict=True))
-                        if not all(
-                            np.allclose(found[key][row], value, rtol=0, atol=1e-3, equal_nan=True)
-                            for key, value in expected[data].items()
-                        )
-                    ]
-                    with lock:
-                        latencies.append(taken)
-                        wrong.extend(bad)
-                        images += len(given)
-
-        threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(clients)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        print(
-            f"{clients} clients, {minutes:g} minutes: {len(latencies):,} requests, {images:,} images "
-            f"({images / minutes / 60:,.0f} a second), {len(failures)} failed, {len(wrong)} answers "
-            "differ from those to the image alone"
-        )
-        p50, p99 = np.percentile(latencies, [50, 99])
-        print(f"latency p50 {1000 * p50:,.0f} ms, p99 {1000 * p99:,.0f} ms")
-        print(
-            f"memory of the server: {before:,.0f} MiB before, {resident(server.pid, 'VmRSS'):,.0f} "
-            f"after, {resident(server.pid, 'VmHWM'):,.0f} at most"
-        )
-        for text in sorted(set(failures))[:5]:
-            print(text)
+            valid = any(expected[0][data]["valid"] for data in images)
+            print(f"{kind}: {'answered' if valid else 'refused'}")
+        traffic = Traffic(address, flags.name, pool, expected, flags.pause)
+        workers = [(traffic.ask, seed) for seed in range(flags.clients)]
+        workers += [(traffic.dawdle,)] * flags.slow
+        with concurrent.futures.ThreadPoolExecutor(len(workers) + 1) as threads:
+            running = [threads.submit(*worker) for worker in workers]
+            if flags.switch:
+                asked = address, flags.name, versions, flags.switch, traffic.stop
+                running.append(threads.submit(switch, *asked))
+            memory, begin = [], time.monotonic()
+            while time.monotonic() < begin + 60 * flags.minutes and server.poll() is None:
+                memory.append((time.monotonic() - begin, resident(server.pid, "VmRSS")))
+                time.sleep(10)
+            traffic.stop.set()
+        switches = running[-1].result() if flags.switch else 0
         assert server.poll() is None, "the server is gone"
+        report(traffic, np.array(memory), resident(server.pid, "VmHWM"), switches)
     finally:
         server.kill()
         server.wait()
+
+
+def report(traffic: Traffic, memory: np.ndarray, most: float, switches: int) -> None:
+    """Prints what came of the traffic; `memory` `[N, 2]` is in seconds and MiB."""
+    minutes = memory[-1, 0] / 60
+    print(
+        f"{minutes:.1f} minutes, {switches} switches of the version: {len(traffic.latencies):,} "
+        f"requests, {traffic.images:,} images ({traffic.images / minutes / 60:,.0f} a second), "
+        f"{len(traffic.failures)} failed, {len(traffic.wrong)} answers differ from those to the "
+        "image alone"
+    )
+    p50, p99 = np.percentile(traffic.latencies, [50, 99])
+    print(f"latency p50 {1000 * p50:,.0f} ms, p99 {1000 * p99:,.0f} ms")
+    print(
+        f"memory of the server: {memory[0, 1]:,.0f} MiB before, {memory[-1, 1]:,.0f} after, "
+        f"{most:,.0f} at most"
+    )
+    late = memory[memory[:, 0] > 600]
+    if len(late) > 30:
+        slope = 3600 * np.polyfit(*late.T, 1)[0]
+        print(f"slope of the memory after ten minutes: {slope:.2f} MiB an hour")
+        for part in np.array_split(late, 6):
+            print(f"  to minute {part[-1, 0] / 60:.0f}: {np.median(part[:, 1]):,.1f} MiB")
+    for text in sorted(set(traffic.failures))[:5]:
+        print(text)
 
 
 def main() -> None:
@@ -201,12 +306,17 @@ def main() -> None:
     parser.add_argument("--version", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--other", type=int, default=0, help="version to switch to")
+    parser.add_argument("--switch", type=float, default=0.0, help="seconds between switches")
+    parser.add_argument("--slow", type=int, default=0, help="connections that dawdle")
+    parser.add_argument("--pause", type=float, default=0.0, help="mean seconds before a request")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--batch", type=int, default=32)
     flags = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    throughput(flags.models / flags.name / str(flags.version), flags.rounds, flags.batch)
-    load(flags.models, flags.name, flags.version, flags.minutes, flags.clients)
+    if flags.rounds:
+        throughput(flags.models / flags.name / str(flags.version), flags.rounds, flags.batch)
+    load(flags)
 
 
 if __name__ == "__main__":
