@@ -1,7 +1,8 @@
 """A test double of TensorFlow Serving: its gRPC services over an exported model.
 
 It implements the official servicers of tensorflow-serving-api for tests of the client and of the
-protocol. It is no server to be used: one process, TensorFlow's Python runtime, no batching.
+protocol. Models are loaded and run in sessions, as by the server itself. It is no server to be used:
+one process, Python between the network and the session, no batching.
 """
 
 import concurrent.futures
@@ -24,6 +25,44 @@ from tensorflow_serving.apis import (
 
 AVAILABLE = get_model_status_pb2.ModelVersionStatus.State.AVAILABLE
 LIMIT = 256 * 2**20
+
+
+class Loaded:
+    """A SavedModel in a session of its own, which ends when nothing asks it any more."""
+
+    def __init__(self, folder):
+        graph = tf.Graph()
+        self.session = tf.compat.v1.Session(graph=graph)
+        with graph.as_default():
+            described = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
+        self.signatures = {
+            name: signature
+            for name, signature in described.signature_def.items()
+            if not name.startswith("__")
+        }
+        self.functions = {
+            name: self.session.make_callable(
+                {key: output.name for key, output in signature.outputs.items()},
+                feed_list=[signature.inputs[key].name for key in sorted(signature.inputs)],
+            )
+            for name, signature in self.signatures.items()
+        }
+
+    def dtype(self, signature, name):
+        """NumPy's type of an input; TypeError where the signature has none of that name."""
+        if name not in self.signatures[signature].inputs:
+            raise TypeError(f"signature {signature} has no input {name}")
+        return tf.as_dtype(self.signatures[signature].inputs[name].dtype).as_numpy_dtype
+
+    def answer(self, signature, inputs):
+        """Output -> array, from input -> array."""
+        expected = sorted(self.signatures[signature].inputs)
+        if sorted(inputs) != expected:
+            raise TypeError(f"signature {signature}: expected {expected}, got {sorted(inputs)}")
+        return self.functions[signature](*(inputs[key] for key in expected))
+
+    def __del__(self):
+        self.session.close()
 
 
 class Versions:
@@ -49,14 +88,13 @@ class Versions:
                     )
             self.labels = dict(labels)
             kept = {
-                version: self.loaded.get(version)
-                or tf.saved_model.load(str(self.folder / self.name / str(version))).signatures
+                version: self.loaded.get(version) or Loaded(self.folder / self.name / str(version))
                 for version in sorted(set(labels.values()))
             }
             self.loaded = kept
 
     def find(self, spec, context):
-        """Version and signatures that a request asks for."""
+        """Version and model that a request asks for."""
         labels = self.labels
         loaded = self.loaded
         if spec.name != self.name:
@@ -85,13 +123,13 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
             self.unavailable -= 1
             context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
         time.sleep(self.delay)
-        version, signatures = self.versions.find(request.model_spec, context)
+        version, model = self.versions.find(request.model_spec, context)
         name = request.model_spec.signature_name or "serving_default"
-        if name not in signatures:
+        if name not in model.signatures:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Serving signature {name} not found")
         try:
-            inputs = {key: tf.constant(tf.make_ndarray(v)) for key, v in request.inputs.items()}
-            outputs = signatures[name](**inputs)
+            inputs = {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
+            outputs = model.answer(name, inputs)
         except (tf.errors.InvalidArgumentError, TypeError, ValueError) as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:500])
         response = predict_pb2.PredictResponse()
@@ -103,12 +141,12 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         return response
 
     def GetModelMetadata(self, request, context):
-        version, signatures = self.versions.find(request.model_spec, context)
+        version, model = self.versions.find(request.model_spec, context)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = version
         found = get_model_metadata_pb2.SignatureDefMap()
-        for name in signatures:
+        for name in model.signatures:
             found.signature_def[name].method_name = "tensorflow/serving/predict"
         response.metadata["signature_def"].Pack(found)
         return response
@@ -171,19 +209,19 @@ def rest_answer(versions, path: str, body: bytes) -> tuple[int, dict]:
     if int(version or 0) not in versions.loaded:
         return 404, {"error": f"Servable not found for request: Specific({name}, {wanted})"}
     request = json.loads(body)
-    signature = versions.loaded[int(version)].get(request.get("signature_name", "serving_default"))
-    if signature is None:
-        return 400, {"error": f"Serving signature name: {request['signature_name']!r} not found"}
+    model, signature = versions.loaded[int(version)], request.get("signature_name")
+    signature = signature or "serving_default"
+    if signature not in model.signatures:
+        return 400, {"error": f"Serving signature name: {signature!r} not found"}
     rows = request["instances"]
     inputs = {}
     for key in rows[0]:
         values = [row[key] for row in rows]
         if isinstance(values[0], dict):
-            inputs[key] = tf.constant([base64.b64decode(value["b64"]) for value in values])
+            inputs[key] = np.array([base64.b64decode(value["b64"]) for value in values], object)
         else:
-            dtype = signature.structured_input_signature[1][key].dtype
-            inputs[key] = tf.constant(values, dtype)
-    outputs = {key: value.numpy() for key, value in signature(**inputs).items()}
+            inputs[key] = np.array(values, model.dtype(signature, key))
+    outputs = model.answer(signature, inputs)
     predictions = [
         {key: _plain(value[index]) for key, value in outputs.items()} for index in range(len(rows))
     ]

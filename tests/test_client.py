@@ -282,17 +282,25 @@ def test_versions_switch_under_load_without_a_failure(models, loaded, tmp_path):
     ):
         stub = ModelServiceStub(channel)
         asking = [pool.submit(ask, label) for label in ("stable", "stable", "", "")]
-        time.sleep(1)
-        with pytest.raises(grpc.RpcError, match="not currently available"):
-            reload(stub, stable=2)  # at one leap, which a running server does not follow
-        shutil.rmtree(tmp_path)
-        export.write_deployment(models, tmp_path, stable={"faceattr": 1})
-        reload(stub, canary=2)
-        time.sleep(0.5)
-        assert seen["stable"][-1] == [1]
-        reload(stub, stable=2)
-        time.sleep(0.5)
-        stop.set()
+
+        def wait_for(condition):
+            """Until it is so, or a request has failed, which `result` raises in the end."""
+            while not condition() and not any(one.done() for one in asking):
+                time.sleep(0.02)
+
+        try:
+            wait_for(lambda: seen.get("stable") and seen.get(""))
+            with pytest.raises(grpc.RpcError, match="not currently available"):
+                reload(stub, stable=2)  # at one leap, which a running server does not follow
+            shutil.rmtree(tmp_path)
+            export.write_deployment(models, tmp_path, stable={"faceattr": 1})
+            reload(stub, canary=2)
+            wait_for(lambda: seen[""][-1] == [2])
+            assert seen["stable"][-1] == [1]
+            reload(stub, stable=2)
+            wait_for(lambda: seen["stable"][-1] == [2])
+        finally:
+            stop.set()
         for one in asking:
             one.result()  # raises where a request failed
     server.stop(None)
@@ -316,8 +324,9 @@ def test_status_and_shutdown(models):
     with Client(f"127.0.0.1:{port}", retries=0) as client:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             running = pool.submit(client.call, "serving_default", inputs)
-            time.sleep(0.2)
-            server.stop(grace=5)
+            while not prediction.requests:
+                time.sleep(0.02)
+            server.stop(grace=60)
             assert running.result()["valid"].all()  # what is under way is answered
         with pytest.raises(Unavailable):
             client.call("serving_default", inputs)
@@ -344,9 +353,10 @@ def test_the_connection_can_be_encrypted(models, tmp_path, protocol):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
         web, port = start_rest(prediction.versions, context)
-    data, options = [encode(draw_picture(1))], {"protocol": protocol, "retries": 0, "deadline": 5}
+    data, options = [encode(draw_picture(1))], {"protocol": protocol, "retries": 0}
     with Client(f"localhost:{port}", certificate=str(certificate), **options) as client:
         assert not next(client.predict(data)).error
+    options["deadline"] = 5
     for unsafe in ({"tls": True}, {}):  # signed by nobody that is known; not encrypted
         with Client(f"localhost:{port}", **unsafe, **options) as client:
             assert next(client.predict(data)).error
