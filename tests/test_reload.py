@@ -1,17 +1,33 @@
-"""Asking an export without this package gives what the package itself says."""
+"""Asking an export without a server gives what the package itself says."""
 
+import importlib.util
+import json
+
+import numpy as np
 import pytest
 from tiny_workdir import draw_picture, encode, make_workdir
 
 from data_pipelines.crop.geometry import Crop
 from export import export_model
+from export.commands import batch
 from export.reload import answer, main
+from export.rows import NO_IMAGE, ModelOfRows
 from faceattr_tf.prediction.analyzer import Analyzer
 
+HERE = importlib.util.find_spec("apache_beam") is not None
 
-def test_answers_equal_the_analyzer(tmp_path, capsys):
-    workdir = make_workdir(tmp_path / "run", Crop("none", 12, 10))
-    model = str(export_model(workdir.path, tmp_path / "models"))
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return make_workdir(tmp_path_factory.mktemp("work") / "run", Crop("none", 12, 10))
+
+
+@pytest.fixture(scope="module")
+def model(workdir, tmp_path_factory):
+    return str(export_model(workdir.path, tmp_path_factory.mktemp("models")))
+
+
+def test_answers_equal_the_analyzer(workdir, model, tmp_path, capsys):
     files = []
     for seed in range(2):
         files.append(tmp_path / f"{seed}.jpg")
@@ -29,3 +45,52 @@ def test_answers_equal_the_analyzer(tmp_path, capsys):
 def test_a_missing_file_is_one_line(tmp_path):
     with pytest.raises(SystemExit, match="nothing/saved_model.pb: no such file"):
         main([str(tmp_path / "nothing"), "picture.jpg"])
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Six pictures, the second of which is cut off and the fourth is none."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(6):
+        data = encode(draw_picture(seed))
+        data = {1: data[: len(data) // 2], 3: b"no picture"}.get(seed, data)
+        (folder / f"{seed}.jpg").write_bytes(data)
+    return folder
+
+
+def test_rows_are_what_the_analyzer_says_whoever_is_beside_them(workdir, model, pictures):
+    files = sorted(pictures.iterdir())
+    ask = ModelOfRows(model, batch_size=4)
+    sent = [(file.name, file.read_bytes()) for file in files]
+    rows = ask(sent[:4]) + ask(sent[4:])
+    assert [row["file"] for row in rows] == [file.name for file in files]
+    assert rows[1] == {"file": "1.jpg", "error": NO_IMAGE}
+    assert "not an image of a format that is read" in rows[3]["error"]
+    assert [row for pair in sent for row in ask([pair])] == rows
+    good = [0, 2, 4, 5]
+    for row, face in zip(
+        good, Analyzer.from_workdir(workdir.path).analyze([files[row] for row in good]), strict=True
+    ):
+        for label, said in face.tasks["attributes"].items():
+            found = rows[row]["attributes"][label]
+            assert found["label"] == said.label
+            np.testing.assert_allclose(found["probability"], said.probability, rtol=1e-6)
+
+
+@pytest.mark.skipif(HERE, reason="Apache Beam is installed")
+def test_what_to_install_is_one_line(model, pictures, tmp_path):
+    with pytest.raises(Exception, match="faceattr-batch needs pip install 'faceattr_tf\\[beam\\]'"):
+        batch.main([f"--model={model}", f"--output={tmp_path / 'rows'}", str(pictures)])
+
+
+@pytest.mark.skipif(not HERE, reason="Apache Beam is not installed")
+def test_beam_writes_these_rows(model, pictures, tmp_path, capsys):
+    batch.main([f"--model={model}", f"--output={tmp_path / 'rows'}", str(pictures)])
+    assert "6 pictures" in capsys.readouterr().out
+    files = (tmp_path / "rows").glob("rows-*.jsonl")
+    found = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    ask = ModelOfRows(model, batch_size=32)
+    expected = [row for file in pictures.iterdir() for row in ask([(str(file), file.read_bytes())])]
+    assert sorted(found, key=lambda row: row["file"]) == sorted(
+        expected, key=lambda row: row["file"]
+    )

@@ -1,0 +1,75 @@
+"""faceattr-batch: what an exported model says about any number of pictures, by Apache Beam.
+
+Writes rows as JSON lines, DIR/rows-XXXXX-of-YYYYY.jsonl, in no order. A picture that cannot be
+answered is a row with the reason. The model takes whole pictures, as its signature serving_default
+does: of photographs, cut out the faces first, or use faceattr-predict --detect.
+
+--beam holds options of Beam as one word: which runner, with how many workers. On other machines
+the package has to be installed, and pictures, model and output have to lie under the same paths.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+
+from data_pipelines.commands.running import command_parser, require_beam, run_command
+
+EXAMPLES = """\
+examples:
+  faceattr-batch --model=models/faceattr/1 --output=rows photos
+  faceattr-batch --model=models/faceattr/1 --output=rows photos \\
+      --beam='--runner=FnApiRunner --direct_num_workers=8 --direct_running_mode=multi_processing'
+  faceattr-batch --model=models/faceattr/1 --output=rows photos \\
+      --beam='--runner=FlinkRunner --flink_master=HOST:8081'
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    result = command_parser("faceattr-batch", __doc__, EXAMPLES)
+    add = result.add_argument
+    add("paths", nargs="+", metavar="PATH", help="image, folder (searched recursively) or pattern")
+    add("--model", required=True, metavar="DIR", help="folder of a version that was exported")
+    add("--output", required=True, metavar="DIR", help="folder to make")
+    add("--beam", default="", metavar="OPTIONS", help="options of Apache Beam")
+    add(
+        "--batch_size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="pictures in a call of the model, on which its last digits may depend (default: 32)",
+    )
+    return result
+
+
+def main(arguments: list[str]) -> None:
+    """Parses flags, asks, and says where the rows are.
+
+    Raises:
+        UserError: nothing to do, or Apache Beam is not installed.
+    """
+    flags = parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notes are not about the user's data
+    require_beam("faceattr-batch")
+    from export.beam_prediction import predict
+    from faceattr_tf.prediction.predict import list_images
+
+    files = list(list_images(flags.paths, leave_out=flags.output))
+    rows = predict(
+        flags.model,
+        files,
+        flags.output,
+        shlex.split(flags.beam),
+        batch_size=flags.batch_size,
+    )
+    print(f"{len(files):,} pictures: {len(rows)} files of rows in {flags.output}")
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_command("faceattr-batch", lambda: main(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    run()
