@@ -79,12 +79,23 @@ def test_the_command_prints_alarms_and_where_the_page_lies(
     workdir, mtfl_records, tmp_path, monkeypatch, capsys
 ):
     flags = f"--workdir={workdir.path} --records={mtfl_records.path} --split=validation"
-    flags += f" --by=pose --output={tmp_path}/page"
+    flags += f" --by=pose --output={tmp_path}/page --smallest=3"
     monkeypatch.setattr(sys, "argv", ["faceattr-audit", *flags.split()])
     command.main()
     printed = capsys.readouterr().out
     assert f"report: {tmp_path}/page/audit.html" in printed and "differ. By chance" in printed
     assert (tmp_path / "page" / "audit.json").is_file()
+
+
+def test_thresholds_for_the_worst_slice_are_chosen_on_validation(workdir, mtfl_records, tmp_path):
+    output = tmp_path / "page"
+    given = {"by": ("attributes/Male", "brightness:100"), "smallest": 2, "price": 5}
+    contents = audit(workdir.path, mtfl_records.path, "test", output=output, **given)
+    found = contents["mitigation"]["attributes"]
+    assert found["labels"].keys() <= {"Male", "Smiling", "Eyeglasses"} and found["labels"]
+    assert not any("Male" in row["slice"] for row in found["labels"].get("Male", ()))
+    assert len(found["curve"]) == len(found["prices"])
+    assert "Worst slice against all images" in (output / "audit.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -94,6 +105,7 @@ def test_the_command_prints_alarms_and_where_the_page_lies(
         ({"by": ("hair",)}, "no such task or measure"),
         ({"smallest": 1}, "expected at least 2 images"),
         ({"split": "nosuch"}, "nosuch"),
+        ({"price": 0.5}, "thresholds are chosen on its validation part and measured on another"),
     ],
 )
 def test_mistakes_are_named_and_leave_nothing_behind(workdir, mtfl_records, tmp_path, given, said):

@@ -61,6 +61,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="images below which a slice is not judged (default: 30)",
     )
+    add(
+        "--price",
+        type=float,
+        metavar="POINTS",
+        help="also choose thresholds on validation, the same for everybody, by which the worst slice "
+        "gains and all images together lose no more than this balanced accuracy there, such as 0.5",
+    )
     return result
 
 
@@ -69,6 +76,7 @@ def main() -> None:
     flags = parser().parse_args()
     prepare_keras()
     from faceattr_tf.reports.audit import alarm_table, audit
+    from faceattr_tf.reports.mitigation import mitigation_table
 
     contents = audit(**vars(flags))
     for name, task in contents["tasks"].items():
@@ -76,6 +84,9 @@ def main() -> None:
         print(f"{name}: {contents['examples']:,} images, {len(contents['slicings'])} slicings")
         print(f"\n{table.text()}\n" if table.rows else "")
         print(f"{table.note}\n")
+    for name, numbers in contents.get("mitigation", {}).items():
+        table = mitigation_table(numbers)
+        print(f"{name}: {table.title}\n\n{table.text()}\n")
     print(f"report: {contents['folder']}/audit.html")
 
 

@@ -30,6 +30,7 @@ from faceattr_tf.evaluation.subgroups import (
     group_differences,
     trials_of,
 )
+from faceattr_tf.reports.mitigation import mitigate, mitigation_section
 from faceattr_tf.reports.page import Plot, Section, plain, render
 from faceattr_tf.reports.plots import BLUE, GREY, ORANGE, svg
 from faceattr_tf.reports.tables import NONE, Table
@@ -53,6 +54,7 @@ def audit(
     output: str | os.PathLike | None = None,
     flip: bool = False,
     smallest: int = SMALLEST,
+    price: float | None = None,
 ) -> dict:
     """Compares slices of a split and writes audit.json and audit.html.
 
@@ -65,12 +67,16 @@ def audit(
         output: folder for the page; default `<workdir>/audit/<records>-<split>`.
         flip: average every output with that of the mirrored image.
         smallest: images below which a slice is not judged.
+        price: also look for thresholds by which the worst slice of yes/no labels gains, and which
+            cost all images no more than these points of balanced accuracy; both on the records'
+            validation part, see `evaluation.mitigation`.
 
     Returns:
         What is in audit.json; the key `folder` says where it lies.
 
     Raises:
-        UserError: workdir or records are missing or share no task, a slicing is unknown.
+        UserError: workdir or records are missing or share no task, a slicing is unknown, or there
+            is no validation part to choose thresholds on.
     """
     if smallest < 2:
         raise UserError(f"smallest slice {smallest}: expected at least 2 images")
@@ -80,6 +86,16 @@ def audit(
         raise UserError(f"slices by {ANSWERS}...: name the run that answers, --answers=DIR")
     if not record_set.count(split, *validation_part(run, record_set)):
         raise UserError(f"{record_set.path}: split {split!r} holds no examples")
+    if price is not None:
+        if not 0 <= price < 50:
+            raise UserError(f"price {price}: expected points of balanced accuracy, from 0 on")
+        if split == "validation" or not record_set.count(
+            "validation", *validation_part(run, record_set)
+        ):
+            raise UserError(
+                f"{record_set.path}: thresholds are chosen on its validation part and measured on "
+                "another one"
+            )
     folder = local(output) if output else run.path / "audit" / f"{record_set.name}-{split}"
     slicings = _slicings(run, record_set, split, by, other, flip)
     results, filenames = _results(run, record_set, split, flip)
@@ -98,9 +114,19 @@ def audit(
         },
         "tasks": {name: numbers for name, (numbers, _) in found.items()},
     }
+    sections = [section for _, section in found.values()]
+    if price is not None:
+        part = "validation"
+        elsewhere = (
+            _results(run, record_set, part, flip)[0],
+            _slicings(run, record_set, part, tuple(slicings), other, flip),
+        )
+        given = mitigate(results, slicings, elsewhere, price / 100, smallest)
+        contents["mitigation"] = given
+        sections += [mitigation_section(name, numbers) for name, numbers in given.items()]
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "audit.json", json.dumps(plain(contents), indent=1, allow_nan=False) + "\n")
-    write_text(folder / "audit.html", html(contents, [section for _, section in found.values()]))
+    write_text(folder / "audit.html", html(contents, sections))
     return contents
 
 

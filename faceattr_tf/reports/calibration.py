@@ -37,7 +37,7 @@ def calibration_tables(numbers: dict) -> list[Table]:
     note = (
         "In per cent: the mean distance between probability and share that is true, over ten bins of "
         "equally many images, before and after the outputs were divided by the temperature. Few "
-        "images make it too high: `by chance` is what a model would show here whose probabilities "
+        "images make it too high: “by chance” is what a model would show here whose probabilities "
         "are all right. The intervals (bootstrap) say how much a figure would move with as many other "
         "images."
     )
@@ -53,12 +53,9 @@ def unsure_rows(numbers: dict) -> list[tuple[str, str, str, str]]:
     found = numbers.get("unsure")
     if not found:
         return []
-    of, means = found["mean"]["labels"], found["mean"]["answers"]
-    beside = f"wrong {percent(of['wrong'], 2)}, of the images of each answer "
-    beside += (
-        f"{percent(means['wrong'], 2)}; accuracy {percent(of['accuracy_answered'])} of what is "
-    )
-    beside += f"answered, {percent(of['accuracy'])} of all"
+    of = found["mean"]["labels"]
+    beside = f"wrong {percent(of['wrong'], 2)}, right {percent(of['accuracy_answered'])} of the "
+    beside += f"others, {percent(of['accuracy'])} of all"
     return [(f"unsure at a risk of {found['risk']}", percent(of["unsure"], 2), NONE, beside)]
 
 
@@ -90,7 +87,7 @@ def unsure_tables(numbers: dict) -> list[Table]:
     rows.append(("Mean", "", *(percent(means["answers"][name]) for name in names)))
     header = ("Right answer", "Images", "Told another", "Unsure", "Possible")
     note = (
-        "In per cent of the images of which this is the right answer. `Possible` is how often it is "
+        "In per cent of the images of which this is the right answer. “Possible” is how often it is "
         "not ruled out, which on images like those of validation is one minus the risk, give or take "
         "what few images do. Told another is less, as the likelier answer is given where all are "
         "ruled out."
