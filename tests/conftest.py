@@ -110,3 +110,23 @@ def celeba_records(tmp_path_factory, celeba_tree):
 def mtfl_records(tmp_path_factory, mtfl_tree):
     """Records of `mtfl_tree`."""
     return _build(tmp_path_factory, "mtfl", mtfl_tree)
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory):
+    """That of `tiny_workdir`, of aligned faces, for tests that write nothing into it."""
+    from tiny_workdir import make_workdir
+
+    from data_pipelines.crop.geometry import Crop
+
+    return make_workdir(tmp_path_factory.mktemp("run") / "align", Crop("align", 12, 10, margin=0.2))
+
+
+@pytest.fixture(scope="module")
+def untimed():
+    """Runtimes are asked twice: their latency is not what is tested."""
+    from export.runtimes import verification
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verification, "ROUNDS", 2)
+        yield

@@ -10,10 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from tiny_workdir import draw_picture, encode, make_workdir
+from tiny_workdir import draw_picture, encode
 
 import export
-from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from export import check, saved_model
 from export.check import Check
@@ -49,11 +48,6 @@ def one_process(monkeypatch, answered):
 
 
 OPTIONS = export.ExportOptions(batch_sizes=(1, 2), warmup=False)
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return make_workdir(tmp_path_factory.mktemp("run") / "align", Crop("align", 12, 10, margin=0.2))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import textwrap
 
 import numpy as np
 import pytest
+from export_answers import expected_of
 from tiny_workdir import CALIBRATION, TASKS, draw_picture, encode, make_workdir
 
 import export
@@ -53,11 +54,6 @@ CLIENT = """
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return make_workdir(tmp_path_factory.mktemp("run") / "align", Crop("align", 12, 10, margin=0.2))
-
-
-@pytest.fixture(scope="module")
 def exported(workdir, tmp_path_factory):
     return export.export_model(workdir.path, tmp_path_factory.mktemp("models") / "new", "faces")
 
@@ -84,24 +80,6 @@ def served(exported, tmp_path_factory):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-def expected_of(faces):
-    """What the analyzer says, in the shape of the export's outputs."""
-    attributes = [face.tasks["attributes"].values() for face in faces]
-    chosen = {name: [face.tasks[name] for face in faces] for name in ("pose", "range", "emotion")}
-    classes = {}
-    for name, of in chosen.items():
-        classes[f"{name}_probability"] = [list(choice.probabilities.values()) for choice in of]
-        classes[f"{name}_label"] = [list(c.probabilities).index(c.label) for c in of]
-    return classes | {
-        "range_value": [choice.value for choice in chosen["range"]],
-        "attributes_probability": [[item.probability for item in row] for row in attributes],
-        "attributes_label": [[int(item.label) for item in row] for row in attributes],
-        "landmarks_points": [list(face.tasks["landmarks"].values()) for face in faces],
-        "age_value": [list(face.tasks["age"].values()) for face in faces],
-        "alignment_outline": [list(face.tasks["alignment"].outline.values()) for face in faces],
-    }
 
 
 @pytest.mark.parametrize("signature", ["serving_default", "pixels", "crop"])

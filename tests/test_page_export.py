@@ -10,14 +10,14 @@ import tarfile
 
 import numpy as np
 import pytest
-from tiny_workdir import draw_picture, encode, make_workdir
+from tiny_workdir import draw_picture, encode
 
 import export
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from export.check import Check
 from export.commands.export import main
-from export.runtimes import node, onnxruntime_web, page, verification
+from export.runtimes import node, onnxruntime_web, page
 from export.runtimes.face_crop import TEMPLATE, crop_image, points_in_image
 from export.runtimes.onnxruntime_web import FILES, PACKAGE, VERSION, copy_runtime
 
@@ -26,6 +26,7 @@ ONNX = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("onnx", "onnxruntime", "tf2onnx"))),
     reason="no extra onnx here",
 )
+pytestmark = pytest.mark.usefixtures("untimed")
 ADDRESS = re.compile(r"https?://[^\s\"'`)]+")
 
 CROP_IN_NODE = """
@@ -45,19 +46,6 @@ const said = cases.map(({width, height, crop, box, landmarks}, i) => {
 });
 console.log(JSON.stringify(said));
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def untimed():
-    """Latency is not what is tested."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verification, "ROUNDS", 2)
-        yield
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return make_workdir(tmp_path_factory.mktemp("run") / "align", Crop("align", 12, 10, margin=0.2))
 
 
 @pytest.fixture

@@ -7,17 +7,16 @@ import cv2
 import numpy as np
 import pytest
 import test_signatures
+from export_answers import ask, assert_answers, assert_described, export_for_photographs
 from serving_double import start, start_rest
-from test_export import expected_of
-from tiny_workdir import FRAMING, encode, make_workdir
+from tiny_workdir import FRAMING, encode
 
-import export
 from data_pipelines.crop.framing import crop_of_face
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.detection import mtcnn
 from data_pipelines.errors import UserError
 from data_pipelines.synth.drawing import draw_face
-from export import saved_model
+from export import standalone
 from export.check import differences, refuse_if_different
 from export.client import Client
 from export.commands import export as commands
@@ -25,7 +24,6 @@ from export.description import named, read_description, summary
 from export.examples import Examples, expected_answers
 from export.photo_signatures import photo_signatures
 from export.reload import main as reload
-from export.standalone import ask
 from faceattr_tf.prediction.analyzer import Analyzer
 from faceattr_tf.prediction.detection_graph import FaceDetector, _reduced
 
@@ -51,23 +49,14 @@ FILES = [encode(picture, ".png") for picture in PICTURES]
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return make_workdir(tmp_path_factory.mktemp("run") / "align", Crop("align", 12, 10, margin=0.2))
-
-
-@pytest.fixture(scope="module")
 def detector():
     return FaceDetector(FACES, maximum_side=SIDE)
 
 
 @pytest.fixture(scope="module")
 def exported(workdir, detector, tmp_path_factory):
-    options = export.ExportOptions(max_pixels=2 * 10**6, batch_sizes=(1,), warmup=False)
-    folder = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        # That comparison loads the export once more, and here are better ones.
-        patch.setattr(saved_model, "_check", lambda *_: None)
-        return export.export_model(workdir.path, folder, options=options, localiser=detector)
+    folder, options = tmp_path_factory.mktemp("models"), {"max_pixels": 2 * 10**6, "warmup": False}
+    return export_for_photographs(workdir, folder, detector, **options)
 
 
 @pytest.fixture(scope="module")
@@ -96,33 +85,14 @@ def judged(analyzer):
     return analyzer.analyze(FILES, detect=True)
 
 
-def answers(signatures, name, **inputs):
-    """The answers by photograph."""
-    import tensorflow as tf
-
-    inputs = {key: tf.constant(values) for key, values in inputs.items()}
-    found = {key: values.numpy() for key, values in signatures[name](**inputs).items()}
-    count = len(found["faces"])
-    return [{key: values[row] for key, values in found.items()} for row in range(count)]
-
-
 def compare(found, faces, pixels=0.01, values=1e-3):
     """The answers for one photograph, and all its faces, the largest first."""
     assert found["faces_left_out"] == max(0, len(faces) - FACES)
     assert found["candidates_left_out"] == 0
     faces = faces[:FACES]
-    assert found["faces"] == len(faces)
-    expected = expected_of(faces) | {
-        "face_box": [face.box for face in faces],
-        "face_response": [face.score for face in faces],
-        "face_landmarks": [list(face.landmarks.values()) for face in faces],
-    }
-    for name, wanted in expected.items():
-        given, missing = found[name][: len(faces)], found[name][len(faces) :]
-        atol = pixels if name in PLACES else values
-        np.testing.assert_allclose(given, np.reshape(wanted, given.shape), rtol=1e-3, atol=atol)
-        assert len(found[name]) == FACES
-        assert np.isnan(missing).all() if missing.dtype.kind == "f" else (missing == -1).all()
+    points = [list(face.landmarks.values()) for face in faces]
+    places = dict.fromkeys(PLACES, pixels)
+    assert_answers(found, faces, FACES, values, places, face_landmarks=points)
 
 
 def test_photographs_of_any_size_get_the_answers_of_the_analyzer_and_bad_files_none(
@@ -131,7 +101,7 @@ def test_photographs_of_any_size_get_the_answers_of_the_analyzer_and_bad_files_n
     counts = [len(faces) for faces in judged]
     assert max(counts) > FACES and 0 < min(filter(None, counts)) < FACES and 0 in counts
     bad = [FILES[0][:200], b"no image", encode(np.zeros((1501, 1500, 3), np.uint8))]
-    found = answers(signatures, "photos", image_bytes=[bad[0], *FILES, *bad[1:]])
+    found = ask(signatures, "photos", image_bytes=[bad[0], *FILES, *bad[1:]])
     valid = [one["valid"] for one in found]
     assert valid == [False, *[True] * len(FILES), False, False]
     for one, faces in zip(found, [[], *judged, [], []], strict=True):
@@ -141,7 +111,7 @@ def test_photographs_of_any_size_get_the_answers_of_the_analyzer_and_bad_files_n
 def test_pixels_get_the_same_answers(signatures, judged):
     for index in (0, 3, 6):
         pixels = np.stack([PICTURES[index]] * 2)
-        for found in answers(signatures, "photo_pixels", pixels=pixels):
+        for found in ask(signatures, "photo_pixels", pixels=pixels):
             assert "valid" not in found
             compare(found, judged[index])
 
@@ -150,7 +120,7 @@ def test_frames_that_are_searched_together_get_the_answers_of_each_alone(signatu
     size = PICTURES[0].shape
     frames = [PICTURES[0], np.zeros(size, np.uint8), np.ascontiguousarray(PICTURES[0][:, ::-1]),
               CROWD[60 : 60 + size[0], 40 : 40 + size[1]]]  # fmt: skip
-    found = answers(signatures, "photo_pixels", pixels=np.stack(frames))
+    found = ask(signatures, "photo_pixels", pixels=np.stack(frames))
     expected = analyzer.analyze(frames, detect=True)
     assert min(map(len, expected)) == 0 and len(expected[0]) > 0
     for one, faces in zip(found, expected, strict=True):
@@ -159,7 +129,7 @@ def test_frames_that_are_searched_together_get_the_answers_of_each_alone(signatu
 
 def test_jpeg_files_are_seen_as_the_analyzer_sees_them(signatures, analyzer):
     files = [encode(PICTURES[0], ".jpg"), encode(PICTURES[6], ".jpg")]
-    found = answers(signatures, "photos", image_bytes=files)
+    found = ask(signatures, "photos", image_bytes=files)
     for one, faces in zip(found, analyzer.analyze(files, detect=True), strict=True):
         assert len(faces) > 0
         compare(one, faces)
@@ -174,7 +144,7 @@ def test_faces_of_reduced_photographs_are_those_of_opencv_to_a_pixel(signatures,
         (mtcnn.enlarged(face, factor) for face in faces), key=lambda f: -f.box[2:].prod()
     )
     assert len(faces) == len(judged[6])
-    (found,) = answers(signatures, "photos", image_bytes=FILES[6:])
+    (found,) = ask(signatures, "photos", image_bytes=FILES[6:])
     for row, face in enumerate(faces[:FACES]):
         np.testing.assert_allclose(found["face_box"][row], face.box, atol=1)
         np.testing.assert_allclose(found["face_landmarks"][row], face.landmarks, atol=1)
@@ -230,14 +200,7 @@ def test_the_metadata_describes_what_is_served(exported, signatures, detector):
     description = read_description(exported)
     assert description["localiser"] == []
     assert description["detector"] == json.loads(json.dumps(detector.describe()))
-    assert set(description["signatures"]) == set(signatures) - {"description"}
-    for name in ("photos", "photo_pixels"):
-        stated = description["signatures"][name]["outputs"]
-        served = signatures[name].structured_outputs
-        assert stated.keys() == served.keys()
-        for key, tensor in stated.items():
-            assert [None, *tensor["shape"][1:]] == served[key].shape.as_list()
-            assert tensor["dtype"] == served[key].dtype.name
+    assert_described(exported, signatures)
 
 
 def test_the_check_compares_them(exported, signatures, workdir, detector):
@@ -251,7 +214,7 @@ def test_the_check_compares_them(exported, signatures, workdir, detector):
     found = {
         f"answer/{name}/{key}": values
         for name in names
-        for key, values in ask(signatures[name], name, files, *nowhere).items()
+        for key, values in standalone.ask(signatures[name], name, files, *nowhere).items()
     }
     results = differences(found, expected, description)
     for result in results:
@@ -264,7 +227,7 @@ def test_the_check_compares_them(exported, signatures, workdir, detector):
 
 
 def test_answers_have_names_for_every_face(signatures, exported):
-    (found,) = answers(signatures, "photos", image_bytes=FILES[1:2])
+    (found,) = ask(signatures, "photos", image_bytes=FILES[1:2])
     answer = named(found, read_description(exported))
     assert len(answer["faces"]) == found["faces"] == FACES
     assert answer["faces_left_out"] == found["faces_left_out"]
@@ -352,6 +315,6 @@ def test_flags_that_do_not_fit_together_are_refused(workdir, tmp_path):
 def test_real_photographs_get_the_answers_of_the_analyzer(signatures, analyzer, pattern):
     names = sorted(DATA.glob(pattern))
     files = [name.read_bytes() for name in names[:: len(names) // 4]]
-    found = answers(signatures, "photos", image_bytes=files)
+    found = ask(signatures, "photos", image_bytes=files)
     for one, faces in zip(found, analyzer.analyze(files, detect=True), strict=True):
         compare(one, faces)

@@ -4,22 +4,20 @@ import json
 
 import numpy as np
 import pytest
-from test_export import expected_of
+from export_answers import ask, assert_answers, assert_described, export_for_photographs
 from tiny_workdir import draw_picture, encode, make_workdir
 from untrained_run import make_run
 
-import export
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import MTFL_ATTRIBUTES
-from export import saved_model
+from export import standalone
 from export.check import differences, refuse_if_different
 from export.commands import export as commands
 from export.description import named, read_description, summary
 from export.drawn_requests import draw_requests
 from export.examples import Examples, expected_answers
 from export.reload import main as reload
-from export.standalone import ask
 from faceattr_tf.configs.base import Model
 from faceattr_tf.prediction.analyzer import Analyzer
 from faceattr_tf.prediction.localisation import Localiser
@@ -51,12 +49,8 @@ def localiser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(workdir, localiser, tmp_path_factory):
-    options = export.ExportOptions(max_pixels=10**6, batch_sizes=(1,))
     folder = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        # That comparison loads the export once more, and here are better ones.
-        patch.setattr(saved_model, "_check", lambda *_: None)
-        return export.export_model(workdir.path, folder, options=options, localiser=localiser)
+    return export_for_photographs(workdir, folder, localiser, max_pixels=10**6)
 
 
 @pytest.fixture(scope="module")
@@ -77,38 +71,19 @@ def judged(workdir, localiser):
     return Analyzer.from_workdir(workdir.path, localiser=localiser).analyze(FILES, detect=True)
 
 
-def answers(signatures, name, **inputs):
-    import tensorflow as tf
-
-    inputs = {key: tf.constant(values) for key, values in inputs.items()}
-    return {key: values.numpy() for key, values in signatures[name](**inputs).items()}
-
-
 def compare(found, faces):
     """The answers for one photograph, and its faces."""
-    assert found["faces"] == len(faces)
-    expected = expected_of(faces) | {
-        "face_box": [face.box for face in faces],
-        "face_response": [face.score for face in faces],
-    }
-    for name, values in expected.items():
-        given, missing = found[name][: len(faces)], found[name][len(faces) :]
-        np.testing.assert_allclose(given, np.reshape(values, given.shape), rtol=1e-3, atol=2e-3)
-        assert len(found[name]) == FACES
-        assert np.isnan(missing).all() if missing.dtype == np.float32 else (missing == -1).all()
+    assert_answers(found, faces, FACES, 2e-3)
 
 
 def test_photographs_of_any_size_get_the_answers_of_keras_and_bad_files_none(signatures, judged):
     counts = [len(faces) for faces in judged]
     assert max(counts) == FACES and len(set(counts)) > 1
     bad = [FILES[0][:200], b"no image", encode(draw_picture(6, 1001, 1000))]
-    found = answers(signatures, "photos", image_bytes=[bad[0], *FILES, *bad[1:]])
-    valid = found.pop("valid")
-    assert valid.tolist() == [False, *[True] * len(FILES), False, False]
-    assert found["faces"].tolist() == [0, *counts, 0, 0]
-    for row in range(len(valid)):
-        own = {name: values[row] for name, values in found.items()}
-        compare(own, judged[row - 1] if valid[row] else [])
+    found = ask(signatures, "photos", image_bytes=[bad[0], *FILES, *bad[1:]])
+    assert [one["valid"] for one in found] == [False, *[True] * len(FILES), False, False]
+    for one, faces in zip(found, [[], *judged, [], []], strict=True):
+        compare(one, faces)
 
 
 def test_windows_lie_in_the_photograph(judged):
@@ -121,8 +96,8 @@ def test_windows_lie_in_the_photograph(judged):
 
 def test_pixels_get_the_same_answers(signatures, judged):
     for index in (1, 3):  # PNG files: the same pixels
-        found = answers(signatures, "photo_pixels", pixels=PICTURES[index][None])
-        compare({name: values[0] for name, values in found.items()}, judged[index])
+        (found,) = ask(signatures, "photo_pixels", pixels=PICTURES[index][None])
+        compare(found, judged[index])
 
 
 def test_no_photograph_is_no_answer(signatures):
@@ -135,14 +110,7 @@ def test_no_photograph_is_no_answer(signatures):
 def test_the_metadata_describes_what_is_served(exported, signatures, localiser):
     description = read_description(exported)
     assert description["localiser"] == json.loads(json.dumps(localiser.describe()))
-    assert set(description["signatures"]) == set(signatures) - {"description"}
-    for name in ("photos", "photo_pixels"):
-        stated = description["signatures"][name]["outputs"]
-        served = signatures[name].structured_outputs
-        assert stated.keys() == served.keys()
-        for key, tensor in stated.items():
-            assert [None, *tensor["shape"][1:]] == served[key].shape.as_list()
-            assert tensor["dtype"] == served[key].dtype.name
+    assert_described(exported, signatures)
 
 
 def test_the_check_compares_them(exported, signatures, workdir, localiser):
@@ -155,7 +123,7 @@ def test_the_check_compares_them(exported, signatures, workdir, localiser):
     found = {
         f"answer/{name}/{key}": values
         for name in ("photos", "photo_pixels")
-        for key, values in ask(signatures[name], name, files, *nowhere).items()
+        for key, values in standalone.ask(signatures[name], name, files, *nowhere).items()
     }
     expected = {name: expected[name] for name in ("photos", "photo_pixels")}
     for result in differences(found, expected, description):
@@ -175,8 +143,7 @@ def test_the_check_compares_them(exported, signatures, workdir, localiser):
 
 
 def test_answers_have_names_for_every_face(signatures, exported):
-    found = answers(signatures, "photos", image_bytes=FILES[:1])
-    found = {name: values[0] for name, values in found.items()}
+    (found,) = ask(signatures, "photos", image_bytes=FILES[:1])
     answer = named(found, read_description(exported))
     assert len(answer["faces"]) == found["faces"] > 0
     for row, face in enumerate(answer["faces"]):

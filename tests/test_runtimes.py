@@ -7,10 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from tiny_workdir import draw_picture, encode, make_workdir
+from tiny_workdir import draw_picture, encode
 
 import export
-from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import ALIGNMENT, LANDMARKS
 from export.check import Check
@@ -27,24 +26,13 @@ FILES = {"litert": "model_float32.tflite", "onnx": "model.onnx", "openvino": "mo
 HERE = [f for f, names in PACKAGES.items() if all(map(importlib.util.find_spec, names))]
 LITERT = export.RuntimeOptions(("litert",), ("float32",))
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 
 def of_runtime(form):
     """The format, skipped where its packages are not installed."""
     absent = form not in HERE
     return pytest.param(form, marks=pytest.mark.skipif(absent, reason=f"no extra {form} here"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def untimed():
-    """Latency is not what is tested."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verification, "ROUNDS", 2)
-        yield
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return make_workdir(tmp_path_factory.mktemp("run") / "align", Crop("align", 12, 10, margin=0.2))
 
 
 @pytest.fixture(scope="module")

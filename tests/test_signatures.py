@@ -9,19 +9,13 @@ import subprocess
 import cv2
 import numpy as np
 import pytest
-from tiny_workdir import IMPOSSIBLE, TASKS, draw_picture, encode, make_workdir
+from tiny_workdir import IMPOSSIBLE, TASKS, draw_picture, encode
 
 import export
-from data_pipelines.crop.geometry import Crop
 from export.signatures import EMBEDDING, TPU_FUNCTION, VALID
 
 SOURCE = pathlib.Path(__file__).with_name("serve.c")
 PICTURES = [draw_picture(seed, 60, 48) for seed in range(3)]
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return make_workdir(tmp_path_factory.mktemp("run") / "align", Crop("align", 12, 10, margin=0.2))
 
 
 @pytest.fixture(scope="module")
