@@ -31,7 +31,8 @@ def test_planted_mistakes_are_found_and_counted(no_as_yes, yes_as_no):
     assert (found & wrong).sum() >= 0.8 * wrong.sum()
     assert (found & wrong).sum() >= 0.8 * found.sum()
     assert judgement.wrong[found].sum() == pytest.approx((found & wrong).sum(), rel=0.2)
-    assert judgement.rates == pytest.approx((no_as_yes, yes_as_no), abs=0.03)
+    shares = judgement.no_as_yes, judgement.yes_as_no
+    assert shares == pytest.approx((no_as_yes, yes_as_no), abs=0.03)
     assert judgement.ceiling == pytest.approx(1 - wrong.mean(), abs=0.02)
     assert judgement.learned > 0.9
 

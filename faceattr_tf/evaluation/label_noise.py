@@ -54,20 +54,11 @@ class Judgement:
     learned: float
 
     @property
-    def noise(self) -> float:
-        """Estimated share of the labels that are wrong."""
-        share = _true_share((self.given[self.given >= 0] == 1).mean(), *self.rates)
-        return float((1 - share) * self.no_as_yes + share * self.yes_as_no)
-
-    @property
     def ceiling(self) -> float:
         """Estimated accuracy that perfect answers have on these labels."""
-        return 1 - self.noise
-
-    @property
-    def rates(self) -> tuple[float, float]:
-        """Both shares of wrong labels."""
-        return self.no_as_yes, self.yes_as_no
+        labels = self.given[self.given >= 0]
+        share = _true_share((labels == 1).mean(), self.no_as_yes, self.yes_as_no)
+        return float(1 - (1 - share) * self.no_as_yes - share * self.yes_as_no)
 
 
 def out_of_fold_scores(

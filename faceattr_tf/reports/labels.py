@@ -194,6 +194,8 @@ def _warnings(run: Workdir | None, records: RecordSet, filenames, judged: Mappin
 
 def _gallery(frozen, suspects: Sequence[Suspect], filenames, progress: bool) -> Gallery:
     shown = suspects[:SHOWN]
+    if not shown:
+        return Gallery("No label is suspicious", ())
     rows = np.unique([suspect.row for suspect in shown]).astype(int)
     height, width, _ = frozen.experiment.input_shape
     pixels = frozen.pixels(rows, progress=progress).reshape(-1, height, width, 3)
