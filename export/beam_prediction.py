@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import ModelHandler, RunInference
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
+from data_pipelines.records.beam import create_pipeline
 from export.description import read_description
 from export.rows import ModelOfRows
 
@@ -80,7 +80,7 @@ def predict(
     version = local(model).absolute()
     read_description(version)  # Workers would find out one after another that it is missing.
     handler = ExportedModelHandler(version, batch_size)
-    with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+    with create_pipeline(options) as pipeline:
         _ = (
             pipeline
             | "Files" >> beam.Create([os.path.abspath(file) for file in files])

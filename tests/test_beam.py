@@ -68,6 +68,13 @@ def test_a_job_service_is_given_the_work_by_the_protocol_of_flink(mtfl_tree, tmp
 
 
 @needs_beam
+def test_a_runner_that_does_not_exist_is_one_line(mtfl_tree, tmp_path, capsys):
+    assert main(arguments(mtfl_tree, tmp_path / "records", "--runner=NoRunner")) == 1
+    error = capsys.readouterr().err
+    assert "error: --beam=--runner=NoRunner: " in error and "Traceback" not in error
+
+
+@needs_beam
 def test_a_bad_image_is_one_line(mtfl_tree, tmp_path, capsys):
     tree = shutil.copytree(mtfl_tree, tmp_path / "tree")
     picture = min(tree.rglob("*.jpg"))

@@ -52,6 +52,18 @@ class WriteShard(beam.DoFn):
             write_text(self._folder / _FAULTS / str(number), str(error))
 
 
+def create_pipeline(options: Sequence[str]) -> beam.Pipeline:
+    """A pipeline with the options that a user gave.
+
+    Raises:
+        UserError: they make no sense to Beam.
+    """
+    try:
+        return beam.Pipeline(options=PipelineOptions(list(options)))
+    except ValueError as error:
+        raise UserError(f"--beam={' '.join(options)}: {error}") from None
+
+
 class _Planned:
     """A reader and the files that there will be."""
 
@@ -90,7 +102,7 @@ def build_by_beam(
     faults = folder / _FAULTS
     shutil.rmtree(faults, ignore_errors=True)
     faults.mkdir()
-    with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+    with create_pipeline(options) as pipeline:
         _ = (
             pipeline
             | "Numbers" >> beam.Create(range(len(planned.shards)))
