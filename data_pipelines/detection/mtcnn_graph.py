@@ -44,7 +44,8 @@ class FaceFinder(tf.Module):
             tf.TensorSpec([None, 2], tf.int32, "sizes"),
             tf.TensorSpec([], tf.float64, "minimum_size"),
             tf.TensorSpec([], tf.int32, "maximum_candidates"),
-        ]
+        ],
+        autograph=False,
     )
     def __call__(self, pictures, sizes, minimum_size, maximum_candidates):
         """The faces of each picture, the one with the highest score first.
