@@ -16,7 +16,15 @@ from data_pipelines.keras_settings import without_keras
 from export.description import FACE_BOX
 from export.drawn_requests import draw_requests
 from export.examples import Examples, examples_of, expected_answers, page_of_faces, picture_files
+from export.scores import (
+    mean_of,
+    refuse_if_worse,
+    refuse_if_worst_is_worse,
+    scores,
+    slice_scores,
+)
 from faceattr_tf.evaluation.consistency import BEYOND
+from faceattr_tf.evaluation.slices import make_slicings, read_slice_labels
 from faceattr_tf.reports.tables import Table
 
 EXACT = 1e-4
@@ -68,12 +76,15 @@ class Check:
         records: a record set on which it is compared with the version that it would replace.
         split: the split of these records.
         margin: percentage points of mean balanced accuracy that it may lose there.
+        slices: by which labels of the records images are sliced, see
+            `faceattr_tf.evaluation.slices.make_slicings`: the worst slice may lose no more either.
     """
 
     images: str = ""
     records: str = ""
     split: str = "test"
     margin: float = 0.5
+    slices: tuple[str, ...] = ()
 
     @property
     def pictures(self) -> bool:
@@ -90,6 +101,23 @@ class Check:
             records = RecordSet.load(self.records)
             if not records.count(self.split):
                 raise UserError(f"{self.records}: split {self.split!r} holds no examples")
+            self.slicings()
+        elif self.slices:
+            raise UserError("slices of images are those of --records, which is not given")
+
+    def slicings(self) -> dict:
+        """The slices of the records that are asked for.
+
+        Raises:
+            UserError: an unknown one.
+        """
+        from data_pipelines.input.stream import Source
+        from data_pipelines.records.record_set import RecordSet
+
+        if not self.slices:
+            return {}
+        labels = read_slice_labels(Source(RecordSet.load(self.records), self.split))
+        return make_slicings(self.slices, labels, {})
 
 
 def pass_check(
@@ -132,14 +160,20 @@ def pass_check(
     if not check.records:
         return
     examples = examples_of(check.records, check.split, workdir.tasks)
-    new = scores(ask(prepared, examples, ["crop"]), examples, description)
-    print(f"{check.records}, {check.split}: {_mean_of(new)}")
+    answers, slicings = ask(prepared, examples, ["crop"]), check.slicings()
+    new = scores(answers, examples, description)
+    by_slice = slice_scores(answers, examples, description, slicings)
+    print(f"{check.records}, {check.split}: {mean_of(new)}")
     if previous is None:
         return
     before = json.loads((previous / "assets" / "faceattr.json").read_text())
-    old = scores(ask(previous, examples, ["crop"]), examples, before)
-    print(f"  version {previous.name}, which it would replace: {_mean_of(old)}")
+    answers = ask(previous, examples, ["crop"])
+    old = scores(answers, examples, before)
+    print(f"  version {previous.name}, which it would replace: {mean_of(old)}")
     refuse_if_worse(new, old, check.margin, check.records)
+    if slicings:
+        before = slice_scores(answers, examples, before, slicings)
+        refuse_if_worst_is_worse(by_slice, before, check.margin, check.records)
 
 
 def difference_table(results: Sequence[Difference]) -> Table:
@@ -296,56 +330,6 @@ def refuse_if_different(results: Sequence[Difference], tolerance: float, changed
                 f"not published: signature {result.signature} changes {result.changed} of "
                 f"{result.labels} labels"
             )
-
-
-def scores(answers: dict, examples: Examples, description: dict) -> dict[str, float]:
-    """Balanced accuracy per label or task, from the labels that an export gives.
-
-    Of one that may be unsure, from those that it would give else.
-    """
-    found = {}
-    for fields in description["tasks"]:
-        name, truth = fields["name"], examples.labels.get(fields["name"])
-        if truth is None or "label" not in fields["outputs"]:
-            continue
-        given = answers[f"answer/crop/{fields['outputs']['label']}"]
-        if fields.get("least"):
-            probability = answers[f"answer/crop/{fields['outputs']['probability']}"]
-            given = probability.argmax(axis=-1)
-            if "thresholds" in fields:
-                given = (probability >= fields["thresholds"]).astype(int)
-        columns = {name: (truth, given)}
-        if fields["kind"] == "multilabel":
-            columns = {
-                label: (truth[:, i], given[:, i]) for i, label in enumerate(fields["labels"])
-            }
-        for label, (right, said) in columns.items():
-            recalls = [
-                np.mean(said[right == value] == value) for value in np.unique(right[right >= 0])
-            ]
-            if recalls:
-                found[label] = float(np.mean(recalls))
-    return found
-
-
-def refuse_if_worse(new: dict, old: dict, margin: float, records: str) -> None:
-    """Raises UserError where the mean of the scores fell by more than `margin` percentage points."""
-    shared = sorted(set(new) & set(old))
-    if not shared:
-        raise UserError(f"{records}: the new version and the one it replaces share no label there")
-    after, before = (100 * float(np.mean([s[name] for name in shared])) for s in (new, old))
-    if after < before - margin:
-        raise UserError(
-            f"not published: mean balanced accuracy on {records} is {after:.2f} %, that of the "
-            f"version it would replace {before:.2f} % (margin {margin:g} points)"
-        )
-
-
-def _mean_of(found: dict[str, float]) -> str:
-    if not found:
-        return "no label of the model"
-    mean = 100 * float(np.mean(list(found.values())))
-    return f"mean balanced accuracy {mean:.2f} % of {len(found)} labels"
 
 
 def _joined(prefix: str, files: Sequence[bytes]) -> dict[str, np.ndarray]:

@@ -14,10 +14,12 @@ from tiny_workdir import draw_picture, encode
 
 import export
 from data_pipelines.errors import UserError
-from export import check, saved_model
+from export import check, saved_model, scores
 from export.check import Check
 from export.commands.export import main
+from export.examples import Examples
 from export.standalone import main as main_of_program
+from faceattr_tf.evaluation.slices import Slicing
 
 
 @pytest.fixture(scope="module")
@@ -200,12 +202,48 @@ def test_scores_are_balanced_accuracies_of_known_labels():
     assert found == pytest.approx({"a": 0.75, "pose": (1 + 2 / 3) / 2})
 
 
+def test_a_version_whose_worst_slice_is_worse_is_refused():
+    description = {
+        "tasks": [
+            {"name": "attributes", "kind": "multilabel", "labels": ["Male", "Smiling"],
+             "outputs": {"label": "attributes_label"}},
+        ]
+    }  # fmt: skip
+    truth = np.array([[male, smile] for male in (0, 1) for smile in (0, 1)] * 50)
+    examples = Examples([b""] * 200, None, None, {"attributes": truth})
+    male = truth[:, 0] == 1
+    slicings = {
+        "attributes/Male": Slicing(
+            {"Male": male, "not Male": ~male}, frozenset({"attributes/Male"})
+        ),
+        "few": Slicing({"these": np.arange(200) < 20}),
+    }
+
+    def by_slice(wrong):
+        said = np.where(wrong[:, None], 1 - truth, truth)
+        given = {"answer/crop/attributes_label": said}
+        return scores.slice_scores(given, examples, description, slicings)
+
+    random = np.random.default_rng(0).random(200)
+    good, bad = by_slice(random < 0.1), by_slice(np.where(male, random < 0.2, random < 0.01))
+    right = [np.mean(random[male & (truth[:, 1] == value)] >= 0.2) for value in (0, 1)]
+    assert bad["attributes/Male: Male"] == pytest.approx({"Smiling": np.mean(right)})
+    assert bad.keys() == {"attributes/Male: Male", "attributes/Male: not Male"}
+    with pytest.raises(UserError, match="worst slice of records is that of attributes/Male: Male"):
+        scores.refuse_if_worst_is_worse(bad, good, 2.0, "records")
+    scores.refuse_if_worst_is_worse(good, bad, 2.0, "records")
+    with pytest.raises(UserError, match="no slice has 30 images"):
+        scores.refuse_if_worst_is_worse({}, good, 2.0, "records")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--images=photos"], "belong to --check"),
         (["--check", "--images=."], "holds no pictures"),
         (["--check", "--records=nowhere"], "nowhere"),
+        (["--slices=pose"], "belongs to --check"),
+        (["--check", "--slices=pose"], "those of --records"),
     ],
 )
 def test_mistakes_are_one_line(workdir, tmp_path, monkeypatch, flags, message):

@@ -156,6 +156,14 @@ def parser() -> argparse.ArgumentParser:
         help="of mean balanced accuracy that it, or int8, may lose there (default: 0.5)",
     )
     add(
+        "--slices",
+        type=_names,
+        default=(),
+        metavar="SLICES",
+        help="of --records by their labels, as of faceattr-audit, such as attributes/Male: the worst "
+        "slice may not lose more than the margin either",
+    )
+    add(
         "--sensitive",
         type=_names,
         default=(),
@@ -189,7 +197,7 @@ def main(arguments: list[str]) -> None:
     from export.versions import RUNTIMES
 
     runtimes = tuple(name for name in flags.format if name != SAVED_MODEL)
-    given = Check(flags.images, flags.records, flags.split, flags.margin)
+    given = Check(flags.images, flags.records, flags.split, flags.margin, flags.slices)
     unknown = [name for name in flags.format if name not in KNOWN]
     if unknown or not flags.format:
         raise UserError(
@@ -197,6 +205,8 @@ def main(arguments: list[str]) -> None:
         )
     if not (flags.check or runtimes) and (flags.images or flags.records):
         raise UserError("--images and --records belong to --check, which is not given")
+    if flags.slices and not flags.check:
+        raise UserError("--slices belongs to --check, which is not given")
     saved = None
     if SAVED_MODEL in flags.format:
         options = ExportOptions(
