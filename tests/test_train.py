@@ -144,6 +144,8 @@ def test_a_run_leaves_all_that_evaluation_needs(finished, mtfl_records):
     calibration = workdir.calibration()
     assert len(calibration["attributes"]["thresholds"]) == 3
     assert calibration["pose"]["temperature"] > 0
+    kept = workdir.validation()
+    assert kept.keys() == {"attributes", "pose"} and len({len(of[1]) for of in kept.values()}) == 1
     rows = [row for row in workdir.metrics_log() if "validation/loss" in row]
     assert best["validation/loss"] == min(row["validation/loss"] for row in rows)
     assert workdir.metadata()["best"] == best

@@ -245,8 +245,8 @@ def test_damaged_videos_are_named_and_the_rest_is_done(workdir, squares, tmp_pat
 
 def test_what_is_for_pictures_is_refused(workdir, tmp_path):
     video = write_video(tmp_path / "a.mkv", moving(2))
-    for flag in ("--try_rotations", "--consistent"):
-        with pytest.raises(UserError, match=f"{flag} is for pictures"):
+    for flag in ("--try_rotations", "--consistent", "--unsure=0.1"):
+        with pytest.raises(UserError, match=f"{flag.partition('=')[0]} is for pictures"):
             command.main([f"--workdir={workdir}", flag, video])
     with pytest.raises(UserError, match="--smooth=-1.0: expected seconds, from 0 on"):
         command.main([f"--workdir={workdir}", "--smooth=-1", video])
