@@ -5,8 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+from tiny_workdir import make_workdir
 from untrained_run import make_run
 
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from faceattr_tf.commands import audit as command
 from faceattr_tf.evaluation.split import measure_split, split_batches
@@ -51,6 +53,16 @@ def test_rates_are_those_of_the_images_of_a_slice(contents, workdir, mtfl_record
     assert cell["value"] == pytest.approx(said[where].mean())
     assert not [key for key in cells if key[0].startswith("attributes/Male") and key[2] == "Male"]
     assert {key[0] for key in cells} == set(BY)
+
+
+def test_another_run_says_what_the_records_do_not_know(workdir, mtfl_records, tmp_path):
+    other = make_workdir(tmp_path / "other", Crop("align", 12, 10)).path
+    by = ("answers/age", "answers/range*pose", "answers/attributes/Smiling")
+    options = {"by": by, "answers": other, "output": tmp_path / "page"}
+    found = audit(workdir.path, mtfl_records.path, "validation", **options)
+    count = found["examples"]
+    assert sum(found["slicings"]["answers/age"].values()) == count
+    assert sum(found["slicings"]["answers/attributes/Smiling"].values()) == count
 
 
 def test_every_kind_of_task_has_its_rates(contents):

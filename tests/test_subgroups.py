@@ -183,7 +183,7 @@ def test_slices_by_labels_classes_numbers_and_crossed():
 
 def test_slices_by_what_another_model_answers():
     outputs = np.array([[30.0], [12], [50], [20]], np.float32)
-    answers = [measure(AGE, LABELS["age"][1], outputs)]
+    answers = {"age": (AGE, outputs)}
     found = make_slicings(["answers/age:20"], LABELS, MEASURES, answers)["answers/age:20"]
     assert {name: np.flatnonzero(one).tolist() for name, one in found.groups.items()} == {
         "answers/age < 20": [1],

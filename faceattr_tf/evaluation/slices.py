@@ -8,8 +8,6 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import CLASS_KINDS, IDENTITY, SENSITIVE, Task, most_voted
-from faceattr_tf.evaluation.results import TaskResult
-from faceattr_tf.evaluation.subgroups import answers_of
 
 MEASURES = ("face_size", "brightness", "blur")
 """What is measured in every picture, see `measure_pictures`."""
@@ -51,7 +49,7 @@ def make_slicings(
     wanted: Sequence[str],
     labels: Mapping[str, tuple[Task, np.ndarray]],
     measures: Mapping[str, np.ndarray],
-    answers: Sequence[TaskResult] = (),
+    answers: Mapping[str, tuple[Task, np.ndarray]] | None = None,
 ) -> dict[str, Slicing]:
     """The slicings that were asked for.
 
@@ -61,20 +59,12 @@ def make_slicings(
             the images; `answers/` before a task for the answers of another model.
         labels: task -> the task and its labels, as they are stored.
         measures: measure -> float `[N]`, NaN where it is unknown.
-        answers: of the other model.
+        answers: what `answered_labels` gave of the other model.
 
     Raises:
         UserError: a name that neither records, measures nor answers have, bounds that are none.
     """
-    known = dict(labels)
-    for result in answers:
-        said = {
-            "multilabel": lambda result: answers_of(result).astype(np.int8),
-            "multiclass": lambda result: result.scores.argmax(axis=1),
-            "regression": lambda result: result.outputs,
-        }.get(result.task.kind)
-        if said:
-            known[ANSWERS + result.task.name] = result.task, np.asarray(said(result))
+    known = dict(labels) | {ANSWERS + name: pair for name, pair in (answers or {}).items()}
     found = {}
     for name in wanted:
         parts = [_part(text, known, measures) for text in name.split("*")]
@@ -140,6 +130,41 @@ def _of_numbers(text: str, name: str, values: np.ndarray, bounds: Sequence[str])
     names += [f"{name} >= {shown[-1]}"]
     groups = {one: known & (place == index) for index, one in enumerate(names)}
     return {one: group for one, group in groups.items() if group.any()}
+
+
+def answered_labels(workdir, source, flip: bool = False) -> dict[str, tuple[Task, np.ndarray]]:
+    """What a run says of images, of every task that could slice them, known to the records or not.
+
+    Args:
+        workdir: the `Workdir` of the run.
+        source: the `data_pipelines.input.batches.Source` of the images.
+        flip: average outputs with those of the mirrored image.
+
+    Returns:
+        Task -> the task and its answers, as labels are stored.
+    """
+    from data_pipelines.input.batches import evaluation_batches, named_failures
+    from faceattr_tf.evaluation.inference import predict_outputs
+    from faceattr_tf.evaluation.metrics import probabilities
+
+    tasks = [
+        task for task in workdir.tasks if task.kind in ("multilabel", "regression", *CLASS_KINDS)
+    ]
+    batches = evaluation_batches(source, (), workdir.view, batch_size=128)  # no labels are needed
+    outputs, *_ = predict_outputs(
+        workdir.load_model(), named_failures(batches, [source]), flip, tasks
+    )
+    found, calibration = {}, workdir.calibration()
+    for task in tasks:
+        values = outputs[task.name]
+        if task.kind in CLASS_KINDS:
+            values = values.argmax(axis=1)
+        elif task.kind == "multilabel":
+            stored = calibration.get(task.name, {})
+            scores = probabilities(task, values, stored.get("temperature", 1.0))
+            values = (scores >= np.asarray(stored.get("thresholds") or 0.5)).astype(np.int8)
+        found[task.name] = task, values
+    return found
 
 
 def measure_pictures(source, batches) -> dict[str, np.ndarray]:

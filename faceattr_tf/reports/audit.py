@@ -14,6 +14,7 @@ from faceattr_tf.evaluation.results import ERRORS
 from faceattr_tf.evaluation.slices import (
     ANSWERS,
     Slicing,
+    answered_labels,
     default_slicings,
     make_slicings,
     measure_pictures,
@@ -140,7 +141,7 @@ def _slicings(run, record_set, split, by, other, flip) -> dict[str, Slicing]:
     ]
     # What is wrong with the others is found before a network runs.
     make_slicings([name for name in wanted if ANSWERS not in name], labels, measures)
-    answers = _results(other, record_set, split, flip)[0] if other else ()
+    answers = answered_labels(other, batches.source, flip) if other else None
     return make_slicings(wanted, labels, measures, answers)
 
 
