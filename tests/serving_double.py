@@ -6,6 +6,7 @@ one process, Python between the network and the session, no batching.
 """
 
 import concurrent.futures
+import gc
 import http.server
 import json
 import pathlib
@@ -92,6 +93,7 @@ class Versions:
                 for version in sorted(set(labels.values()))
             }
             self.loaded = kept
+        gc.collect()  # a graph in Python is a cycle, which else stays for dozens of switches
 
     def find(self, spec, context):
         """Version and model that a request asks for."""
