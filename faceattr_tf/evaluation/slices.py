@@ -144,26 +144,21 @@ def answered_labels(workdir, source, flip: bool = False) -> dict[str, tuple[Task
         Task -> the task and its answers, as labels are stored.
     """
     from data_pipelines.input.batches import evaluation_batches, named_failures
+    from faceattr_tf.evaluation.answers import answers
     from faceattr_tf.evaluation.inference import predict_outputs
-    from faceattr_tf.evaluation.metrics import probabilities
 
     tasks = [
         task for task in workdir.tasks if task.kind in ("multilabel", "regression", *CLASS_KINDS)
     ]
     batches = evaluation_batches(source, (), workdir.view, batch_size=128)  # no labels are needed
-    outputs, *_ = predict_outputs(
+    outputs, _, transforms, _ = predict_outputs(
         workdir.load_model(), named_failures(batches, [source]), flip, tasks
     )
     found, calibration = {}, workdir.calibration()
     for task in tasks:
-        values = outputs[task.name]
-        if task.kind in CLASS_KINDS:
-            values = values.argmax(axis=1)
-        elif task.kind == "multilabel":
-            stored = calibration.get(task.name, {})
-            scores = probabilities(task, values, stored.get("temperature", 1.0))
-            values = (scores >= np.asarray(stored.get("thresholds") or 0.5)).astype(np.int8)
-        found[task.name] = task, values
+        of_task = outputs[task.name], transforms, workdir.crop, calibration.get(task.name, {})
+        said = answers(task, *of_task)
+        found[task.name] = task, said.values if said.labels is None else said.labels.astype(int)
     return found
 
 
