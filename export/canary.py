@@ -110,7 +110,7 @@ def compare_versions(
         progress: told how many images were asked about.
 
     Raises:
-        UserError: there are no images.
+        UserError: there are no images, or the stable version answers none.
         Unavailable: the server is gone.
     """
     most = 0.0 if weights is None else float(weights.sum(axis=1).max())
@@ -139,6 +139,11 @@ def compare_versions(
             break
     if not sequence.count:
         raise UserError("there are no images to ask about")
+    if failed[0] == sequence.count:  # two versions that say nothing do not differ
+        raise UserError(
+            f"the stable version answered none of {sequence.count} images: there is nothing to "
+            "compare the canary with"
+        )
     return Verdict(
         outcome,
         sequence.count,

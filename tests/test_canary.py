@@ -140,6 +140,14 @@ def test_equal_answers_and_none_are_told():
         compare_versions(Version(), Version(), TASKS, [])
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_versions_that_answer_nothing_are_no_reason_to_promote(labelled):
+    asked, weights = requests(1000, labelled)
+    silent = Version(refuses=True)
+    with pytest.raises(UserError, match=r"answered none of \d+ images"):
+        compare_versions(silent, silent, TASKS, asked, weights, margin=0.05)
+
+
 def test_only_tasks_that_both_have_are_compared():
     other = CLASSES | {"labels": ["left", "right"]}
     assert shared_tasks({"tasks": [*TASKS, POINTS]}, {"tasks": [other, MULTILABEL]}) == [MULTILABEL]
