@@ -239,6 +239,11 @@ class Phase:
     classifier_input: str = "transformed"
 
 
+def cosine(warmup: float = 0.05, decay: float = 0.0, **fields) -> Phase:
+    """A `Phase` whose learning rate grows for a short while, then falls along a cosine to nothing."""
+    return Phase(schedule="cosine", warmup=warmup, decay=decay, **fields)
+
+
 @dataclasses.dataclass
 class Distillation:
     """Soft labels: what other networks answer to the very images that are trained on.

@@ -2,7 +2,7 @@
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.input.augment import Augment
-from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
+from faceattr_tf.configs.base import Data, Model, Recipe, TaskConfig, cosine
 
 
 def demo() -> Recipe:
@@ -18,16 +18,7 @@ def demo() -> Recipe:
         ),
         tasks=(TaskConfig("attributes"),),
         model=Model("resnet_small", options=(("pooling", "depthwise"),)),
-        phases=(
-            Phase(
-                epochs=10.0,
-                learning_rate=4e-3,
-                schedule="cosine",
-                warmup=0.1,
-                decay=0.0,
-                weight_decay=0.02,
-            ),
-        ),
+        phases=(cosine(epochs=10.0, learning_rate=4e-3, warmup=0.1, weight_decay=0.02),),
         precision="auto",
         evaluate_epochs=3.0,
         best_metric="attributes/balanced_accuracy_at_half",

@@ -11,7 +11,7 @@ import math
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.input.augment import Augment
-from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
+from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig, cosine
 
 
 def celeba() -> Recipe:
@@ -203,7 +203,7 @@ def without_alignment(recipe: Recipe) -> Recipe:
 
 def _small(crop: Crop, aligned: Crop, epochs: tuple[float, float, float]) -> Recipe:
     """LoNet, classifier and both together, `epochs` long, on small crops."""
-    rate = {"schedule": "cosine", "warmup": 0.05, "weight_decay": 0.02, "clip_norm": 5.0}
+    decay = {"weight_decay": 0.02, "clip_norm": 5.0}
     return Recipe(
         data=Data(
             crop=crop,
@@ -224,27 +224,26 @@ def _small(crop: Crop, aligned: Crop, epochs: tuple[float, float, float]) -> Rec
             transformer_options=(("dropout", 0.0), ("width", 2.0), ("features", 256)),
         ),
         phases=(
-            Phase(
+            cosine(
                 name="lonet",
                 epochs=epochs[0],
                 learning_rate=2e-3,
-                decay=0.0,
                 trainable="^lonet_",
                 # Any displacement may be shown, since its true transform is known.
                 augment=(("rotate", 12.0), ("scale", 0.12), ("shift", 0.06)),
                 task_weights=(("attributes", 0.0), ("alignment", 1.0)),
-                **rate,
+                **decay,
             ),
-            Phase(
+            cosine(
                 name="clnet",
                 epochs=epochs[1],
                 learning_rate=2e-3,
                 decay=0.3,
                 trainable="^(?!lonet_)",
                 classifier_input="aligned",
-                **rate,
+                **decay,
             ),
-            Phase(name="joint", epochs=epochs[2], learning_rate=6e-4, decay=0.0, **rate),
+            cosine(name="joint", epochs=epochs[2], learning_rate=6e-4, **decay),
         ),
         ema_decay=0.99,
         precision="auto",

@@ -4,7 +4,7 @@ import dataclasses
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.input.augment import Augment
-from faceattr_tf.configs.base import Bottlenecks, Data, Model, Phase, Recipe, TaskConfig
+from faceattr_tf.configs.base import Bottlenecks, Data, Model, Phase, Recipe, TaskConfig, cosine
 from faceattr_tf.configs.lnets_anet import DISTORTIONS, FACE
 
 
@@ -91,13 +91,10 @@ def branches() -> Recipe:
         ),
         model=Model("mobilenet", dropout=0.3, weights="imagenet"),
         phases=(
-            Phase(
+            cosine(
                 name="branch",
                 epochs=8.0,
                 learning_rate=3e-3,
-                schedule="cosine",
-                warmup=0.05,
-                decay=0.0,
                 weight_decay=0.05,
                 clip_norm=5.0,
                 trainable="^(head|branch)_",

@@ -19,7 +19,7 @@ import dataclasses
 
 from data_pipelines.attribute_groups import GROUPS
 from data_pipelines.input.augment import Augment
-from faceattr_tf.configs.base import Bottlenecks, Data, Model, Phase, Recipe, TaskConfig
+from faceattr_tf.configs.base import Bottlenecks, Data, Model, Phase, Recipe, TaskConfig, cosine
 from faceattr_tf.configs.lnets_anet import DISTORTIONS, FACE
 
 _WIDTH = 0.25
@@ -219,15 +219,7 @@ def _alone(
 
 def _adamw(name: str, **fields) -> Phase:
     """A phase of AdamW, its rate falling along a cosine."""
-    return Phase(
-        name=name,
-        schedule="cosine",
-        warmup=0.05,
-        decay=0.0,
-        weight_decay=0.05,
-        clip_norm=5.0,
-        **fields,
-    )
+    return cosine(name=name, weight_decay=0.05, clip_norm=5.0, **fields)
 
 
 def _small(recipe: Recipe, epochs: float) -> Recipe:

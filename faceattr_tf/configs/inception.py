@@ -10,7 +10,7 @@ import dataclasses
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.input.augment import Augment
 from faceattr_tf.configs import resnet_small
-from faceattr_tf.configs.base import Bottlenecks, Data, Model, Phase, Recipe, TaskConfig
+from faceattr_tf.configs.base import Bottlenecks, Data, Model, Phase, Recipe, TaskConfig, cosine
 
 ORIGINAL = Crop(height=299, width=299)
 NOSE = Crop(kind="nose", height=299, width=299, window=150.0)
@@ -251,28 +251,18 @@ def _on_celeba(recipe: Recipe) -> Recipe:
 
 
 def _top_best() -> Phase:
-    return Phase(
-        name="top",
-        steps=4000,
-        learning_rate=1e-3,
-        schedule="cosine",
-        warmup=0.05,
-        decay=0.0,
-        weight_decay=0.05,
-    )
+    return cosine(name="top", steps=4000, learning_rate=1e-3, weight_decay=0.05)
 
 
 def _fine_tune_best(epochs: float) -> tuple[Phase, ...]:
     """The heads alone until they point somewhere, then everything, the lower the slower."""
     return (
         Phase(name="new layers", epochs=0.5, learning_rate=1e-3, trainable="^head_"),
-        Phase(
+        cosine(
             name="all layers",
             epochs=epochs,
             learning_rate=6e-4,
-            schedule="cosine",
             warmup=0.1,
-            decay=0.0,
             weight_decay=0.05,
             layer_decay=0.85,
             clip_norm=5.0,

@@ -4,7 +4,16 @@ import dataclasses
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.input.augment import Augment
-from faceattr_tf.configs.base import LINEAR_SVM, Bottlenecks, Data, Model, Phase, Recipe, TaskConfig
+from faceattr_tf.configs.base import (
+    LINEAR_SVM,
+    Bottlenecks,
+    Data,
+    Model,
+    Phase,
+    Recipe,
+    TaskConfig,
+    cosine,
+)
 
 FACE = Crop(kind="none", height=88, width=88)
 """The largest square about the middle: LFWA's and CelebA's pictures are of upright, centred faces."""
@@ -94,13 +103,10 @@ def anet_identity() -> Recipe:
         model=dataclasses.replace(ANET),
         losses=(("similarity", 0.01, ("normalise", True)),),
         phases=(
-            Phase(
+            cosine(
                 name="identity",
                 epochs=30.0,
                 learning_rate=2e-3,
-                schedule="cosine",
-                warmup=0.05,
-                decay=0.0,
                 weight_decay=0.05,
                 clip_norm=5.0,
             ),
@@ -182,18 +188,7 @@ def lnet_plus() -> Recipe:
         ),
         tasks=(TaskConfig("class"),),
         model=_lnet(),
-        phases=(
-            Phase(
-                epochs=120.0,
-                optimizer="sgd",
-                learning_rate=0.02,
-                schedule="cosine",
-                warmup=0.05,
-                decay=0.0,
-                l2=5e-4,
-                clip_norm=5.0,
-            ),
-        ),
+        phases=(cosine(epochs=120.0, optimizer="sgd", learning_rate=0.02, l2=5e-4, clip_norm=5.0),),
         precision="auto",
         evaluate_epochs=10.0,
         best_metric="class/accuracy",
@@ -252,17 +247,7 @@ def lnet_o_scratch() -> Recipe:
         ),
         tasks=(TaskConfig("attributes"),),
         model=_lnet(),
-        phases=(
-            Phase(
-                epochs=8.0,
-                learning_rate=2e-3,
-                schedule="cosine",
-                warmup=0.05,
-                decay=0.0,
-                weight_decay=0.02,
-                clip_norm=5.0,
-            ),
-        ),
+        phases=(cosine(epochs=8.0, learning_rate=2e-3, weight_decay=0.02, clip_norm=5.0),),
         precision="auto",
         evaluate_epochs=2.0,
         best_metric="attributes/average_precision",

@@ -6,7 +6,7 @@ than ImageNet's, `--config.model.options="(('pixel_values', 'bgr'),)"` says so.
 
 from data_pipelines.crop.geometry import Crop
 from faceattr_tf.configs import resnet_small
-from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
+from faceattr_tf.configs.base import Data, Model, Recipe, TaskConfig, cosine
 
 
 def celeba() -> Recipe:
@@ -29,12 +29,9 @@ def celeba() -> Recipe:
         tasks=(TaskConfig("attributes"),),
         model=Model("mobilenet", dropout=0.3, weights="imagenet"),
         phases=(
-            Phase(
+            cosine(
                 epochs=4.0,
                 learning_rate=1e-3,
-                schedule="cosine",
-                warmup=0.05,
-                decay=0.0,
                 weight_decay=0.05,
                 layer_decay=0.85,
                 clip_norm=5.0,

@@ -2,7 +2,7 @@
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.input.augment import Augment
-from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
+from faceattr_tf.configs.base import Data, Model, Recipe, TaskConfig, cosine
 
 
 def mtfl() -> Recipe:
@@ -27,16 +27,7 @@ def mtfl() -> Recipe:
             TaskConfig("landmarks", weight=1.0),
         ),
         model=Model("resnet_small"),
-        phases=(
-            Phase(
-                epochs=30.0,
-                learning_rate=2e-3,
-                schedule="cosine",
-                warmup=0.05,
-                decay=0.0,
-                weight_decay=0.02,
-            ),
-        ),
+        phases=(cosine(epochs=30.0, learning_rate=2e-3, weight_decay=0.02),),
         precision="auto",
         best_metric="attributes/accuracy",
     )
@@ -74,17 +65,7 @@ def mtfl_best() -> Recipe:
             TaskConfig("landmarks", weight=0.5, loss="wing"),
         ),
         model=Model("resnet_small", dropout=0.3, options=(("pooling", "depthwise"),)),
-        phases=(
-            Phase(
-                epochs=50.0,
-                learning_rate=3e-3,
-                schedule="cosine",
-                warmup=0.05,
-                decay=0.0,
-                weight_decay=0.05,
-                clip_norm=5.0,
-            ),
-        ),
+        phases=(cosine(epochs=50.0, learning_rate=3e-3, weight_decay=0.05, clip_norm=5.0),),
         ema_decay=0.999,
         precision="auto",
         best_metric="attributes/accuracy",
@@ -127,16 +108,7 @@ def celeba() -> Recipe:
         ),
         tasks=(TaskConfig("attributes"),),
         model=Model("resnet_small"),
-        phases=(
-            Phase(
-                epochs=20.0,
-                learning_rate=2e-3,
-                schedule="cosine",
-                warmup=0.05,
-                decay=0.0,
-                weight_decay=0.02,
-            ),
-        ),
+        phases=(cosine(epochs=20.0, learning_rate=2e-3, weight_decay=0.02),),
         precision="auto",
         best_metric="attributes/average_precision",
     )
@@ -171,17 +143,7 @@ def celeba_best() -> Recipe:
         ),
         tasks=(TaskConfig("attributes"),),
         model=Model("resnet_small", dropout=0.3, options=(("pooling", "depthwise"),)),
-        phases=(
-            Phase(
-                epochs=45.0,
-                learning_rate=3e-3,
-                schedule="cosine",
-                warmup=0.05,
-                decay=0.0,
-                weight_decay=0.05,
-                clip_norm=5.0,
-            ),
-        ),
+        phases=(cosine(epochs=45.0, learning_rate=3e-3, weight_decay=0.05, clip_norm=5.0),),
         ema_decay=0.999,
         precision="auto",
         best_metric="attributes/average_precision",

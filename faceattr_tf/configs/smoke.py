@@ -2,7 +2,7 @@
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.input.augment import Augment
-from faceattr_tf.configs.base import Data, Model, Phase, Recipe
+from faceattr_tf.configs.base import Data, Model, Phase, Recipe, cosine
 
 
 def smoke() -> Recipe:
@@ -20,7 +20,7 @@ def smoke() -> Recipe:
         model=Model("resnet_small", width=0.5, dropout=0.1),
         phases=(
             Phase(name="heads", steps=4, learning_rate=1e-2, trainable="^head_"),
-            Phase(name="all", epochs=2.0, learning_rate=3e-3, schedule="cosine", warmup=0.1),
+            cosine(name="all", epochs=2.0, learning_rate=3e-3, warmup=0.1, decay=0.1),
         ),
         ema_decay=0.9,
         log_steps=5,

@@ -3,7 +3,7 @@
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.input.augment import Augment
 from faceattr_tf.configs import resnet_small
-from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig
+from faceattr_tf.configs.base import Data, Model, Phase, Recipe, TaskConfig, cosine
 
 
 def mtfl() -> Recipe:
@@ -69,9 +69,7 @@ def multitask_mtfl() -> Recipe:
             TaskConfig("pose", weight=0.3, stop_window=5, stop_threshold=30.0),
         ),
         model=Model("tcdcn"),
-        phases=(
-            Phase(epochs=15.0, optimizer="adam", learning_rate=1e-3, schedule="cosine", decay=0.01),
-        ),
+        phases=(cosine(epochs=15.0, optimizer="adam", learning_rate=1e-3, warmup=0.0, decay=0.01),),
         best_metric="landmarks/nme",
     )
 
@@ -104,8 +102,6 @@ def celeba() -> Recipe:
         data=Data(crop=Crop(height=72, width=60), augment=Augment(flip=True), batch_size=64),
         tasks=(TaskConfig("attributes"),),
         model=Model("tcdcn", dropout=0.5),
-        phases=(
-            Phase(epochs=20.0, optimizer="adam", learning_rate=1e-3, schedule="cosine", decay=0.01),
-        ),
+        phases=(cosine(epochs=20.0, optimizer="adam", learning_rate=1e-3, warmup=0.0, decay=0.01),),
         best_metric="loss",
     )
