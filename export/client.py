@@ -32,6 +32,7 @@ from data_pipelines.detection.mtcnn import Detection
 from data_pipelines.errors import UserError
 from data_pipelines.files import local
 from data_pipelines.formats.encoded import MAX_PIXELS, decode, read_header, upright
+from export.description import NO_IMAGE
 from export.transports import PROTOCOLS, Refused, Unavailable
 
 LONGEST_PAUSE = 5.0
@@ -42,6 +43,8 @@ BATCH_BYTES = 16 * 2**20
 
 LOSSY = ("JPEG", "MPO", "WEBP", "HEIF", "AVIF")
 """Formats from which a copy is a JPEG of high quality; of others it is a PNG."""
+
+_ENCODING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +136,6 @@ class Client:
             raise UserError(f"{certificate}: no such certificate")
         self.batch_size, self.concurrency = batch_size, concurrency
         self.deadline, self.retries = deadline, retries
-        self._encoding = threading.Lock()
         self._transport = PROTOCOLS[protocol](address, model, version, label, tls, certificate)
 
     def __enter__(self):
@@ -242,17 +244,6 @@ class Client:
                 framing = description.get("framing")
                 check_tells_faces_apart(Crop.from_dict(description["crop"]), framing)
 
-    def _upright(self, data: bytes) -> bytes:
-        """What a server decodes as we would; of large photographs one at a time."""
-        try:
-            header = read_header(data)
-            if header.plain:
-                return data
-            with self._encoding:
-                return upright(data, lossy=header.format in LOSSY)
-        except UserError:  # It is damaged: the server says so.
-            return data
-
     def _faces(
         self, batch: Sequence[_Question], detector: Callable, max_pixels: int | None
     ) -> Iterator[list[_Question]]:
@@ -261,7 +252,7 @@ class Client:
         for question in batch:
             try:
                 # What the detector sees is what the server is sent, and turned upright.
-                data = self._upright(_read(question.image))
+                data = as_sent(_read(question.image))
                 pixels.append(decode(data, max_pixels or MAX_PIXELS))
                 asked.append(dataclasses.replace(question, image=data))
             except (OSError, UserError) as error:
@@ -289,7 +280,7 @@ class Client:
                 data = _read(question.image)
                 if max_pixels:
                     read_header(data, max_pixels)
-                contents.append(self._upright(data))
+                contents.append(as_sent(data))
                 sent.append((index, question))
             except (OSError, UserError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
@@ -309,8 +300,23 @@ class Client:
             if own.pop("valid", True):
                 answers[index] = Answer(question.name, own, box=box)
             else:
-                answers[index] = Answer(question.name, {}, "no image that the model takes")
+                answers[index] = Answer(question.name, {}, NO_IMAGE)
         return [answers[index] for index in sorted(answers)]
+
+
+def as_sent(data: bytes) -> bytes:
+    """The bytes of a file as a server decodes them as we would; damaged ones as they are.
+
+    Of large photographs one at a time is encoded anew.
+    """
+    try:
+        header = read_header(data)
+        if header.plain:
+            return data
+        with _ENCODING:
+            return upright(data, lossy=header.format in LOSSY)
+    except UserError:  # The server says what is wrong with it.
+        return data
 
 
 def _read(image) -> bytes:

@@ -21,6 +21,9 @@ from faceattr_tf.prediction.sensitive import answered_tasks
 
 METADATA_NAME = "faceattr.json"
 
+NO_IMAGE = "no image that the model takes"
+"""What is said of a file of which the model's output `valid` is false."""
+
 PHOTOS, PHOTO_PIXELS = "photos", "photo_pixels"
 """Signatures that find faces first: their answers have a row for every face."""
 

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.formats.encoded import read_header, upright
-from export.description import named, read_description
-
-NO_IMAGE = "no image that the model takes"
+from data_pipelines.formats.encoded import upright
+from export.description import NO_IMAGE, named, read_description
 
 
 class ModelOfRows:
@@ -46,8 +44,7 @@ class ModelOfRows:
         rows, sent = [{"file": name} for name, _ in batch], {}
         for place, (_, data) in enumerate(batch):
             try:
-                header = read_header(data, self._description["max_pixels"])
-                sent[place] = data if header.plain else upright(data)
+                sent[place] = upright(data, self._description["max_pixels"])
             except UserError as error:
                 rows[place]["error"] = str(error)
         while sent:

@@ -10,8 +10,9 @@ from tiny_workdir import draw_picture, encode, make_workdir
 from data_pipelines.crop.geometry import Crop
 from export import export_model
 from export.commands import batch
+from export.description import NO_IMAGE
 from export.reload import answer, main
-from export.rows import NO_IMAGE, ModelOfRows
+from export.rows import ModelOfRows
 from faceattr_tf.prediction.analyzer import Analyzer
 
 HERE = importlib.util.find_spec("apache_beam") is not None

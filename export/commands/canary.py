@@ -167,19 +167,11 @@ def _labelled(flags, description: dict):
 
 def _pictures(files: list[Path], size: int):
     """Requests about files, which are read when it is their turn."""
-    from data_pipelines.errors import UserError
-    from data_pipelines.formats.encoded import upright
+    from export.client import as_sent
     from export.examples import without_places
 
-    def read(file):
-        data = file.read_bytes()
-        try:
-            return upright(data)
-        except UserError:  # It is damaged: both versions say so.
-            return data
-
     for begin in range(0, len(files), size):
-        yield without_places([read(file) for file in files[begin : begin + size]])
+        yield without_places([as_sent(file.read_bytes()) for file in files[begin : begin + size]])
 
 
 def _print(verdict, flags) -> None:
