@@ -126,8 +126,14 @@ class Experiment:
         self.augment(phase).check()
         if not 0 <= phase.mixup < np.inf:
             raise UserError(f"phase {phase.name!r}: mixup {phase.mixup} must be 0 or more")
-        if phase.mixup and (self.recipe.losses or phase.optimizer == LINEAR_SVM):
+        sliced = bool(self.recipe.slices.by)
+        if sliced and phase.optimizer == LINEAR_SVM:
+            raise UserError(
+                f"phase {phase.name!r}: a linear_svm weighs no slices; expected slices.by empty"
+            )
+        if phase.mixup and (self.recipe.losses or sliced or phase.optimizer == LINEAR_SVM):
             what = "a linear_svm" if phase.optimizer == LINEAR_SVM else "losses of whole batches"
+            what = "weights of slices" if sliced else what
             raise UserError(
                 f"phase {phase.name!r}: mixup shows two faces in one, which {what} "
                 "cannot learn; expected mixup 0"

@@ -37,6 +37,7 @@ def with_absolute_paths(recipe: Recipe, record_sets: Sequence[RecordSet]) -> Rec
         distillation=dataclasses.replace(
             recipe.distillation, teachers=",".join(map(whole, recipe.teachers))
         ),
+        slices=dataclasses.replace(recipe.slices, answers=whole(recipe.slices.answers)),
     )
 
 

@@ -14,7 +14,7 @@ from test_train import assert_same_run, assert_same_weights, tiny
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import MTFL_ATTRIBUTES, POSE, Task
-from faceattr_tf.configs.base import Model
+from faceattr_tf.configs.base import Model, Slices
 from faceattr_tf.losses import BATCH_LOSSES, create_batch_loss
 from faceattr_tf.losses.batch import BatchLoss, Seen
 from faceattr_tf.losses.similarity import SimilarityLoss
@@ -194,7 +194,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 
 import faceattr_tf.training.loop as training
 from faceattr_tf.configs import Recipe
-from faceattr_tf.configs.base import Model
+from faceattr_tf.configs.base import Model, Slices
 from faceattr_tf.losses import BATCH_LOSSES
 from test_batch_losses import Remembering
 
@@ -213,7 +213,7 @@ def train(folder, replicas):
     recipe = Recipe.from_dict(json.load(open("config.json")))
     training.train_and_evaluate(recipe, folder, progress=False)
     state = states[-1]
-    weights = [*state.model.weights, *state.losses["remembering"].variables]
+    weights = [*state.model.weights, state.slices.q, *state.losses["remembering"].variables]
     np.savez(folder + ".npz", *[weight.numpy() for weight in weights])
 
 
@@ -241,7 +241,8 @@ except Killed:
 
 
 def test_state_survives_replicas_a_kill_and_a_resume(tmp_path, celeba_records):
-    recipe = tiny(celeba_records, losses=(("remembering", 0.5),))
+    slices = Slices(by="attributes/Male", method="groupdro", step_size=0.5)
+    recipe = tiny(celeba_records, losses=(("remembering", 0.5),), slices=slices)
     recipe.model = Model("tcdcn", width=0.25, dropout=0.0)  # every replica drops other values
     recipe.data.crop = dataclasses.replace(recipe.data.crop, height=44, width=44)
     recipe.phases = (dataclasses.replace(recipe.phases[1], steps=10),)
@@ -260,8 +261,8 @@ def test_state_survives_replicas_a_kill_and_a_resume(tmp_path, celeba_records):
     assert_same_weights(tmp_path / "whole.npz", tmp_path / "killed.npz")
     # Sums in another order: the weights of ten steps are a little apart.
     assert_same_weights(tmp_path / "whole.npz", tmp_path / "alone.npz", tolerance=2e-3)
-    *_, mean, people = np.load(tmp_path / "whole.npz").values()
-    assert np.abs(mean).max() > 0.01 and people > 100
+    *_, q, mean, people = np.load(tmp_path / "whole.npz").values()
+    assert np.abs(mean).max() > 0.01 and people > 100 and abs(q[0] - q[1]) > 0.01
 
 
 def test_micro_batches_change_nothing_that_is_remembered(mtfl_records):

@@ -267,6 +267,34 @@ class Distillation:
 
 
 @dataclasses.dataclass
+class Slices:
+    """For whom the model is not to be worse: images weigh in the tasks' losses by their slice.
+
+    An image of slice g weighs q_g / p_g, p_g being the slice's share of the training images; one in
+    no slice, since a label is unknown, weighs 1, and these are counted when training begins.
+
+    Attributes:
+        by: one slicing, as `faceattr-audit --by` takes it, of labels or another run's answers, such
+            as `attributes/Male*pose`, `age:18:40`, `answers/age:18`. Empty for none.
+        method: `reweight`: all q_g are the same, so that every slice weighs as much as any other;
+            `groupdro` (Sagawa et al., ICLR 2020): they begin so, and those of slices with large
+            losses grow (`faceattr_tf.losses.slice_weights`).
+        limit: no image weighs more, lest the few of a rare slice decide everything; then weights
+            are scaled so that their mean over training is 1.
+        step_size: the eta of `groupdro`: after a step q_g is multiplied by exp(eta * mean loss).
+        adjustment: the C of `groupdro`; C / sqrt(images of the slice) is added to this mean.
+        answers: workdir of the run that `answers/` in `by` asks for.
+    """
+
+    by: str = ""
+    method: str = "reweight"
+    limit: float = 10.0
+    step_size: float = 0.01
+    adjustment: float = 0.0
+    answers: str = ""
+
+
+@dataclasses.dataclass
 class Recipe:
     """Everything that decides a run.
 
@@ -279,6 +307,7 @@ class Recipe:
         losses: losses beside those of the tasks' labels, in every phase: `(name, weight)`, behind
             them `(option, value)` pairs; names are those of `faceattr_tf.losses.BATCH_LOSSES`.
         distillation: what other networks teach.
+        slices: for whom the model is not to be worse.
         phases: the stretches of training, in order.
         ema_decay: decay of the exponential moving average of the weights; 0 means none. With it,
             validation, the best model, evaluation and export all use the averaged weights.
@@ -296,7 +325,8 @@ class Recipe:
             then write no checkpoints.
         checkpoint_steps: steps between checkpoints; there is one after every validation, too.
         log_steps: steps between rows of `metrics.jsonl`.
-        best_metric: `task/metric` on validation by which the best model is kept, or `loss`.
+        best_metric: `task/metric` on validation by which the best model is kept, or `loss`; of the
+            worst slice of `slices.by` `task/worst_accuracy`, `task/worst_balanced_accuracy`.
     """
 
     name: str = ""
@@ -306,6 +336,7 @@ class Recipe:
     model: Model = dataclasses.field(default_factory=Model)
     losses: tuple[tuple[typing.Any, ...], ...] = ()
     distillation: Distillation = dataclasses.field(default_factory=Distillation)
+    slices: Slices = dataclasses.field(default_factory=Slices)
     phases: tuple[Phase, ...] = ()
     ema_decay: float = 0.0
     precision: str = "float32"

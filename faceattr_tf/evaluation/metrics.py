@@ -73,6 +73,8 @@ METRICS = {
     "accuracy": Metric("accuracy"),
     "majority_accuracy": Metric("majority guess", shown=("curves",), guess_of="accuracy"),
     "balanced_accuracy": Metric("balanced accuracy", chance=1, tuned=True),
+    "worst_accuracy": Metric("accuracy of the worst slice"),
+    "worst_balanced_accuracy": Metric("balanced accuracy of the worst slice", chance=1),
     "top5_accuracy": Metric("top-5 accuracy", chance=5),
     "accuracy_at_half": Metric("accuracy at 0.5", shown=()),
     "balanced_accuracy_at_half": Metric("balanced accuracy at 0.5", shown=()),

@@ -27,6 +27,7 @@ class Seen:
         identity: int64 `[B]`, the number of the person; -1 where unknown.
         taught: per task that teachers know their soft labels, see
             `faceattr_tf.losses.distillation.soft_labels`.
+        slices: int32 `[B]`, the number of the slice that an image weighs by; -1 in none.
     """
 
     labels: dict[str, Any]
@@ -34,6 +35,7 @@ class Seen:
     features: Any
     identity: Any
     taught: dict[str, Any] = dataclasses.field(default_factory=dict)
+    slices: Any = None
 
 
 def find_task(loss: str, tasks: Sequence[Task], kind: str, name: str) -> Task:

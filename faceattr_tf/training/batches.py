@@ -16,6 +16,7 @@ from faceattr_tf.features.batches import Features, feature_batches
 from faceattr_tf.features.extract import for_new_layers
 from faceattr_tf.models.heads import NEW_LAYERS
 from faceattr_tf.training.distribution import distribute
+from faceattr_tf.training.slices import Sliced
 from faceattr_tf.training.state import freeze
 
 
@@ -57,6 +58,7 @@ def training_stream(
     start_step: int,
     features: Sequence[Features] = (),
     *,
+    sliced: Sliced | None = None,
     progress: bool = True,
 ):
     """Endless batches from `start_step` on, the same ones however often the run was interrupted.
@@ -68,6 +70,7 @@ def training_stream(
         strategy: over which replicas batches are distributed.
         start_step: counted from the start of the run.
         features: the stored features of every training source, for a run on bottlenecks.
+        sliced: the slices of the images, where these weigh by them.
         progress: show a bar where features have to be computed first.
     """
     recipe = experiment.recipe
@@ -84,6 +87,10 @@ def training_stream(
         print(experiment.describe_people())
 
     def create(worker: int, workers: int):
+        batches = unsliced(worker, workers)
+        return sliced.added_to(batches) if sliced else batches
+
+    def unsliced(worker: int, workers: int):
         if features:
             return feature_batches(
                 features,

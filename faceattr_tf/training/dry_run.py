@@ -14,6 +14,7 @@ from faceattr_tf.experiment import Experiment
 from faceattr_tf.training.batches import training_stream
 from faceattr_tf.training.cost import memory, multiply_adds
 from faceattr_tf.training.distribution import create_strategy
+from faceattr_tf.training.slices import read_slices
 from faceattr_tf.training.state import TrainingState
 from faceattr_tf.training.step import create_train_step
 
@@ -48,8 +49,11 @@ def dry_run(recipe: Recipe) -> dict:
     trial = _trial(recipe, total)
     frozen, phase = recipe.data.bottlenecks.use, trial.phases[0]
     experiment = Experiment.of(trial)
-    state = TrainingState(experiment, create_strategy(recipe.strategy))
-    batch = next(training_stream(experiment, state.strategy, 0))
+    sliced = read_slices(experiment)
+    state = TrainingState(experiment, create_strategy(recipe.strategy), sliced=sliced)
+    if sliced:
+        print(f"  slices by {recipe.slices.by}: {sliced.describe(state.slices)}")
+    batch = next(training_stream(experiment, state.strategy, 0, sliced=sliced))
     model = state.evaluated_model
     result = {
         "parameters": model.count_params(),

@@ -38,6 +38,7 @@ from faceattr_tf.training.distribution import (
 from faceattr_tf.training.model_card import model_card
 from faceattr_tf.training.objective import named_losses
 from faceattr_tf.training.resumption import as_begun, check_claim, claim
+from faceattr_tf.training.slices import Sliced, read_slices
 from faceattr_tf.training.state import TrainingState, warm_start
 from faceattr_tf.training.step import create_train_step
 from faceattr_tf.training.task_stopping import should_stop
@@ -72,7 +73,8 @@ def train_and_evaluate(
     # Several machines have to be joined before TensorFlow computes anything.
     strategy = create_strategy(recipe.strategy)
     check_agreement(strategy, recipe.precision)
-    check_validation(experiment)
+    sliced = read_slices(experiment)
+    check_validation(experiment, sliced)
     for phase in recipe.phases:
         if phase.optimizer == LINEAR_SVM:
             check_linear_svm(experiment, phase)
@@ -83,7 +85,7 @@ def train_and_evaluate(
         )
     features = for_run(experiment, progress=progress) if recipe.data.bottlenecks.use else {}
     width = features["train"][0].features.width if features else 0
-    state = TrainingState(experiment, strategy, features=width)
+    state = TrainingState(experiment, strategy, features=width, sliced=sliced)
     if recipe.model.pretrained and (recipe.model.branches or not features):
         load_recipe_weights(state.model, experiment)
         state.restart_averages()
@@ -95,7 +97,9 @@ def train_and_evaluate(
     # Only now, so that a recipe that cannot be built leaves no workdir behind.
     if is_chief(strategy):
         claim(workdir, experiment, extend=extend)
-    run = _Run(experiment, state, workdir, features)
+    if sliced:
+        print(f"slices by {recipe.slices.by}: {sliced.describe(state.slices)}")
+    run = _Run(experiment, state, workdir, features, sliced)
     run.restore()
     run.train(progress)
     return run.finish()
@@ -110,9 +114,10 @@ class _Run:
         state: TrainingState,
         workdir: Workdir,
         features: Mapping[str, Sequence[Features]],
+        sliced: Sliced | None,
     ):
         self.experiment, self.state, self.workdir = experiment, state, workdir
-        self.features = features
+        self.features, self.sliced = features, sliced
         self.recipe = experiment.recipe
         self.chief = is_chief(state.strategy)
         self.best_name = TOP if features else MODEL
@@ -202,9 +207,8 @@ class _Run:
         if before and see_the_same(self.experiment, before[0], phase):
             batches = before[1]  # It stands at this step, and making another takes a second.
         else:
-            batches = training_stream(
-                self.experiment, self.state.strategy, step, features, progress=progress
-            )
+            more = {"sliced": self.sliced, "progress": progress}
+            batches = training_stream(self.experiment, self.state.strategy, step, features, **more)
         self.stream = phase, batches
         return create_train_step(self.state, self.experiment, index, top=bool(features)), batches
 
@@ -238,6 +242,11 @@ class _Run:
             **losses,
             "train/learning_rate": float(keras.ops.convert_to_numpy(rate)),
         }
+        if self.sliced:
+            weights = keras.ops.convert_to_numpy(self.state.slices.of_slices())
+            row |= {
+                f"slices/{n}": float(w) for n, w in zip(self.sliced.names, weights, strict=True)
+            }
         self._write(step, phase, row)
         bar.set_postfix(loss=f"{total:.4f}")
 
@@ -246,7 +255,7 @@ class _Run:
         sums = state.validated.numpy()
         state.validated.assign(np.zeros_like(sums))
         state.update_evaluated_model()
-        values = validate(state.forward, self.experiment, self.validation)
+        values = validate(state.forward, self.experiment, self.validation, self.sliced)
         if not np.isfinite(values["loss"]):
             self._stop(f"the validation loss at step {step}")
         row = {f"validation/{name}": value for name, value in values.items()}

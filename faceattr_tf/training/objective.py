@@ -12,6 +12,7 @@ from faceattr_tf.experiment import Experiment
 from faceattr_tf.losses import create_batch_loss, find_loss, label_weights, task_loss
 from faceattr_tf.losses.batch import BatchLoss, Seen
 from faceattr_tf.losses.distillation import DistillationLoss
+from faceattr_tf.losses.slice_weights import SliceWeights
 from faceattr_tf.models.auxiliary import auxiliary_name
 
 DISTILLATION = "distillation"
@@ -101,9 +102,22 @@ class Objective:
         learned: whether it counts, one per loss.
     """
 
-    def __init__(self, experiment: Experiment, phase: Phase, added: dict[str, BatchLoss]):
-        """Takes the weights from the phase; `added` is what `create_batch_losses` gave."""
-        self.added, self.recipe = added, experiment.recipe
+    def __init__(
+        self,
+        experiment: Experiment,
+        phase: Phase,
+        added: dict[str, BatchLoss],
+        slices: SliceWeights | None = None,
+    ):
+        """Takes the weights of losses from the phase.
+
+        Args:
+            experiment: gives recipe and tasks.
+            phase: of its phases.
+            added: what `create_batch_losses` gave.
+            slices: what images weigh in the losses of tasks; None for all the same.
+        """
+        self.added, self.recipe, self.slices = added, experiment.recipe, slices
         self.losses = create_losses(experiment)
         self.names = (*self.losses, *added)
         weights = [*experiment.task_weights(phase), *named_losses(self.recipe).values()]
@@ -127,29 +141,43 @@ class Objective:
         return plain, total
 
     def statistics(self, seen: Seen) -> list:
-        """What the added losses need to be updated, flat."""
-        return [value for loss in self.added.values() for value in loss.statistics(seen)]
+        """What the added losses and the weights of slices need to be updated, flat."""
+        sums = [value for loss in self.added.values() for value in loss.statistics(seen)]
+        if self.slices:
+            total = sum(
+                weight * loss(seen.labels[name], seen.outputs[name])
+                for weight, (name, loss) in zip(self.weights, self.losses.items(), strict=False)
+                if weight
+            )
+            sums += self.slices.statistics(seen.slices, total)
+        return sums
 
     def update(self, sums: Sequence) -> None:
-        """Changes the variables of the added losses by the statistics of the whole batch."""
+        """Changes the variables of these by the statistics of the whole batch."""
         sums = list(sums)
-        for loss in self.added.values():
-            count = len(loss.shapes)
-            loss.update(sums[:count])
+        for one in self._learning:
+            count = len(one.shapes)
+            one.update(sums[:count])
             del sums[:count]
+
+    @property
+    def _learning(self) -> list:
+        """What `statistics` are for, in their order."""
+        return [*self.added.values(), *([self.slices] if self.slices else [])]
 
     @property
     def zeros(self) -> list:
         """Zeros of the shapes of the losses and of the statistics."""
-        shapes = [shape for loss in self.added.values() for shape in loss.shapes]
+        shapes = [shape for one in self._learning for shape in one.shapes]
         return [ops.zeros(shape, "float32") for shape in ((len(self.names),), *shapes)]
 
     def _learns(self, name: str) -> bool:
         return self.learned[self.names.index(name)]
 
     def _of_tasks(self, seen: Seen, name_of=lambda name: name) -> list:
+        weights = self.slices.of_images(seen.slices) if self.slices else 1.0
         return [
-            ops.sum(loss(seen.labels[name], seen.outputs[name_of(name)]))
+            ops.sum(weights * loss(seen.labels[name], seen.outputs[name_of(name)]))
             if self._learns(name)
             else 0.0
             for name, loss in self.losses.items()
@@ -157,8 +185,9 @@ class Objective:
 
 
 def seen_of(batch: dict, outputs: dict, features, taught: dict) -> Seen:
-    """What losses see of a batch: its labels and people, what the model made of its images, and
-    what teachers did.
+    """What losses see of a batch: its labels, people and slices, what the model made of its images,
+    and what teachers did.
     """
     features = ops.cast(features, "float32")
-    return Seen(batch["labels"], outputs, features, batch.get("identity"), taught)
+    known = batch.get("identity"), taught, batch.get("slice")
+    return Seen(batch["labels"], outputs, features, *known)

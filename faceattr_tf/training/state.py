@@ -16,6 +16,7 @@ from faceattr_tf.models.heads import AUXILIARY
 from faceattr_tf.models.joining import take_from_runs
 from faceattr_tf.training.objective import create_batch_losses
 from faceattr_tf.training.optimizers import create_optimizer
+from faceattr_tf.training.slices import Sliced, create_weights
 from faceattr_tf.training.teachers import Teachers
 from faceattr_tf.workdir import Workdir
 
@@ -24,7 +25,12 @@ class TrainingState:
     """Every variable of a run: what a checkpoint holds."""
 
     def __init__(
-        self, experiment: Experiment, strategy: tf.distribute.Strategy, *, features: int = 0
+        self,
+        experiment: Experiment,
+        strategy: tf.distribute.Strategy,
+        *,
+        features: int = 0,
+        sliced: Sliced | None = None,
     ):
         """Makes all variables, new ones.
 
@@ -33,6 +39,7 @@ class TrainingState:
             strategy: over which replicas.
             features: number of stored features of a run on bottlenecks, which makes the heads
                 alone.
+            sliced: what `read_slices` gave; None where images weigh the same.
         """
         recipe = experiment.recipe
         self.strategy = strategy
@@ -47,6 +54,7 @@ class TrainingState:
             if strategy.num_replicas_in_sync > 1:
                 synchronize(self.model)
             self.losses = create_batch_losses(experiment, self.model.features.shape[-1])
+            self.slices = create_weights(recipe.slices, sliced)
             self.teach = Teachers(experiment)
             tasks = len(experiment.tasks)
             count = tasks + len(self.losses)
@@ -94,6 +102,7 @@ class TrainingState:
             best=self.best,
             best_step=self.best_step,
             **({"losses": self._loss_variables()} if self.losses else {}),
+            **({"slices": self.slices.q.value} if self.slices else {}),
         )
 
     def _loss_variables(self) -> dict:

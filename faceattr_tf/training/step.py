@@ -32,9 +32,10 @@ def create_train_step(
     variables = freeze(state.model, phase)
     values = [variable.value for variable in variables]
     factors = rate_factors(state.model, variables, phase)
-    objective = Objective(experiment, phase, state.losses)
+    objective = Objective(experiment, phase, state.losses, state.slices)
     replica_step = _replica_step(state, experiment, phase_index, objective, variables, top)
     fields = ("image", "labels") + (("identity",) if state.losses else ())
+    fields += ("slice",) if state.slices else ()
     weights = tf.constant(objective.weights)
 
     @tf.function(autograph=False)

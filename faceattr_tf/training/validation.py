@@ -9,28 +9,42 @@ from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.input.batches import encoded_batches, evaluation_batches, named_failures
 from data_pipelines.input.people import has_people
-from data_pipelines.tasks import IDENTITY, Task
+from data_pipelines.tasks import CLASS_KINDS, IDENTITY, Task
 from faceattr_tf.evaluation.inference import predict_outputs
 from faceattr_tf.evaluation.metrics import choosing, evaluate_task
+from faceattr_tf.evaluation.subgroups import SMALLEST
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.features.batches import EvaluationBatches, Features
 from faceattr_tf.losses import known
 from faceattr_tf.training.objective import create_losses
+from faceattr_tf.training.slices import Sliced
+
+WORST = ("accuracy", "balanced_accuracy")
+"""The metrics of tasks that are measured in every slice."""
 
 KEPT = 2**26
 """Bytes up to which the crops of a validation source stay in memory: 64 MiB, a thousand of 75x75."""
 
 
-def check_validation(experiment: Experiment) -> None:
+def check_validation(experiment: Experiment, sliced: Sliced | None = None) -> None:
     """Makes sure, before a step is trained, that validation can tell which model is best.
 
     Reads the labels of the validation examples and none of their pixels.
+
+    Args:
+        experiment: what is trained.
+        sliced: the slices of its images, from whoever trains with their weights.
 
     Raises:
         UserError: a task's loss cannot be had, no validation example has a label of a task that the
             loss counts, or the recipe's `best_metric` cannot be measured.
     """
     create_losses(experiment)
+    if experiment.recipe.slices.by and not sliced:
+        raise UserError(
+            f"slices.by {experiment.recipe.slices.by!r}: only whole runs weigh images by slices, as "
+            "faceattr-train and faceattr-sweep make them; expected it empty"
+        )
     labels = _validation_labels(experiment)
     measured = ["loss"]
     for task, config in zip(experiment.tasks, experiment.task_configs, strict=True):
@@ -44,6 +58,7 @@ def check_validation(experiment: Experiment) -> None:
                 "knows some, or the task left out"
             )
         measured += [f"{task.name}/{name}" for name in ("loss", *_measurable(task, given))]
+        measured += [f"{task.name}/{name}" for name in _worst(task, given, None, sliced)]
     if experiment.recipe.best_metric not in measured:
         raise UserError(
             f"best_metric {experiment.recipe.best_metric!r} is not measured on validation; "
@@ -67,13 +82,36 @@ def _measurable(task: Task, labels: np.ndarray) -> list[str]:
     """The metrics of a task that some outputs have a value of, given these labels."""
     found = set()
     for sign in (1.0, -1.0):  # Precision is that of answers which are given at all.
-        shape = (
-            len(labels),
-            *([len(task.labels)] if task.kind == "multiclass" else labels.shape[1:]),
-        )
-        result = evaluate_task(task, labels, np.full(shape, sign, np.float32))
+        result = evaluate_task(task, labels, _constant(task, labels, sign))
         found |= {name for name, value in result.get("mean", result).items() if value is not None}
     return [name for name in choosing() if name in found]
+
+
+def _constant(task: Task, labels: np.ndarray, value: float) -> np.ndarray:
+    """Outputs that are the same number for every image."""
+    last = [len(task.labels)] if task.kind == "multiclass" else labels.shape[1:]
+    return np.full((len(labels), *last), value, np.float32)
+
+
+def _worst(task: Task, labels: np.ndarray, outputs, sliced: Sliced | None) -> dict[str, float]:
+    """The metrics of `WORST` in the slice that is worst off, of those with `SMALLEST` images.
+
+    Args:
+        task: of any kind; where these metrics are none of it, nothing is found.
+        labels, outputs: of the images of validation; outputs of None stand for any.
+        sliced: their slices.
+    """
+    if sliced is None or task.kind not in ("multilabel", *CLASS_KINDS):
+        return {}
+    outputs = _constant(task, labels, 1.0) if outputs is None else outputs
+    found: dict[str, list] = {name: [] for name in WORST}
+    for member in sliced.groups().values():
+        if member.sum() >= SMALLEST:
+            result = evaluate_task(task, labels[member], outputs[member])
+            for name, values in found.items():
+                values.append(result.get("mean", result).get(name))
+    known = {name: [v for v in values if v is not None] for name, values in found.items()}
+    return {f"worst_{name}": min(values) for name, values in known.items() if values}
 
 
 def _validation_labels(experiment: Experiment) -> dict[str, np.ndarray]:
@@ -103,7 +141,10 @@ def _transforms(aligned: Crop | None, batch: dict) -> np.ndarray:
 
 
 def validate(
-    forward, experiment: Experiment, batches: Sequence[Iterable[dict]] | None = None
+    forward,
+    experiment: Experiment,
+    batches: Sequence[Iterable[dict]] | None = None,
+    sliced: Sliced | None = None,
 ) -> dict:
     """Losses and metrics on the validation split of all record sets together.
 
@@ -111,19 +152,22 @@ def validate(
         forward: a model, or what `forward_function` made of one.
         experiment: gives data, tasks and losses.
         batches: `validation_batches(experiment)`, from a caller that validates repeatedly.
+        sliced: the slices of the images, of which the worst is then measured, too.
 
     Returns:
         What `figures_of` gives.
     """
-    return figures_of(experiment, *validation_outputs(forward, experiment, batches))
+    return figures_of(experiment, *validation_outputs(forward, experiment, batches), sliced)
 
 
-def figures_of(experiment: Experiment, outputs: dict, labels: dict, transforms) -> dict:
+def figures_of(
+    experiment: Experiment, outputs: dict, labels: dict, transforms, sliced: Sliced | None = None
+) -> dict:
     """Losses and metrics of what `validation_outputs` gave.
 
     Returns:
         `{"loss": weighted sum, "<task>/loss": …, "<task>/<metric>": …}`, without the metrics where
-        the loss is not finite.
+        the loss is not finite; with slices also `<task>/worst_<metric>` of `WORST`, at 0.5.
     """
     losses = create_losses(experiment)
     majority = experiment.majority()
@@ -143,7 +187,8 @@ def figures_of(experiment: Experiment, outputs: dict, labels: dict, transforms) 
             transforms=transforms,
             crop_size=experiment.input_shape[:2],
         )
-        for name, value in result.get("mean", result).items():
+        worst = _worst(task, labels[task.name], outputs[task.name], sliced)
+        for name, value in (result.get("mean", result) | worst).items():
             if isinstance(value, float):
                 values[f"{task.name}/{name}"] = value
     return values
