@@ -1,6 +1,7 @@
 """Paths as users write them, and files that are complete or not there."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -52,6 +53,31 @@ def other_format(path: pathlib.Path) -> str:
     return f"it begins with {start[:8]!r}" if start else "it is empty"
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error says that a disk is full, or somebody's share of it.
+
+    Libraries raise errors of their own, in whose text the system's words are.
+    """
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    text = str(error)
+    return getattr(error, "errno", None) in numbers or any(os.strerror(n) in text for n in numbers)
+
+
+@contextlib.contextmanager
+def naming(file: str | pathlib.Path) -> Iterator[None]:
+    """Names the file, or folder, that the block writes, in an error of a full disk without a name.
+
+    Raises:
+        OSError: the disk is full, whatever the block raised to say so.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error) or getattr(error, "filename", None):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(file)) from error
+
+
 @contextlib.contextmanager
 def replacing(file: str | pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary file beside `file`, which takes its place when the block ends well.
@@ -62,7 +88,8 @@ def replacing(file: str | pathlib.Path) -> Iterator[pathlib.Path]:
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=".", suffix="-" + file.name)
     os.close(handle)
     try:
-        yield pathlib.Path(name)
+        with naming(file):
+            yield pathlib.Path(name)
         os.chmod(name, 0o644)  # temporary files are their owner's alone
         os.replace(name, file)
     except BaseException:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import local
+from data_pipelines.files import local, naming
 
 RUNTIMES = "-runtimes"
 """What stands behind the number in the name of a folder with files of other runtimes."""
@@ -49,8 +49,8 @@ def preparing(parent: Path) -> Iterator[Path]:
     made = [path for path in (parent, *parent.parents) if not path.exists()]
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".export-") as temporary:
-            yield Path(temporary)
+        with naming(parent), tempfile.TemporaryDirectory(dir=parent, prefix=".export-") as folder:
+            yield Path(folder)
     finally:
         for path in made:  # empty only where the export failed
             with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
-from data_pipelines.files import local, replacing, write_text
+from data_pipelines.files import local, naming, replacing, write_text
 from data_pipelines.input.view import View
 from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import Task
@@ -224,8 +224,9 @@ answers, best step |
 
     def append_metrics(self, row: dict) -> None:
         """Adds a row to `metrics.jsonl`."""
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(row) + "\n")
+        file = self.path / "metrics.jsonl"
+        with naming(file), open(file, "a") as opened:
+            opened.write(json.dumps(row) + "\n")
 
     def write_json(self, name: str, value) -> None:
         """Writes `value` as the JSON file `name`."""

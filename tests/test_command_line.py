@@ -1,5 +1,6 @@
 """How commands end, and what they keep off the terminal."""
 
+import errno
 import io
 import os
 import pathlib
@@ -8,9 +9,11 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 
 from data_pipelines.commands.running import run_command
 from data_pipelines.errors import UserError
+from data_pipelines.files import replacing, write_text
 from data_pipelines.progress import progress_bar
 
 PACKAGES = ("data_pipelines", "faceattr_tf", "export")
@@ -29,9 +32,38 @@ def test_a_mistake_is_one_line_and_status_1(capsys):
 
 
 def test_what_the_system_refuses_is_one_line(capsys):
-    full = OSError(28, "No space left on device", "records/x")
-    assert run_command("tool", raising(full)) == 1
-    assert capsys.readouterr().err == "tool: error: records/x: No space left on device\n"
+    refused = OSError(errno.EROFS, "Read-only file system", "records/x")
+    assert run_command("tool", raising(refused)) == 1
+    assert capsys.readouterr().err == "tool: error: records/x: Read-only file system\n"
+
+
+def test_of_a_full_disk_file_and_room_are_named(capsys, tmp_path):
+    """Whoever raises: the system, h5py and TensorFlow, of which only the first has a number."""
+    full = os.strerror(errno.ENOSPC)
+    for number, error in enumerate(
+        (
+            OSError(errno.ENOSPC, full),
+            OSError(f"Can't write data (errno = 28, error message = '{full}')"),
+            tf.errors.ResourceExhaustedError(None, None, f"{{{{function_node x}}}} y; {full}"),
+        )
+    ):
+        kept = tmp_path / f"{number}.txt"
+        write_text(kept, "before")
+
+        def main(kept=kept, error=error):
+            with replacing(kept) as temporary:
+                temporary.write_text("half")
+                raise error
+
+        assert run_command("tool", main) == 1
+        free = r"\d[\d,]*\.\d MB are free there; make room and run the same again\n"
+        assert re.fullmatch(
+            f"tool: error: {re.escape(str(kept))}: {full}, {free}", capsys.readouterr().err
+        )
+        assert kept.read_text() == "before"
+    assert len(list(tmp_path.iterdir())) == 3
+    assert run_command("tool", raising(error)) == 1
+    assert capsys.readouterr().err == f"tool: error: y; {full}\n"
 
 
 def test_an_interrupt_is_no_traceback(capsys):

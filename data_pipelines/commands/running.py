@@ -2,6 +2,9 @@
 
 import argparse
 import importlib.util
+import pathlib
+import re
+import shutil
 import sys
 from collections.abc import Callable
 
@@ -75,14 +78,35 @@ def _run(name: str, main: Callable[[], object]) -> int:
 def _one_line(error: Exception) -> str | None:
     """What to say about an error that is not a defect of the program, None for all others."""
     from data_pipelines.errors import UserError
+    from data_pipelines.files import is_full_disk
 
     if isinstance(error, UserError):
         return str(error)
+    if is_full_disk(error):
+        return _of_a_full_disk(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if "tensorflow" in sys.modules:
         errors = sys.modules["tensorflow"].errors
         refused = (errors.PermissionDeniedError, errors.ResourceExhaustedError)
         if isinstance(error, refused):
-            return error.message.splitlines()[0]
+            return _without_node(error.message)
     return None
+
+
+def _of_a_full_disk(error: Exception) -> str:
+    """Which file has no space and how much there is; half-written files are removed by now."""
+    if not getattr(error, "filename", None):
+        return _without_node(getattr(error, "strerror", None) or str(error))
+    file = pathlib.Path(error.filename).absolute()
+    folder = next(path for path in (file, *file.parents) if path.is_dir())
+    free = shutil.disk_usage(folder).free / 1e6
+    return (
+        f"{error.filename}: {error.strerror}, {free:,.1f} MB are free there; "
+        "make room and run the same again"
+    )
+
+
+def _without_node(message: str) -> str:
+    """The first line of a message, without the node of a graph that TensorFlow puts before it."""
+    return re.sub(r"^\{\{.*?\}\} *", "", message.splitlines()[0])

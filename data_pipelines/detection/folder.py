@@ -22,7 +22,7 @@ from data_pipelines.detection.mtcnn import (
     nearest_first,
 )
 from data_pipelines.errors import UserError
-from data_pipelines.files import local
+from data_pipelines.files import local, naming, replacing
 from data_pipelines.formats.detections import COLUMNS, read_boxes
 from data_pipelines.formats.encoded import ENDINGS, MAX_PIXELS, decode
 from data_pipelines.formats.images import ImageFolder
@@ -133,6 +133,7 @@ def _detect(root, names, points, partial, settings: Settings, progress):
     ]
     undecodable = []
     with (
+        naming(partial),
         open(partial, "a", encoding="utf-8", errors="surrogateescape", newline="") as file,
         progress_bar(len(names), "image", show=progress, initial=len(done), desc="detect") as bar,
     ):
@@ -275,7 +276,8 @@ def _heading(points, settings: Settings) -> str:
 
 
 def _write(path, rows) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
-    os.replace(temporary, path)

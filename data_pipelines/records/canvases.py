@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import local
+from data_pipelines.files import local, naming
 from data_pipelines.formats.detections import BOX_COLUMNS
 from data_pipelines.formats.encoded import decode, encode
 from data_pipelines.formats.images import ImageFolder
@@ -127,6 +127,7 @@ def paste_faces(
     partial.mkdir(parents=True)
     try:
         with (
+            naming(folder),
             open(partial / MANIFEST, "w", encoding="utf-8", newline="") as file,
             progress_bar(pasting.canvases, "canvas", show=progress, desc="paste") as bar,
         ):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow_datasets as tfds
 
+from data_pipelines.files import naming
 from data_pipelines.readers.base import TURNED, FaceBuilder
 from data_pipelines.records.counting import sum_counts
 from data_pipelines.records.files import FRAMING
@@ -36,7 +37,8 @@ def publish(
     for shard in shards:
         name = shard.file(builder.name)
         splits.setdefault(shard.split, {})[name] = read_summary(folder / "data" / name, stamp)
-    _write_metadata(builder, splits, folder / "data", fingerprint)
+    with naming(target):
+        _write_metadata(builder, splits, folder / "data", fingerprint)
     if target.exists():
         os.replace(target, folder / "replaced")
     os.replace(folder / "data", target)

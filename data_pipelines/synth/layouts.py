@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import local
+from data_pipelines.files import local, naming
 from data_pipelines.formats.matlab import write_matlab
 from data_pipelines.synth.ages_and_emotions import fairface, fer2013, utkface
 from data_pipelines.synth.parts import (
@@ -91,8 +91,9 @@ def draw(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        LAYOUTS[dataset](partial, images, seed, size, **options)
-        (partial / DRAWN).write_text("These faces were drawn by faceattr-data synth.\n")
+        with naming(folder):
+            LAYOUTS[dataset](partial, images, seed, size, **options)
+            (partial / DRAWN).write_text("These faces were drawn by faceattr-data synth.\n")
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import local
+from data_pipelines.files import local, naming, replacing
 from data_pipelines.formats.encoded import ENDINGS, readable, unread
 from data_pipelines.formats.images import ImageFolder
 from data_pipelines.progress import progress_bar
@@ -297,16 +297,11 @@ def _writer(output: str | Path | None, format: str, columns: Sequence[str] = ())
         if output is None:
             file = sys.stdout
         else:
-            handle, temporary = tempfile.mkstemp(dir=output, prefix=f".results.{format}-")
-            stack.callback(Path(temporary).unlink, missing_ok=True)
+            temporary = stack.enter_context(replacing(Path(output, f"results.{format}")))
             file = stack.enter_context(
-                os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="")
+                open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="")
             )
         yield _write_csv(file, columns) if format == "csv" else _write_jsonl(file)
-        if output is not None:
-            file.close()
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, Path(output, f"results.{format}"))
 
 
 @contextlib.contextmanager
@@ -318,7 +313,8 @@ def _pictures(output: str | Path | None, kind: str) -> Iterator[Path | None]:
     with tempfile.TemporaryDirectory(dir=output, prefix=f".{kind}-") as folder:
         drawn, earlier = Path(folder, "drawn"), Path(output, kind)
         drawn.mkdir()
-        yield drawn
+        with naming(earlier):
+            yield drawn
         if earlier.exists():
             os.replace(earlier, Path(folder, "earlier"))
         if any(drawn.iterdir()):

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import naming
 from data_pipelines.input.batches import explain_failure
 from data_pipelines.input.stream import read_failures
 from data_pipelines.progress import progress_bar
@@ -187,7 +188,8 @@ class _Run:
                     if keeping or phase_ends or step % recipe.checkpoint_steps == 0:
                         # What follows a loss that is not finite must not become the last good one.
                         self._stop_if_broken()
-                        self.manager.save(checkpoint_number=step)
+                        with naming(self.workdir.path / "checkpoints"):
+                            self.manager.save(checkpoint_number=step)
 
     def _steps(self, index: int, step: int, progress: bool):
         """What makes a step of a phase, and what is given to it from `step` on."""
