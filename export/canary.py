@@ -1,10 +1,11 @@
 """Whether a canary may replace the stable version, by what both answer to the same requests.
 
 Every image is asked of both. Where its labels are known, the canary's gain is the balanced accuracy
-that the image adds, to which labels that are unsure add nothing; where they are not, all that can
-be said is how many labels the canary changes. The interval of the mean gain holds however often one
-looks (`evaluation.confidence_sequence`), so that the comparison ends as soon as it is clear, and
-says so if it never gets clear.
+that the image adds. Unsure is neither right nor wrong, and the canary may neither be right less often
+nor be wrong more often by more than the margin, as in `export.scores`. Where labels are not known,
+all that can be said is how many of them the canary changes. The interval of the mean gain holds
+however often one looks (`evaluation.confidence_sequence`), so that the comparison ends as soon as it
+is clear, and says so if it never gets clear.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from export.client import Client
 from export.examples import Examples
 from export.transports import Refused
 from faceattr_tf.evaluation.confidence_sequence import ConfidenceSequence
+from faceattr_tf.evaluation.conformal import UNSURE_INDEX
 
 _NO_ANSWER = -3
 """In place of a label; those that are unsure are -2, and unknown ones -1."""
@@ -35,6 +37,9 @@ class Verdict:
         gain: mean over these: balanced accuracy of the canary less that of the stable version; or,
             less than 0, the share of labels that it changes.
         low, high: interval of the gain.
+        wrong: how much more often the canary is wrong, and the interval of that: the gain with the
+            other sign where no answer is unsure. None where labels are not known.
+        unsure: share of the answers that are unsure, of the stable version and of the canary.
         failed: images without an answer, of the stable version and of the canary.
         milliseconds: median of a request, likewise.
         identical: both gave the same to the last bit for every image.
@@ -45,6 +50,8 @@ class Verdict:
     gain: float
     low: float
     high: float
+    wrong: tuple[float, float, float] | None
+    unsure: tuple[float, float]
     failed: tuple[int, int]
     milliseconds: tuple[float, float]
     identical: bool
@@ -114,8 +121,11 @@ def compare_versions(
         Unavailable: the server is gone.
     """
     most = 0.0 if weights is None else float(weights.sum(axis=1).max())
-    sequence = ConfidenceSequence(-1.0 if weights is None else -most, most, level)
+    bounds = (-1.0 if weights is None else -most, most, level)
+    # Neither may fall: answers that are right, and those that are right or unsure.
+    sequence, forgiving = ConfidenceSequence(*bounds), ConfidenceSequence(*bounds)
     outcome, failed, seconds, identical = UNDECIDED, np.zeros(2, int), ([], []), True
+    unsure = np.zeros(2)
     for turn, request in enumerate(requests):
         answers = {}
         for which in (0, 1) if turn % 2 else (1, 0):  # neither is always the first
@@ -125,17 +135,23 @@ def compare_versions(
         identical = identical and _identical(answers[0], answers[1])
         said = [_labels(answers[which], tasks, len(request.encoded)) for which in (0, 1)]
         failed += [int((labels[:, 0] == _NO_ANSWER).sum()) for labels in said]
+        doubtful = [labels == UNSURE_INDEX for labels in said]
+        unsure += [each.mean(axis=1).sum() for each in doubtful]
         if weights is None:
-            gains = -(said[0] != said[1]).mean(axis=1)
+            sequence.add(-(said[0] != said[1]).mean(axis=1))
+            intervals = [sequence.interval]
         else:
             own = weights[sequence.count :][: len(request.encoded)]
-            truth = true_labels(request, tasks)
-            gains = (((said[1] == truth) * 1.0 - (said[0] == truth)) * own).sum(axis=1)
-        sequence.add(gains)
-        progress(len(gains))
-        low, high = sequence.interval
-        if low > -margin or high < -margin:
-            outcome = PROMOTE if low > -margin else REFUSE
+            right = [labels == true_labels(request, tasks) for labels in said]
+            sequence.add(_gains(right, own))
+            forgiving.add(_gains(np.logical_or(right, doubtful), own))
+            intervals = [sequence.interval, forgiving.interval]
+        progress(len(request.encoded))
+        if any(high < -margin for _, high in intervals):
+            outcome = REFUSE
+            break
+        if all(low > -margin for low, _ in intervals):
+            outcome = PROMOTE
             break
     if not sequence.count:
         raise UserError("there are no images to ask about")
@@ -149,10 +165,22 @@ def compare_versions(
         sequence.count,
         sequence.mean,
         *sequence.interval,
+        None if weights is None else _negative(forgiving),
+        tuple((unsure / sequence.count).tolist()),
         tuple(failed.tolist()),
         tuple(1000 * float(np.median(taken)) for taken in seconds),
         identical,
     )
+
+
+def _gains(good: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """What the canary's answers add over the stable version's, of every image."""
+    return ((good[1] * 1.0 - good[0]) * weights).sum(axis=1)
+
+
+def _negative(sequence: ConfidenceSequence) -> tuple[float, float, float]:
+    low, high = sequence.interval
+    return -sequence.mean, -high, -low
 
 
 def true_labels(examples: Examples, tasks: Sequence[dict]) -> np.ndarray:

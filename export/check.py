@@ -17,9 +17,10 @@ from export.description import FACE_BOX
 from export.drawn_requests import draw_requests
 from export.examples import Examples, examples_of, expected_answers, page_of_faces, picture_files
 from export.scores import (
-    mean_of,
+    measures,
     refuse_if_worse,
     refuse_if_worst_is_worse,
+    said_of,
     scores,
     slice_scores,
 )
@@ -75,7 +76,8 @@ class Check:
         images: folder of pictures to compare on; empty for drawn faces.
         records: a record set on which it is compared with the version that it would replace.
         split: the split of these records.
-        margin: percentage points of mean balanced accuracy that it may lose there.
+        margin: percentage points of mean balanced accuracy that it may lose there, and that its
+            answers may be wrong more often, see `export.scores`.
         slices: by which labels of the records images are sliced, see
             `faceattr_tf.evaluation.slices.make_slicings`: the worst slice may lose no more either.
     """
@@ -159,21 +161,27 @@ def pass_check(
     refuse_if_different(results, tolerance, 0.0 if exact else CHANGED)
     if not check.records:
         return
+    _pass_records(check, prepared, previous, workdir, description)
+
+
+def _pass_records(check: Check, prepared: Path, previous, workdir, description: dict) -> None:
+    """Compares an export with the version that it would replace, see `export.scores`."""
     examples = examples_of(check.records, check.split, workdir.tasks)
-    answers, slicings = ask(prepared, examples, ["crop"]), check.slicings()
-    new = scores(answers, examples, description)
-    by_slice = slice_scores(answers, examples, description, slicings)
-    print(f"{check.records}, {check.split}: {mean_of(new)}")
+    versions = [(ask(prepared, examples, ["crop"]), description)]
+    slicings = check.slicings()
+    print(f"{check.records}, {check.split}: {said_of(versions[0][0], examples, description)}")
     if previous is None:
         return
     before = json.loads((previous / "assets" / "faceattr.json").read_text())
-    answers = ask(previous, examples, ["crop"])
-    old = scores(answers, examples, before)
-    print(f"  version {previous.name}, which it would replace: {mean_of(old)}")
-    refuse_if_worse(new, old, check.margin, check.records)
-    if slicings:
-        before = slice_scores(answers, examples, before, slicings)
-        refuse_if_worst_is_worse(by_slice, before, check.margin, check.records)
+    versions.append((ask(previous, examples, ["crop"]), before))
+    said = said_of(versions[1][0], examples, before)
+    print(f"  version {previous.name}, which it would replace: {said}")
+    for measure, measured in measures(versions, examples).items():
+        found = [scores(answers, examples, described) for answers, described in measured]
+        refuse_if_worse(*found, check.margin, check.records, measure)
+        if slicings:
+            found = [slice_scores(answers, examples, d, slicings) for answers, d in measured]
+            refuse_if_worst_is_worse(*found, check.margin, check.records, measure)
 
 
 def difference_table(results: Sequence[Difference]) -> Table:

@@ -19,6 +19,7 @@ from export.examples import Examples, without_places
 from export.transports import Refused
 from faceattr_tf.evaluation import confidence_sequence
 from faceattr_tf.evaluation.confidence_sequence import ConfidenceSequence
+from faceattr_tf.evaluation.conformal import UNSURE_INDEX
 
 MULTILABEL = {
     "name": "attributes",
@@ -79,8 +80,9 @@ def test_weights_make_mean_balanced_accuracy():
 class Version:
     """A client whose version is wrong for one label in so many of an image's number."""
 
-    def __init__(self, wrong_every=0, refuses=False, invalid=()):
+    def __init__(self, wrong_every=0, refuses=False, invalid=(), unsure_every=0):
         self.wrong_every, self.refuses, self.invalid = wrong_every, refuses, invalid
+        self.unsure_every = unsure_every
         self.asked = []
 
     def call(self, signature, inputs):
@@ -91,6 +93,8 @@ class Version:
         attributes = np.column_stack([numbers % 2, numbers // 2 % 2])
         if self.wrong_every:
             attributes[numbers % self.wrong_every == 0] ^= 1
+        if self.unsure_every:
+            attributes[numbers % self.unsure_every == 0] = UNSURE_INDEX
         return {
             "attributes_label": attributes,
             "attributes_probability": attributes / 2,
@@ -131,6 +135,29 @@ def test_the_verdict_follows_from_the_answers(labelled, canary, margin, outcome)
     assert verdict.failed == (1, verdict.images if canary.refuses else 0)
     assert not verdict.identical  # one of them had no answer for image 3
     assert set(stable.asked) == {"crop" if labelled else "serving_default"}
+
+
+@pytest.mark.parametrize(
+    ("stable", "canary", "outcome"),
+    [
+        (Version(wrong_every=2), Version(wrong_every=2, unsure_every=2), PROMOTE),
+        (Version(), Version(unsure_every=2), REFUSE),
+        (Version(wrong_every=2, unsure_every=2), Version(wrong_every=2), REFUSE),
+        (Version(unsure_every=2), Version(unsure_every=2), PROMOTE),
+    ],
+    ids=[
+        "unsure where it was wrong",
+        "unsure where it was right",
+        "wrong where it was unsure",
+        "the same",
+    ],
+)
+def test_unsure_is_neither_right_nor_wrong(stable, canary, outcome):
+    asked, weights = requests(1000, True)
+    verdict = compare_versions(stable, canary, TASKS, asked, weights, margin=0.05)
+    assert verdict.outcome == outcome
+    wrong, low, high = verdict.wrong
+    assert low <= wrong <= high and max(verdict.unsure) == pytest.approx(1 / 3, abs=0.01)
 
 
 def test_equal_answers_and_none_are_told():

@@ -200,6 +200,18 @@ def test_scores_are_balanced_accuracies_of_known_labels():
     }
     found = check.scores(answers, examples, description)
     assert found == pytest.approx({"a": 0.75, "pose": (1 + 2 / 3) / 2})
+    # Unsure is not right, and not wrong either.
+    answers["answer/crop/pose_label"] = np.array([0, 1, -2, 0])
+    description["tasks"][1]["least"] = [0.9, 0.9]
+    versions = [(answers, description)]
+    (right, rightly), (not_wrong, forgiven) = scores.measures(versions, examples).items()
+    assert check.scores(*rightly[0][:1], examples, description)["pose"] == pytest.approx(2 / 3)
+    assert check.scores(*forgiven[0][:1], examples, description)["pose"] == pytest.approx(5 / 6)
+    said = scores.said_of(answers, examples, description)
+    assert said.endswith("; unsure 8.33 %, right where it answers 77.27 %")
+    with pytest.raises(UserError, match="not published: mean balanced share of answers that are"):
+        scores.refuse_if_worse({"a": 0.8}, {"a": 0.9}, 1.0, "records", not_wrong)
+    assert right == scores.RIGHT
 
 
 def test_a_version_whose_worst_slice_is_worse_is_refused():

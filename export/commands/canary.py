@@ -1,9 +1,10 @@
 """faceattr-canary: may the canary become the stable version?
 
 Asks both about the same images until it is clear, and says what to do. With --records, whose labels
-are known, the canary may lose --margin points of mean balanced accuracy; with pictures of your own,
-such as yesterday's requests, it may change so many per cent of the labels. Exits with 0 where it may
-be promoted, else with 1.
+are known, the canary may lose --margin points of mean balanced accuracy, and be wrong so much more
+often: an unsure answer is neither right nor wrong. With pictures of your own, such as yesterday's
+requests, it may change so many per cent of the labels. Exits with 0 where it may be promoted, else
+with 1.
 """
 
 import argparse
@@ -183,6 +184,17 @@ def _print(verdict, flags) -> None:
         f"{what}: the canary has {gain:+.2f} points ({low:+.2f} to {high:+.2f}, holds at any time "
         f"with {100 * (1 - flags.risk):g} %); it may have {-flags.margin:+g}"
     )
+    if any(verdict.unsure):
+        before, after = (100 * share for share in verdict.unsure)
+        print(
+            f"unsure: {before:.1f} % of the stable version's labels, {after:.1f} % of the canary's"
+        )
+    if any(verdict.unsure) and verdict.wrong:
+        more, low, high = (100 * value for value in verdict.wrong)
+        print(
+            f"wrong answers: the canary has {more:+.2f} points ({low:+.2f} to {high:+.2f}); "
+            f"it may have {flags.margin:+g}"
+        )
     times = verdict.milliseconds
     print(
         f"a request of {flags.batch_size} images took {times[0]:.0f} ms and {times[1]:.0f} ms "

@@ -153,7 +153,8 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=0.5,
         metavar="POINTS",
-        help="of mean balanced accuracy that it, or int8, may lose there (default: 0.5)",
+        help="of mean balanced accuracy that it, or int8, may lose there, and that it may be wrong "
+        "more often, unsure answers being neither right nor wrong (default: 0.5)",
     )
     add(
         "--slices",
