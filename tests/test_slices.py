@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import optimize
 from test_train import tiny
 
 from data_pipelines.errors import UserError
@@ -51,16 +52,23 @@ def test_groupdro_is_the_loop_of_the_paper():
     assert q.argmax() in (2, 3) and np.abs(own).max() > 0.1
 
 
-def test_reweighted_slices_weigh_the_same_up_to_the_limit():
+def test_slices_weigh_the_same_up_to_the_limit_and_images_one_on_average():
+    shares = np.array(COUNTS) / 1000
     plain = np.array(SliceWeights(COUNTS).of_slices())
-    np.testing.assert_allclose(plain, [1000 / (4 * count) for count in COUNTS], rtol=1e-5)
+    np.testing.assert_allclose(plain, 1 / (4 * shares), rtol=1e-5)
+    for limit in (20.0, 5.0, 2.0, 1.2):
+
+        def filled(scale, limit=limit):
+            return np.minimum(scale * plain, limit)
+
+        scale = optimize.brentq(lambda scale: shares @ filled(scale) - 1, 0.01, 100)
+        weights = SliceWeights(COUNTS, limit=limit).of_slices()
+        np.testing.assert_allclose(weights, filled(scale), rtol=1e-5)
+    np.testing.assert_allclose(SliceWeights(COUNTS, limit=1).of_slices(), 1, rtol=1e-5)
     limited = SliceWeights(COUNTS, limit=3.0)
-    weights = np.array(limited.of_slices())
-    assert weights @ COUNTS == pytest.approx(1000)
-    np.testing.assert_allclose(weights / weights[0], np.minimum(plain, 3) / plain[0], rtol=1e-5)
+    weights, before = np.array(limited.of_slices()), np.array(limited.q)
     found = np.array(limited.of_images(np.array([3, -1, 0])))
-    np.testing.assert_allclose(found, [weights[3], 1, weights[0]])
-    before = np.array(limited.q)
+    np.testing.assert_allclose(found, [3, 1, weights[0]], rtol=1e-5)
     limited.update(limited.statistics(np.array([0, 1]), np.array([9.0, 1.0], np.float32)))
     np.testing.assert_array_equal(limited.q, before)
 

@@ -279,8 +279,8 @@ class Slices:
         method: `reweight`: all q_g are the same, so that every slice weighs as much as any other;
             `groupdro` (Sagawa et al., ICLR 2020): they begin so, and those of slices with large
             losses grow (`faceattr_tf.losses.slice_weights`).
-        limit: no image weighs more, lest the few of a rare slice decide everything; then weights
-            are scaled so that their mean over training is 1.
+        limit: no image weighs more, lest the few of a rare slice decide everything; the mean weight
+            of training is 1 in any case, so that a limit of 1 leaves all images alike.
         step_size: the eta of `groupdro`: after a step q_g is multiplied by exp(eta * mean loss).
         adjustment: the C of `groupdro`; C / sqrt(images of the slice) is added to this mean.
         answers: workdir of the run that `answers/` in `by` asks for.

@@ -38,11 +38,12 @@ class SliceWeights:
             counts: training images of each slice, none of them 0.
             step_size: eta; 0 leaves q as it is.
             adjustment: C.
-            limit: what no image weighs more than, before weights are scaled to a mean of 1.
+            limit: what no image weighs more than, from 1 on.
         """
         counts = np.asarray(counts, np.float32)
         self.shares = counts / counts.sum()
-        self.step_size, self.limit = step_size, limit
+        self.step_size = step_size
+        self.limit = min(limit, 1 / self.shares.min())  # more than that no image can weigh
         self.margin = adjustment / np.sqrt(counts)
         self.shapes = (counts.shape, counts.shape)
         self.q = keras.Variable(
@@ -50,9 +51,18 @@ class SliceWeights:
         )
 
     def of_slices(self):
-        """The weight of an image of each slice, float32 `[S]`."""
-        weights = ops.minimum(ops.convert_to_tensor(self.q) / self.shares, self.limit)
-        return weights / ops.sum(weights * self.shares)
+        """The weight of an image of each slice, float32 `[S]`.
+
+        It is `min(c q / p, limit)`, with the c by which the mean over all images is 1.
+        """
+        q, shares = ops.convert_to_tensor(self.q), ops.convert_to_tensor(self.shares)
+        order = ops.argsort(-q / shares)
+        # If the first k in this order are at the limit, c is what the others need to fill up the
+        # mean; the mean being the least of these lines in c, the largest such c is the one.
+        limited = ops.cumsum(ops.take(shares, order)) - ops.take(shares, order)
+        others = ops.flip(ops.cumsum(ops.flip(ops.take(q, order))))
+        scale = ops.max((1 - self.limit * limited) / ops.maximum(others, 1e-30))
+        return ops.minimum(scale * q / shares, self.limit)
 
     def of_images(self, numbers):
         """The weights of images, float32 `[B]`; 1 in no slice.
