@@ -4,10 +4,14 @@ import types
 
 import numpy as np
 from sklearn.metrics import balanced_accuracy_score
+from tiny_workdir import make_workdir
 
+from data_pipelines.crop.geometry import Crop
 from data_pipelines.tasks import MTFL_ATTRIBUTES
 from faceattr_tf.evaluation.mitigation import measure_thresholds, thresholds_by_price
 from faceattr_tf.evaluation.slices import Slicing
+from faceattr_tf.reports.mitigation import adopt_thresholds
+from faceattr_tf.workdir import Workdir
 
 SMILING = MTFL_ATTRIBUTES.select(["Smiling"])
 
@@ -46,6 +50,16 @@ def test_the_worst_slice_gains_what_a_search_finds_and_all_lose_no_more_than_the
     for row, value in zip(found, worst, strict=True):
         assert abs(row["worst"] - value) < 1e-9 and row["slice"] in ("light: dark", "light: bright")
         assert abs(row["overall"] - accuracy(row["threshold"])) < 1e-9
+
+
+def test_what_is_adopted_is_what_the_run_answers_by(tmp_path):
+    run = make_workdir(tmp_path / "run", Crop("align", 12, 10))
+    before = run.calibration()
+    rows = [{"threshold": 0.5}, {"threshold": 0.7}]
+    adopt_thresholds(run, {"attributes": {"labels": {"Smiling": rows}}})
+    after = Workdir.open(run.path).calibration()
+    assert after["attributes"] == {**before["attributes"], "thresholds": [0.1, 0.7, 0.9]}
+    assert after["pose"] == before["pose"]
 
 
 def test_where_no_slice_says_anything_nothing_is_chosen():

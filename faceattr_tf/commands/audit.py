@@ -25,6 +25,7 @@ import argparse
 import sys
 
 from data_pipelines.commands.running import command_parser, run_command
+from data_pipelines.errors import UserError
 from data_pipelines.keras_settings import prepare_keras
 
 EXAMPLES = """\
@@ -68,17 +69,27 @@ def parser() -> argparse.ArgumentParser:
         help="also choose thresholds on validation, the same for everybody, by which the worst slice "
         "gains and all images together lose no more than this balanced accuracy there, such as 0.5",
     )
+    add(
+        "--adopt",
+        action="store_true",
+        help="write the thresholds of --price into WORKDIR/calibration.json: those by which "
+        "faceattr-predict, -evaluate and -export answer from then on",
+    )
     return result
 
 
 def main() -> None:
     """Parses flags, audits, and prints the alarms and where the page lies."""
-    flags = parser().parse_args()
+    flags = vars(parser().parse_args())
+    adopt = flags.pop("adopt")
+    if adopt and flags["price"] is None:
+        raise UserError("--adopt: of which price? expected --price=POINTS")
     prepare_keras()
     from faceattr_tf.reports.audit import alarm_table, audit
-    from faceattr_tf.reports.mitigation import mitigation_table
+    from faceattr_tf.reports.mitigation import adopt_thresholds, mitigation_table
+    from faceattr_tf.workdir import Workdir
 
-    contents = audit(**vars(flags))
+    contents = audit(**flags)
     for name, task in contents["tasks"].items():
         table = alarm_table(task["cells"], task["kind"], most=20)
         print(f"{name}: {contents['examples']:,} images, {len(contents['slicings'])} slicings")
@@ -87,6 +98,9 @@ def main() -> None:
     for name, numbers in contents.get("mitigation", {}).items():
         table = mitigation_table(numbers)
         print(f"{name}: {table.title}\n\n{table.text()}\n")
+    if adopt:
+        adopt_thresholds(Workdir.open(flags["workdir"]), contents["mitigation"])
+        print(f"thresholds: {flags['workdir']}/calibration.json")
     print(f"report: {contents['folder']}/audit.html")
 
 

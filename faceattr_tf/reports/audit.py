@@ -99,7 +99,8 @@ def audit(
             )
     folder = local(output) if output else run.path / "audit" / f"{record_set.name}-{split}"
     slicings = _slicings(run, record_set, split, by, other, flip)
-    results, filenames = _results(run, record_set, split, flip)
+    model = run.load_model()
+    results, filenames = _results(run, model, record_set, split, flip)
     found = {result.task.name: _judge(result, slicings, smallest) for result in results}
     contents = {
         "folder": str(folder),
@@ -119,7 +120,7 @@ def audit(
     if price is not None:
         part = "validation"
         elsewhere = (
-            _results(run, record_set, part, flip)[0],
+            _results(run, model, record_set, part, flip)[0],
             _slicings(run, record_set, part, tuple(slicings), other, flip),
         )
         given = mitigate(results, slicings, elsewhere, price / 100, smallest)
@@ -145,9 +146,9 @@ def _slicings(run, record_set, split, by, other, flip) -> dict[str, Slicing]:
     return make_slicings(wanted, labels, measures, answers)
 
 
-def _results(run, record_set, split, flip):
+def _results(run, model, record_set, split, flip):
     batches = split_batches(run, record_set, split)
-    return measure_split(run, run.load_model(), record_set, batches, flip)
+    return measure_split(run, model, record_set, batches, flip)
 
 
 def _judge(result, slicings: Mapping[str, Slicing], smallest: int):

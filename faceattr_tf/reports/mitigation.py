@@ -10,6 +10,7 @@ from faceattr_tf.evaluation.slices import Slicing
 from faceattr_tf.reports.page import Plot, Section
 from faceattr_tf.reports.plots import BLUE, ORANGE, svg
 from faceattr_tf.reports.tables import Table, percent
+from faceattr_tf.workdir import Workdir
 
 NOTE = (
     "Balanced accuracy in per cent, of all images and of the slice that is worst off, at the "
@@ -62,6 +63,23 @@ def mitigate(
                 ],
             }
     return found
+
+
+def adopt_thresholds(run: Workdir, found: Mapping[str, dict]) -> None:
+    """Makes the thresholds for the price the run's own, by which it is predicted and exported.
+
+    Args:
+        run: whose `calibration.json` is rewritten; labels of which no slice says anything keep
+            their thresholds.
+        found: what `mitigate` gave.
+    """
+    calibration = run.calibration()
+    for task in (task for task in run.tasks if task.name in found):
+        thresholds = list(calibration[task.name]["thresholds"])
+        for label, (_, chosen) in found[task.name]["labels"].items():
+            thresholds[task.labels.index(label)] = chosen["threshold"]
+        calibration[task.name] = {**calibration[task.name], "thresholds": thresholds}
+    run.write_json("calibration.json", calibration)
 
 
 def mitigation_table(numbers: dict) -> Table:
