@@ -132,19 +132,22 @@ def test_what_is_measured_is_what_numpy_says():
     assert low < value < high and value == pytest.approx(1 - (miss.value + false_alarm.value) / 2)
 
 
+FAIRLEARN = {
+    "Smiling": (0.0382783034473632, 0.006981158204286353),
+    "Eyeglasses": (0.14583333333333337, 0.03795661987642948),
+    "Male": (0.028605962933118456, 0.024919863509461293),
+}
+"""What `equalized_odds_difference` and `demographic_parity_difference` of fairlearn 0.15.0 gave."""
+
+
 def test_differences_of_groups_are_those_of_fairlearn():
-    fairlearn = pytest.importorskip("fairlearn.metrics")
     random = np.random.default_rng(5)
     result = drawn_result(random, unknown=0)
     group = random.integers(0, 3, 1500)
     found = subgroups.group_differences(result, {str(k): group == k for k in range(3)})
-    for index, name in enumerate(NAMES):
-        said = subgroups.answers_of(result)[:, index]
-        for measure_name, value in found[name].items():
-            wanted = getattr(fairlearn, measure_name)(
-                result.labels[:, index], said, sensitive_features=group
-            )
-            assert value == pytest.approx(wanted)
+    names = "equalized_odds_difference", "demographic_parity_difference"
+    for label, values in FAIRLEARN.items():
+        assert found[label] == pytest.approx(dict(zip(names, values, strict=True)))
 
 
 def test_differences_of_groups_by_hand():
