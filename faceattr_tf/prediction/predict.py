@@ -313,7 +313,7 @@ def _pictures(output: str | Path | None, kind: str) -> Iterator[Path | None]:
     with tempfile.TemporaryDirectory(dir=output, prefix=f".{kind}-") as folder:
         drawn, earlier = Path(folder, "drawn"), Path(output, kind)
         drawn.mkdir()
-        with naming(earlier):
+        with naming(output):
             yield drawn
         if earlier.exists():
             os.replace(earlier, Path(folder, "earlier"))
