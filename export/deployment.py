@@ -27,7 +27,7 @@ import jinja2
 from data_pipelines.errors import UserError
 from data_pipelines.files import local, write_text
 from export.description import read_description
-from export.saved_model import FILES_NAME
+from export.versions import FILES_NAME, preparing
 
 IMAGE = "tensorflow/serving:2.20.0"
 """The newest release that is known; exports are loaded by TensorFlow 2.20 as well."""
@@ -143,14 +143,25 @@ def write_deployment(
         keep_trailing_newline=True,
         autoescape=False,
     )
+    texts = {}
     for file, template in _FILES.items():
         gpu = "-gpu" if "gpu" in file else ""
-        text = environment.get_template(template).render(
+        texts[file] = environment.get_template(template).render(
             values, gpu=bool(gpu), image=image + gpu, name=f"faceattr{gpu}", file=file
         )
-        (output / file).parent.mkdir(parents=True, exist_ok=True)
-        write_text(output / file, text)
+    if output.exists():
+        _write(texts, output)
+    else:
+        with preparing(output.parent) as temporary:
+            _write(texts, temporary / "deployment")
+            os.rename(temporary / "deployment", output)
     return served
+
+
+def _write(texts: Mapping[str, str], folder: Path) -> None:
+    for file, text in texts.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        write_text(folder / file, text)
 
 
 def _read_config(file: Path) -> dict[str, ServedModel]:

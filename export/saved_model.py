@@ -72,11 +72,10 @@ from data_pipelines.tasks import Task
 from export.check import TOLERANCES, Check, comparable, pass_check
 from export.description import METADATA_NAME, describe, described_tasks
 from export.examples import task_answers
-from export.versions import folder_of_model, latest_version, preparing, publish
+from export.versions import FILES_NAME, folder_of_model, latest_version, preparing, publish
 from export.warmup import write_warmup
 from faceattr_tf.evaluation.conformal import Risk
 
-FILES_NAME = "assets.extra/files.json"
 _TOLERANCES = {"float32": 1e-3, **TOLERANCES}
 
 TPU_CONVERTER = """\

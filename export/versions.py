@@ -17,6 +17,9 @@ from data_pipelines.files import local, naming
 RUNTIMES = "-runtimes"
 """What stands behind the number in the name of a folder with files of other runtimes."""
 
+FILES_NAME = "assets.extra/files.json"
+"""In the folder of a version, the sizes of its files, by which an incomplete copy is known."""
+
 
 def folder_of_model(folder: str | Path, name: str, version: int | None) -> Path:
     """Where the versions of a model lie.

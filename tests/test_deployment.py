@@ -3,6 +3,7 @@
 import configparser
 import ipaddress
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -10,7 +11,9 @@ import shutil
 import pytest
 import yaml
 
+from data_pipelines import files
 from data_pipelines.errors import UserError
+from export import deployment
 from export.commands.deploy import main
 from export.deployment import write_deployment
 
@@ -199,6 +202,23 @@ def test_the_command_says_what_is_served(models, tmp_path, capsys):
     with pytest.raises(UserError, match="out exists already: .*--overwrite"):
         main(flags)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "out"]
+
+
+def test_a_full_disk_leaves_nothing_and_the_same_goes_on(models, tmp_path, monkeypatch):
+    written = []
+
+    def write(file, text):
+        written.append(file)
+        if len(written) == 3:
+            raise OSError(28, os.strerror(28), str(file))
+        files.write_text(file, text)
+
+    monkeypatch.setattr(deployment, "write_text", write)
+    with pytest.raises(OSError, match="space"):
+        write_deployment(models, tmp_path / "out")
+    assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".export*"))
+    write_deployment(models, tmp_path / "out")
+    assert len(list((tmp_path / "out").rglob("*.*"))) == len(written) - 3
 
 
 def test_a_running_server_can_follow_every_change(models, tmp_path, capsys):
