@@ -5,6 +5,9 @@ BMP's palette indices for its colours, each reads formats that the others do not
 readers, detection, prediction and clients therefore makes of every picture what all of them see
 alike: an upright JPEG or PNG. Format, size and orientation are read from the header, by Pillow,
 before anything is decoded.
+
+Transparency all of them ignore: of every pixel the stored colour counts, however little of it is to
+be seen, so that what programs leave below what they cut out, often black, is part of the picture.
 """
 
 import dataclasses
