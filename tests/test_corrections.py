@@ -83,6 +83,24 @@ def test_tables_that_are_none_are_refused(tmp_path, rows, columns, message):
         Corrections(write(tmp_path / "c.csv", *rows, columns=columns))
 
 
+def test_classes_are_named(tmp_path):
+    table = Corrections(
+        write(
+            tmp_path / "c.csv",
+            ("a.jpg", "pose", "left", "right"),
+            ("b.jpg", "pose", "left", "unknown"),
+        )
+    )
+    task = Task("pose", "multiclass", ("left", "right"))
+    table.check_tasks([task])
+    for picture, expected in (("a.jpg", 1), ("b.jpg", -1), ("c.jpg", 0)):
+        assert table.apply(picture, {"pose": np.int8(0)}, [task])["pose"] == expected
+    with pytest.raises(UserError, match="pose of a.jpg is right here, not left"):
+        table.apply("a.jpg", {"pose": np.int8(1)}, [task])
+    with pytest.raises(UserError, match="row 2: given is 'left', expected unknown, up or down"):
+        table.check_tasks([Task("pose", "multiclass", ("up", "down"))])
+
+
 def test_other_tasks_and_pictures_stay(tmp_path):
     table = Corrections(write(tmp_path / "c.csv", ("a.jpg", SMILING, "no", "yes")))
     tasks = (MTFL_ATTRIBUTES, Task("age", "regression", ("age",)))

@@ -9,6 +9,7 @@ import pytest
 from untrained_run import make_run
 
 from data_pipelines.records.build import build
+from data_pipelines.records.counting import read_labels
 from data_pipelines.records.people import read_groups
 from faceattr_tf.commands import labels as command
 
@@ -62,11 +63,44 @@ def test_the_table_corrects_records(run, celeba_tree, celeba_records, tmp_path, 
     assert sum(corrected.description["corrected"].values()) == len(rows)
 
 
+def test_classes_are_judged_one_by_one_and_corrected(mtfl_tree, mtfl_records, tmp_path, call):
+    tasks = [task for task in mtfl_records.tasks if task.name == "pose"]
+    run = make_run(tmp_path / "run", tasks=tasks, records=mtfl_records, features=tmp_path / "f")
+    status, _, err = call(
+        *(f"--workdir={run.path}", f"--records={mtfl_records.path}", f"--output={tmp_path / 'x'}"),
+        *("--attributes=pose", "--least=0.02", "--learned=0.5"),
+    )
+    assert status == 0, err
+    with open(tmp_path / "x" / "suspicious.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    classes = set(tasks[0].labels)
+    assert rows and {row["attribute"] for row in rows} == {"pose"}
+    assert all({row["given"], row["likely"]} < classes for row in rows)
+    assert len({row["picture"] for row in rows}) == len(rows)
+    corrected = build(
+        *("mtfl", mtfl_tree, tmp_path / "records"), corrections=tmp_path / "x" / "suspicious.csv"
+    )
+    assert corrected.description["corrected"] == {"pose": len(rows)}
+    before, after = (dict(zip(*poses(one), strict=True)) for one in (mtfl_records, corrected))
+    for row in rows:
+        numbers = [tasks[0].labels.index(row[name]) for name in ("given", "likely")]
+        assert [before.pop(row["picture"]), after.pop(row["picture"])] == numbers
+    assert before == after
+
+
+def poses(records):
+    names, labels = [], []
+    for split in records.splits:
+        found = read_labels(records.shards[split], [records.task("pose")])
+        names, labels = names + found[0], labels + found[1]["pose"].tolist()
+    return names, labels
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["--attributes=Beard"], "no attribute 'Beard'; there are: attributes/5_o_Clock_Shadow"),
-        (["--least=1.5"], "least 1.5, surest 0.5: expected numbers"),
+        (["--least=1.5"], "least 1.5, surest 0.25: expected numbers"),
         (["--config=smoke"], "expected either --workdir=RUN or --config=RECIPE"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import collections
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,10 +12,11 @@ from data_pipelines.formats.user_table import read_rows
 from data_pipelines.tasks import UNKNOWN, Task
 
 COLUMNS = ("picture", "attribute", "given", "likely")
-"""Which label of which picture, as `TASK/LABEL`, what it says, and what it is to say instead."""
+"""Which label of which picture, as `TASK/LABEL`, or `TASK` where it is one of several classes, what it
+says, and what it is to say instead."""
 
-WORDS = {"no": 0, "yes": 1, "unknown": UNKNOWN}
-"""What stands in the columns `given` and `likely`."""
+WORDS = {"yes": 1, "no": 0, "unknown": UNKNOWN}
+"""What stands in the columns `given` and `likely` for a yes/no label; else names of classes."""
 
 
 class Corrections:
@@ -25,11 +26,11 @@ class Corrections:
         path: a table with `COLUMNS` and any others, of which every row is applied.
 
     Attributes:
-        counts: `TASK/LABEL` -> corrected labels.
+        counts: `TASK/LABEL` or `TASK` -> corrected labels.
 
     Raises:
-        UserError: the file is missing or no such table, holds a word that is none of `WORDS`, or
-            says twice what a label is to be.
+        UserError: the file is missing or no such table, holds a word that is none of `WORDS` for a
+            `TASK/LABEL`, or says twice what a label is to be.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -38,34 +39,32 @@ class Corrections:
         if not self.path.is_file():
             raise UserError(f"{path}: no such file of corrections; `faceattr-labels` writes one")
         table = read_rows(self.path)
-        pictures, attributes = (table.column(name) for name in COLUMNS[:2])
-        expected = "yes, no or unknown"
-        self.counts = collections.Counter(attributes)
-        given, likely = (table.parse(name, WORDS.__getitem__, expected) for name in COLUMNS[2:])
-        self._rows: dict[str, dict[str, tuple[int, int, str]]] = collections.defaultdict(dict)
-        for row, (picture, attribute) in enumerate(zip(pictures, attributes, strict=True)):
-            of_picture = self._rows[picture]
+        columns = [table.column(name) for name in COLUMNS]
+        self.counts = collections.Counter(table.column("attribute"))
+        self._rows: dict[str, dict[str, tuple[str, str, str]]] = collections.defaultdict(dict)
+        for row, (picture, attribute, given, likely) in enumerate(zip(*columns, strict=True)):
+            of_picture, where = self._rows[picture], table.where(row)
+            given, likely = given.strip(), likely.strip()
             if attribute in of_picture:
-                raise UserError(f"{table.where(row)}: {attribute} of {picture} is corrected twice")
-            of_picture[attribute] = int(given[row]), int(likely[row]), table.where(row)
+                raise UserError(f"{where}: {attribute} of {picture} is corrected twice")
+            if "/" in attribute:
+                _check_words(where, given, likely, WORDS)
+            of_picture[attribute] = given, likely, where
 
     def check_tasks(self, tasks: Sequence[Task]) -> None:
         """Makes sure that there are such labels.
 
         Raises:
-            UserError: there is none of that name, with the row and the names that exist.
+            UserError: there is none of that name, with the row and the names that exist, or no such
+                class.
         """
-        known = {
-            f"{task.name}/{label}"
-            for task in tasks
-            if task.kind == "multilabel"
-            for label in task.labels
-        }
+        known = {name: words for task in tasks for name, _, words in _labels_of(task)}
         for of_picture in self._rows.values():
-            for attribute, (*_, where) in of_picture.items():
+            for attribute, (given, likely, where) in of_picture.items():
                 if attribute not in known:
                     there = ", ".join(sorted(known)) or "none"
                     raise UserError(f"{where}: no attribute {attribute!r}; there are: {there}")
+                _check_words(where, given, likely, known[attribute])
 
     def apply(
         self, picture: str, labels: Mapping[str, np.ndarray], tasks: Sequence[Task]
@@ -82,19 +81,20 @@ class Corrections:
         """
         if picture not in self._rows:
             return dict(labels)
-        rows, changed = self._rows[picture], {name: value.copy() for name, value in labels.items()}
+        rows, changed = self._rows[picture], {name: np.array(one) for name, one in labels.items()}
         for task in tasks:
-            for place, label in enumerate(task.labels if task.kind == "multilabel" else ()):
-                given, likely, where = rows.get(f"{task.name}/{label}", (None, None, ""))
+            for name, place, words in _labels_of(task):
+                if name not in rows:
+                    continue
+                given, likely, where = rows[name]
                 found = int(changed[task.name][place])
-                if where and found != given:
-                    words = {number: word for word, number in WORDS.items()}
+                if found != words[given]:
+                    here = next(word for word, number in words.items() if number == found)
                     raise UserError(
-                        f"{where}: {task.name}/{label} of {picture} is {words[found]} here, not "
-                        f"{words[given]}; the table is of other labels"
+                        f"{where}: {name} of {picture} is {here} here, not {given}; the table is of "
+                        "other labels"
                     )
-                if where:
-                    changed[task.name][place] = likely
+                changed[task.name][place] = words[likely]
         return changed
 
     def check_pictures(self, pictures: Iterable[str]) -> None:
@@ -117,3 +117,22 @@ class Corrections:
                 raise UserError(
                     f"{where}: {picture} shows several faces, so that it is unclear whose"
                 )
+
+
+def _labels_of(task: Task) -> Iterator[tuple[str, tuple[int, ...], Mapping[str, int]]]:
+    """What can be corrected of a task: its name in the table, its index, and word -> label."""
+    if task.kind == "multilabel":
+        for place, label in enumerate(task.labels):
+            yield f"{task.name}/{label}", (place,), WORDS
+    elif task.kind == "multiclass":
+        classes = {label: number for number, label in enumerate(task.labels)}
+        yield task.name, (), {"unknown": UNKNOWN} | classes
+
+
+def _check_words(where: str, given: str, likely: str, words: Mapping[str, int]) -> None:
+    """Raises UserError where one is none of `words`."""
+    *first, last = words
+    for name, word in zip(COLUMNS[2:], (given, likely), strict=True):
+        if word not in words:
+            expected = f"{', '.join(first)} or {last}"
+            raise UserError(f"{where}: {name} is {word!r}, expected {expected}")

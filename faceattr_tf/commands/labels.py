@@ -4,7 +4,7 @@
   faceattr-labels --workdir=RUN --records=RECORDS --attributes=Male,Smiling --output=FOLDER
 
 A classifier on the features of a frozen network judges every picture by the labels of other people
-(of other pictures, where it is not known who is who), one attribute at a time. The network must not
+(of other pictures, where it is not known who is who), one attribute or class at a time. The network must not
 have learned these very labels: one that has repeats their mistakes. Writes to FOLDER
 
   suspicious.csv  every label that is wrong with --least probability or more, the worst first
@@ -12,13 +12,15 @@ have learned these very labels: one that has repeats their mistakes. Writes to F
                   and of no, and the accuracy that perfect answers would have
   labels.json     all numbers
 
-Look, delete the rows that are right after all, write `yes`, `no` or `unknown` into the column
-`likely` of others, and build records again with
+Yes/no attributes and classes (ranges of age, poses) are judged. Look, delete the rows that are right
+after all, write `yes`, `no`, a class or `unknown` into the column `likely` of others, and build records
+again with
 
   faceattr-data build ... --corrections=FOLDER/suspicious.csv
 
-Mistakes that were made at random are found at --surest=0.5; where hard pictures are labelled worse
-than others, as by a program or in haste, --surest=1 finds more, and more that are none.
+Nobody looks? --least=0.5 leaves in the table what is likelier wrong than right. Mistakes that were made
+at random are found at --surest=0.25; where hard pictures are labelled worse than others, as by a program
+or in haste, --surest=1 finds more, and more that are none.
 
 Of attributes that the features hardly tell (--learned) nothing is suspected. A rare look is no
 mistake: who differs from most is suspected first.
@@ -38,17 +40,18 @@ from faceattr_tf.workdir import Workdir
 def define_flags(values: flags.FlagValues) -> None:
     """Declares the flags of this command alone."""
     flags.DEFINE_string("workdir", "", "folder of a run, in place of --config", flag_values=values)
-    flags.DEFINE_list("attributes", [], "LABEL or TASK/LABEL; default: all", flag_values=values)
+    names = "LABEL or TASK/LABEL, of classes TASK; default: all"
+    flags.DEFINE_list("attributes", [], names, flag_values=values)
     stages = "stages, several joined by +; default: what the heads stand on"
     flags.DEFINE_string("layer", "", stages, flag_values=values)
     mirrored = "take the mean of the features of a picture and of its mirror image"
     flags.DEFINE_bool("flip", False, mirrored, flag_values=values)
     probability = "probability of being wrong from which on a label is suspicious"
-    flags.DEFINE_float("least", 0.5, probability, flag_values=values)
+    flags.DEFINE_float("least", 0.35, probability, flag_values=values)
     balanced = "estimated balanced accuracy of an attribute below which none of its labels is"
     flags.DEFINE_float("learned", 0.9, balanced, flag_values=values)
     clearest = "share of yes and no, those told most clearly, among which mistakes are counted"
-    flags.DEFINE_float("surest", 0.5, clearest, flag_values=values)
+    flags.DEFINE_float("surest", 0.25, clearest, flag_values=values)
     flags.DEFINE_string("output", "", "folder for table, page and numbers", flag_values=values)
 
 

@@ -21,10 +21,10 @@ FOLDS = 5
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)
 """Of the squared weights, per image; of standardised features."""
 
-SUREST = 0.5
+SUREST = 0.25
 """Share of the yes, and of the no, among whose clearest scores wrong labels are counted. The fewer,
-the less counts that is merely hard to tell; where labels of hard pictures are wrong more often than
-others, which is no difference to the scores, more find more."""
+the less counts that is merely hard to tell, and the more chance; where labels of hard pictures are
+wrong more often than others, which is no difference to the scores, more find more."""
 
 FEWEST = 10
 """Labels of yes, and of no, from which on an attribute is judged."""

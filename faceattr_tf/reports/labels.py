@@ -14,11 +14,13 @@ from data_pipelines.formats.corrections import COLUMNS
 from data_pipelines.records.counting import read_labels
 from data_pipelines.records.people import read_groups
 from data_pipelines.records.record_set import RecordSet
+from data_pipelines.tasks import Task
 from faceattr_tf.configs.base import Recipe
 from faceattr_tf.evaluation.label_noise import (
     FEWEST,
     FOLDS,
     SUREST,
+    Judgement,
     judge_labels,
     out_of_fold_scores,
 )
@@ -32,17 +34,22 @@ SUSPICIOUS = "suspicious.csv"
 SHOWN = 100
 """Pictures on the page."""
 
+LEAST = 0.35
+"""Probability of being wrong from which on a label is suspicious: a look at one that is right costs
+less than one that is wrong and stays."""
+
 LEARNED = 0.9
 """Balanced accuracy below which what an attribute's scores suspect is mostly right."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Suspect:
-    """A label that is likely wrong."""
+    """A label that is likely wrong: what `formats.corrections` calls its picture, and how likely."""
 
     row: int
     attribute: str
-    given: int
+    given: str
+    likely: str
     probability: float
 
 
@@ -54,7 +61,7 @@ def find_suspicious(
     attributes: Sequence[str] = (),
     layer: str = "",
     flip: bool = False,
-    least: float = 0.5,
+    least: float = LEAST,
     learned: float = LEARNED,
     surest: float = SUREST,
     progress: bool = True,
@@ -65,7 +72,7 @@ def find_suspicious(
         network: a run, or a recipe that names a network and its weights; features are kept on disk.
         records: folder of records, all splits of which are judged together.
         output: folder for `suspicious.csv`, `labels.html` and `labels.json`.
-        attributes: `LABEL` or `TASK/LABEL` of multilabel tasks; empty for all.
+        attributes: `LABEL` or `TASK/LABEL` of multilabel tasks, `TASK` of classes; empty for all.
         layer: stages of the network, several joined by `+`; empty for what the heads stand on.
         flip: take the mean of the features of a picture and of its mirror image.
         least: probability of being wrong from which on a label is suspicious.
@@ -93,19 +100,16 @@ def find_suspicious(
     given = _given(records, columns)
     groups = [group for split in records.splits for group in read_groups(records.shards[split])]
     scores = out_of_fold_scores(features, given, np.array(groups))
-    judged = {
-        name: judge_labels(of_label, labels, surest)
-        for name, of_label, labels in zip(columns, scores.T, given.T, strict=True)
-    }
+    judged = _judge(columns, scores, given, surest)
     left_out = [name for name, judgement in judged.items() if judgement is None]
     judged = {name: judgement for name, judgement in judged.items() if judgement}
     if not judged:
         raise UserError(
-            f"{records.path}: no attribute has {FEWEST} labels of yes and of no; among "
+            f"{records.path}: no attribute or class has {FEWEST} labels of yes and of no; among "
             f"{', '.join(left_out[:3])} nothing can be judged"
         )
     trusted = {name: one for name, one in judged.items() if one.learned >= learned}
-    suspects = _suspects(trusted, least)
+    suspects = _suspects(trusted, judged, columns, least)
     contents = {
         "folder": str(local(output)),
         "records": {"name": records.name, "path": records.path},
@@ -127,40 +131,80 @@ def find_suspicious(
     return contents
 
 
-def _columns(records: RecordSet, wanted: Sequence[str]) -> list[str]:
-    """The attributes that are judged, as `TASK/LABEL`, in stored order."""
-    known = [
-        f"{task.name}/{label}"
-        for task in records.tasks
-        if task.kind == "multilabel"
-        for label in task.labels
-    ]
-    if not known:
-        raise UserError(f"{records.path}: no attributes (multilabel) in these records")
+def _columns(records: RecordSet, wanted: Sequence[str]) -> dict[str, Task]:
+    """What is judged, as `TASK/LABEL` in stored order, and its task: attributes, and classes."""
+    tasks = [task for task in records.tasks if task.kind in ("multilabel", "multiclass")]
+    names = {}  # of a column -> by what it may be asked for
+    for task in tasks:
+        for label in task.labels:
+            own = {f"{task.name}/{label}", label} if task.kind == "multilabel" else {task.name}
+            names[f"{task.name}/{label}"] = task, own
+    if not names:
+        raise UserError(f"{records.path}: no yes/no attributes or classes in these records")
+    known = dict.fromkeys(
+        name if task.kind == "multilabel" else task.name for name, (task, _) in names.items()
+    )
     for name in wanted:
-        if not any(name in (one, one.partition("/")[2]) for one in known):
+        if not any(name in own for _, own in names.values()):
             raise UserError(f"{records.path}: no attribute {name!r}; there are: {', '.join(known)}")
-    return [one for one in known if not wanted or {one, one.partition("/")[2]} & set(wanted)]
+    return {name: task for name, (task, own) in names.items() if not wanted or own & set(wanted)}
 
 
-def _given(records: RecordSet, columns: Sequence[str]) -> np.ndarray:
-    """The labels of all splits, int `[N, L]`."""
-    tasks = [records.task(name) for name in dict.fromkeys(one.partition("/")[0] for one in columns)]
+def _given(records: RecordSet, columns: Mapping[str, Task]) -> np.ndarray:
+    """The labels of all splits, int `[N, L]`, of classes whether it is this one."""
+    tasks = list({task.name: task for task in columns.values()}.values())
     of_splits = [read_labels(records.shards[split], tasks)[1] for split in records.splits]
     found = []
-    for one in columns:
-        name, _, label = one.partition("/")
-        place = records.task(name).labels.index(label)
-        found.append(np.concatenate([labels[name][:, place] for labels in of_splits]))
-    return np.stack(found, axis=1).astype(int)
+    for name, task in columns.items():
+        labels = np.concatenate([each[task.name] for each in of_splits]).astype(int)
+        place = task.labels.index(name.partition("/")[2])
+        if task.kind == "multiclass":
+            found.append(np.where(labels < 0, labels, labels == place))
+        else:
+            found.append(labels[:, place])
+    return np.stack(found, axis=1)
 
 
-def _suspects(judged: Mapping, least: float) -> list[Suspect]:
-    found = [
-        Suspect(int(row), name, int(one.given[row]), float(one.wrong[row]))
-        for name, one in judged.items()
-        for row in np.flatnonzero(one.wrong >= least)
-    ]
+def _judge(
+    columns: Mapping[str, Task], scores: np.ndarray, given: np.ndarray, surest: float
+) -> dict[str, Judgement | None]:
+    """What is known of every column; of a class, only pictures that are labelled so may be wrong."""
+    judged = {}
+    for (name, task), of_label, labels in zip(columns.items(), scores.T, given.T, strict=True):
+        judgement = judge_labels(of_label, labels, surest)
+        if judgement and task.kind == "multiclass":
+            wrong = np.where(labels == 1, judgement.wrong, np.nan)
+            judgement = dataclasses.replace(judgement, wrong=wrong)
+        judged[name] = judgement
+    return judged
+
+
+def _suspects(
+    trusted: Mapping[str, Judgement],
+    judged: Mapping[str, Judgement],
+    columns: Mapping[str, Task],
+    least: float,
+) -> list[Suspect]:
+    """The labels that are wrong with `least` or more, the likeliest first.
+
+    Args:
+        trusted: what may be suspected.
+        judged: all that is judged, among which is what a class likely is instead.
+        columns: their tasks.
+        least: the probability.
+    """
+    found = []
+    for name, one in trusted.items():
+        task, label = columns[name], name.partition("/")[2]
+        others = [f"{task.name}/{other}" for other in task.labels if other != label]
+        others = [other for other in others if other in judged]
+        for row in np.flatnonzero(one.wrong >= least).tolist():
+            if task.kind == "multilabel":
+                words = (name, *(_word(yes) for yes in (one.given[row], 1 - one.given[row])))
+            else:
+                likely = max(others, key=lambda other: judged[other].yes[row])
+                words = task.name, label, likely.partition("/")[2]
+            found.append(Suspect(row, *words, float(one.wrong[row])))
     return sorted(found, key=lambda suspect: -suspect.probability)
 
 
@@ -205,8 +249,8 @@ def _gallery(frozen, suspects: Sequence[Suspect], filenames, progress: bool) -> 
             filenames[one.row],
             *pictures[one.row],
             (
-                (f"{one.attribute.partition('/')[2]}: labelled {_word(one.given)}", False),
-                (f"wrong with {one.probability:.1%}", None),
+                (f"{one.attribute.rpartition('/')[2]}: labelled {one.given}", False),
+                (f"wrong with {one.probability:.1%}, likely {one.likely}", None),
             ),
         )
         for one in shown
@@ -228,9 +272,8 @@ def _write(contents: dict, suspects: Sequence[Suspect], filenames, gallery: Gall
         table = csv.writer(file)
         table.writerow([*COLUMNS, "probability", "rank"])
         for rank, one in enumerate(suspects, 1):
-            words = _word(one.given), _word(1 - one.given)
-            row = filenames[one.row], one.attribute, *words, f"{one.probability:.4f}", rank
-            table.writerow(row)
+            row = filenames[one.row], one.attribute, one.given, one.likely
+            table.writerow([*row, f"{one.probability:.4f}", rank])
     text = json.dumps(plain(contents), indent=1, allow_nan=False)
     write_text(folder / "labels.html", _html(contents, gallery))
     write_text(folder / "labels.json", text + "\n")
