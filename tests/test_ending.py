@@ -10,7 +10,8 @@ PROGRAM = """
 import pathlib, sys, time
 import numpy as np
 from data_pipelines.formats.tfrecord import RecordFiles
-from data_pipelines.input.people import stream_of_people
+from data_pipelines.input.people import batches_of_people
+from data_pipelines.input.reading import read_share
 from data_pipelines.input.stream import Source
 from data_pipelines.records.record_set import RecordSet
 from faceattr_tf.features.batches import Features, Stored, feature_batches
@@ -23,7 +24,8 @@ def slowly(read):
 
 RecordFiles.read, Stored.read = slowly(RecordFiles.read), slowly(Stored.read)
 source = Source(RecordSet.load(sys.argv[1]), "train", images_per_person=2)
-people = iter(stream_of_people([source], 0, 4, 0, (0, 1)).prefetch(8))
+people = read_share(batches_of_people([source], 0, 4, 0), [source], (0, 4))
+people = iter(people.prefetch(8))
 part = Features(
     Stored(((pathlib.Path(sys.argv[2]),),), np.arange(9)), {}, np.array([b"name"] * 9),
     np.arange(9), np.zeros((9, 1, 2, 3), np.float32),

@@ -435,6 +435,7 @@ def free_ports(count):
 def test_two_workers_equal_one_process(tmp_path, mtfl_records):
     recipe = tiny(mtfl_records)
     recipe.model.dropout = 0.0
+    recipe.data.batch_size = 15  # which two share as 7 and 8
     # Synchronised batch statistics are sums over both workers; clipping sees the whole gradient.
     recipe.phases = (
         dataclasses.replace(

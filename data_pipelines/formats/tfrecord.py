@@ -13,18 +13,30 @@ import numpy as np
 
 from data_pipelines.errors import UserError
 
+FRAMING = 16
+"""Bytes of a TFRecord file for every record beside the record: its length and two checksums."""
+
 
 class RecordFiles:
     """The serialised examples of TFRecord files, read in any order."""
 
-    def __init__(self, shards: Sequence[str | os.PathLike]):
-        """Walks through the frames of the files, whose examples are counted through all of them.
+    def __init__(
+        self,
+        shards: Sequence[str | os.PathLike],
+        lengths: Sequence[Sequence[int]] | None = None,
+    ):
+        """Finds out where the examples lie, which are counted through all files.
+
+        Args:
+            shards: the files.
+            lengths: bytes of every example, file by file; None where they are not known, and all
+                files are walked through.
 
         Raises:
-            UserError: a file ends within a frame.
+            UserError: a file ends within a frame, or is not as long as its examples.
         """
         self._shards = shards
-        found = list(map(_frames, shards))
+        found = list(map(_frames, shards) if lengths is None else map(_places, shards, lengths))
         self._file = np.repeat(np.arange(len(found)), list(map(len, found)))
         self._places = np.concatenate(found)
 
@@ -51,6 +63,15 @@ class RecordFiles:
         return examples
 
 
+def _places(shard, lengths: Sequence[int]) -> np.ndarray:
+    """Begin and length of the bytes of every example, int64 `[N, 2]`, by their lengths alone."""
+    lengths = np.array(lengths, np.int64)
+    ends = np.cumsum(lengths + FRAMING)
+    if os.stat(shard).st_size != (ends[-1] if len(ends) else 0):
+        raise UserError(f"{shard}: not a whole file of records; build the records again")
+    return np.stack([ends - lengths - 4, lengths], axis=1)
+
+
 def _frames(shard) -> np.ndarray:
     """Begin and length of the bytes of every example, int64 `[N, 2]`."""
     begin, places = 12, []
@@ -60,7 +81,7 @@ def _frames(shard) -> np.ndarray:
                 while begin <= size:
                     (length,) = struct.unpack_from("<Q", frames, begin - 12)
                     places.append((begin, length))
-                    begin += length + 16
+                    begin += length + FRAMING
     if begin != size + 12:
         raise UserError(f"{shard}: not a whole file of records; build the records again")
     return np.array(places, np.int64).reshape(-1, 2)

@@ -13,7 +13,6 @@ import numpy as np
 from data_pipelines.crop.geometry import Crop, compose, to_crop_coordinates
 from data_pipelines.crop.image_headers import image_sizes
 from data_pipelines.crop.pixels import compiled, decode_and_crop
-from data_pipelines.errors import UserError
 from data_pipelines.input.alignment_target import alignment_labels, face_numbers
 from data_pipelines.input.augment import (
     Augment,
@@ -27,16 +26,17 @@ from data_pipelines.input.augment import (
 )
 from data_pipelines.input.labels import join_distribution, join_ragged, label_places, mirror_labels
 from data_pipelines.input.people import (
+    batches_of_people,
     class_people,
     has_people,
     identity_labels,
     people_apart,
-    stream_of_people,
 )
+from data_pipelines.input.reading import read_share, share_of
 from data_pipelines.input.stream import (
     Source,
+    batches_of_rows,
     explain_failure,
-    mixed_stream,
     named_failures,
     stored_stream,
 )
@@ -70,7 +70,7 @@ def training_batches(
 
     Every epoch of a source holds each of its examples once, in an order of its own; batches run
     across the ends of epochs. Where sources ask for several images of a person, the order is that
-    of `samplers.OfPeople`, and what stands in a batch is read where it lies.
+    of `samplers.OfPeople`. What stands in a batch is read where it lies, by each worker its share.
 
     Args:
         sources: where examples come from, mixed by their weights.
@@ -79,8 +79,9 @@ def training_batches(
         augment: random changes.
         batch_size: examples per step, over all workers.
         seed: the seed of order and augmentation.
-        start_step: steps to leave out; they are skipped before anything is decoded.
-        worker: index of this worker and number of workers; each gets its slice of every batch.
+        start_step: steps to leave out, of which nothing is read.
+        worker: index of this worker and number of workers; each gets its share of every batch, see
+            `reading.share_of`.
 
     Returns:
         `tf.data.Dataset` of dicts: `image` float32 `[B, h, w, 3]` in 0..255, `filename` string
@@ -89,30 +90,22 @@ def training_batches(
         distribution, where a source stores one class, all votes are for that).
 
     Raises:
-        UserError: there is nothing to read, the batch cannot be divided among the workers, or a
-            crop or change makes no sense.
+        UserError: there is nothing to read, a worker has no share, files are damaged, or a crop or
+            change makes no sense.
     """
     import tensorflow as tf
 
     augment.check()
     assemble = _assembler(tasks, view, stream=True)
-    index, workers = worker
-    if batch_size < 1 or batch_size % workers:
-        raise UserError(f"batch_size {batch_size} cannot be divided evenly among {workers} workers")
+    begin, end = share_of(batch_size, *worker)
     parse = _parser(sources, tasks)
-    slice_size = batch_size // workers
-    if sources[0].images_per_person:
-        stream = stream_of_people(sources, seed, batch_size, start_step, worker)
-    else:
-        stream = mixed_stream(sources, seed, start_step * batch_size)
-        stream = stream.batch(slice_size, drop_remainder=True).enumerate(start_step * workers)
-        if workers > 1:
-            stream = stream.shard(workers, index)
+    order = batches_of_people if sources[0].images_per_person else batches_of_rows
+    stream = read_share(order(sources, seed, batch_size, start_step), sources, (begin, end))
 
     move, recolour = _changes(augment, view.crop, compiled)
 
-    def prepare(number, batch):
-        numbers = random_numbers(seed, number * slice_size + tf.range(slice_size, dtype=tf.int64))
+    def prepare(step, batch):
+        numbers = random_numbers(seed, step * batch_size + tf.range(begin, end, dtype=tf.int64))
         return recolour(numbers, assemble(parse(*batch), *move(numbers)))
 
     stream = stream.map(

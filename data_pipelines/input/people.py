@@ -9,8 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.formats.tfrecord import RecordFiles
-from data_pipelines.input.ending import close_iterators_at_exit
 from data_pipelines.input.samplers import OfPeople
 from data_pipelines.input.stream import Source
 from data_pipelines.records.record_set import RecordSet
@@ -84,59 +82,41 @@ def check_people_fit(images: int, size: int, what: str = "batch_size") -> None:
         )
 
 
-def stream_of_people(
-    sources: Sequence[Source],
-    seed: int,
-    batch_size: int,
-    start_step: int,
-    worker: tuple[int, int],
-):
-    """Slices of batches in which several images of a person stand together, read where they lie.
+def batches_of_people(sources: Sequence[Source], seed: int, batch_size: int, start_step: int):
+    """What stands in batches in which several images of a person stand together.
 
     Args:
         sources: where examples come from; their `images_per_person` is the same.
         seed: the seed of the order.
         batch_size: examples per step, over all workers.
         start_step: steps to leave out.
-        worker: index of this worker and number of workers.
 
     Returns:
-        `tf.data.Dataset` of the slice's number, counted over all workers, and a pair: serialised
-        examples, and the index of the source of each.
+        That of `stream.batches_of_rows`.
 
     Raises:
-        UserError: groups do not fit into the batch, a source knows nobody, or files are damaged.
+        UserError: groups do not fit into the batch, or a source knows nobody.
     """
     import tensorflow as tf
 
     (images,) = {source.images_per_person for source in sources}
     check_people_fit(images, batch_size)
-    index, workers = worker
-    size = batch_size // workers
     sampler = OfPeople(people_of(sources), [source.weight for source in sources], images, seed)
-    files, stored = [], []
-    for source in sources:
-        split, mask = source.select()
-        files.append(RecordFiles(source.records.shards[split]))
-        if len(files[-1]) != (expected := source.records.splits[split]):
-            raise UserError(
-                f"{source.records.path}: {len(files[-1]):,} examples of {split!r} where "
-                f"{expected:,} were built; build the records again"
-            )
-        stored.append(np.arange(expected) if mask is None else np.flatnonzero(mask))
+    stored = [
+        np.arange(source.count) if mask is None else np.flatnonzero(mask)
+        for source in sources
+        for _, mask in [source.select()]
+    ]
 
-    def read(number):
-        own, rows, _ = sampler.at(int(number) * size, size)
-        examples = np.empty(size, object)
+    def rows_of(step):
+        own, rows, _ = sampler.at(int(step) * batch_size, batch_size)
         for source in np.unique(own):
-            where = own == source
-            examples[where] = files[source].read(stored[source][rows[where]])
-        return examples, own
+            rows[own == source] = stored[source][rows[own == source]]
+        return rows, own
 
-    def examples_at(number):
-        examples, own = tf.numpy_function(read, [number], (tf.string, tf.int64))
-        return number, (tf.ensure_shape(examples, [size]), tf.ensure_shape(own, [size]))
+    def rows_at(step):
+        places = tf.numpy_function(rows_of, [step], (tf.int64, tf.int64))
+        return step, tuple(tf.ensure_shape(each, [batch_size]) for each in places)
 
-    close_iterators_at_exit()
-    numbers = tf.data.Dataset.range(start_step * workers + index, tf.int64.max, workers)
-    return numbers.map(tf.autograph.experimental.do_not_convert(examples_at))
+    steps = tf.data.Dataset.range(start_step, tf.int64.max)
+    return steps.map(tf.autograph.experimental.do_not_convert(rows_at))

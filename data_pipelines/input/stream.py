@@ -1,7 +1,7 @@
-"""Serialised records in the order in which they are used.
+"""The order in which records are used.
 
-The place of an example in the training stream is a function of the seed alone, so that a stream
-can begin at any place, and its records be skipped, before anything is decoded.
+The place of an example in the training stream is a function of the seed alone, and what is shuffled
+are the numbers of rows: a stream can begin at any place before anything is read.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.records.record_set import RecordSet
 
 SHUFFLED = 200_000
-"""Examples held for shuffling, as encoded bytes: all of CelebA's training part, about 1.5 GB.
+"""Rows that are shuffled at a time: all of CelebA's training part.
 
 A larger set is shuffled within a moving window of this size, over the order in which records were
 written, which TensorFlow Datasets has shuffled already.
@@ -35,8 +35,8 @@ class Source:
         by_person: see `RecordSet.select`.
         of_training: see `RecordSet.select`.
         weight: share of this source in the training stream, relative to the other sources.
-        cache: keep the encoded records of the training stream in memory, where reading them again
-            is slow.
+        cache: keep the encoded examples that were read for training in memory, where reading them
+            again is slow.
         images_per_person: how many images of a person stand together in the training stream, the
             same for all of its sources, see `samplers.OfPeople`; 0: images stand in any order.
     """
@@ -67,16 +67,8 @@ def stored_stream(source: Source):
     """Pairs of a serialised example of the source and 0, in stored order."""
     import tensorflow as tf
 
-    return tf.data.Dataset.zip(_serialised(source), _only_source())
-
-
-def _serialised(source: Source):
-    """The serialised examples of a source in stored order."""
-    import tensorflow as tf
-
     split, mask = source.select()
-    if not source.count:
-        raise UserError(f"{source.records.path}: split {source.split!r} holds no examples")
+    _check_any(source)
     dataset = tf.data.TFRecordDataset(list(source.records.shards[split]), buffer_size=2**20)
     # Files that hold fewer end in an error, and not in an epoch without examples that never ends.
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(source.records.splits[split]))
@@ -85,17 +77,24 @@ def _serialised(source: Source):
         chosen = tf.data.Dataset.from_tensor_slices(mask)
         dataset = tf.data.Dataset.zip(dataset, chosen).batch(1024)
         dataset = dataset.map(tf.boolean_mask).unbatch()
-    return dataset
+    return tf.data.Dataset.zip(dataset, _only_source())
+
+
+def _check_any(source: Source) -> None:
+    if not source.count:
+        raise UserError(f"{source.records.path}: split {source.split!r} holds no examples")
 
 
 def _shuffled(source: Source, seed: tuple[int, int], start: int):
-    """The endless stream of a source from its example number `start` on."""
+    """The endless stream of the rows of a source, in its stored split, from number `start` on."""
     import tensorflow as tf
 
-    dataset = _serialised(source)
-    if source.cache:
-        dataset = dataset.cache()
-    count = source.count
+    _check_any(source)
+    count, (_, mask) = source.count, source.select()
+    if mask is None:
+        dataset = tf.data.Dataset.range(count)
+    else:
+        dataset = tf.data.Dataset.from_tensor_slices(np.flatnonzero(mask))
 
     def epoch(number):
         key = tf.random.experimental.stateless_fold_in(tf.constant(seed, tf.int64), number)
@@ -108,8 +107,28 @@ def _shuffled(source: Source, seed: tuple[int, int], start: int):
     return epochs.flat_map(tf.autograph.experimental.do_not_convert(epoch)).skip(start % count)
 
 
-def mixed_stream(sources: Sequence[Source], seed: int, start: int):
-    """The endless stream of (serialised example, index of its source) from place `start` on."""
+def batches_of_rows(sources: Sequence[Source], seed: int, batch_size: int, start_step: int):
+    """What stands in batches: every epoch of a source holds each of its examples once.
+
+    Args:
+        sources: where examples come from.
+        seed: the seed of the order.
+        batch_size: examples per step, over all workers.
+        start_step: steps to leave out.
+
+    Returns:
+        `tf.data.Dataset` of the step and a pair: rows of the stored splits, and the index of the
+        source of each, int64 `[B]`.
+
+    Raises:
+        UserError: a source holds no examples, or the weights make no sense.
+    """
+    stream = _mixed(sources, seed, start_step * batch_size)
+    return stream.batch(batch_size, drop_remainder=True).enumerate(start_step)
+
+
+def _mixed(sources: Sequence[Source], seed: int, start: int):
+    """The endless stream of (row, index of its source) from place `start` on."""
     import tensorflow as tf
 
     if len(sources) == 1:

@@ -9,9 +9,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from data_pipelines.errors import UserError
-
-FRAMING = 16
-"""Bytes of a TFRecord file for every record beside the record: its length and two checksums."""
+from data_pipelines.formats.tfrecord import FRAMING
 
 
 def describe_file(file: pathlib.Path, examples: int) -> dict:

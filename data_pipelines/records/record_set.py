@@ -22,6 +22,9 @@ FILENAMES = "filenames.json"
 IDENTITIES = "identities.json"
 
 
+LENGTHS = "lengths.json"
+
+
 @dataclasses.dataclass(frozen=True)
 class RecordSet:
     """A folder of records, known without opening it with TensorFlow.
@@ -203,6 +206,17 @@ class RecordSet:
         """Name of every example of a stored split, in stored order."""
         stored, _ = self.select(split)
         return json.loads((pathlib.Path(self.path) / FILENAMES).read_text())[stored]
+
+    def lengths(self, split: str) -> list[list[int]] | None:
+        """Bytes of every example of a stored split, file by file; None in older records.
+
+        With them an example is found without reading what lies before it.
+        """
+        stored, _ = self.select(split)
+        try:
+            return json.loads((pathlib.Path(self.path) / LENGTHS).read_text())[stored]
+        except FileNotFoundError:
+            return None
 
     def identities(self, split: str) -> np.ndarray:
         """Number of the person of every example of a stored split, -1 where unknown.

@@ -147,7 +147,7 @@ def write_shard(
     file = folder / "data" / shard.file(builder.name)
     if read_summary(file, stamp):
         return
-    kept, sizes, bad, changed = [], [], {}, collections.Counter()
+    kept, sizes, lengths, bad, changed = [], [], [], {}, collections.Counter()
     with replacing(file) as temporary:
         with tf.io.TFRecordWriter(os.fspath(temporary)) as writer:
             for face, image in _loaded(builder, shard, advance):
@@ -156,7 +156,9 @@ def write_shard(
                     builder.note_bad(face.filename, image.fault)
                     continue
                 record = builder.record(face, image.data)
-                writer.write(_serialise(record))
+                data = _serialise(record)
+                writer.write(data)
+                lengths.append(len(data))
                 kept.append(record | {"image": b""})
                 sizes.append(image.size)
                 changed.update([image.change] if image.change else [])
@@ -168,6 +170,7 @@ def write_shard(
     summary = {
         "stamp": stamp,
         "file": describe_file(file, len(kept)),
+        "lengths": lengths,
         "bad": bad,
         "changed": changed,
     }
@@ -204,4 +207,5 @@ def read_summary(file: pathlib.Path, stamp: str) -> dict:
         whole = describe_file(file, summary["file"]["examples"]) == summary["file"]
     except FileNotFoundError:
         return {}
-    return summary if whole and summary["stamp"] == stamp else {}
+    # Parts of an earlier version, which lack what is needed now, are written again.
+    return summary if whole and summary["stamp"] == stamp and "lengths" in summary else {}

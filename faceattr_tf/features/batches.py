@@ -13,6 +13,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.input.batches import unsharded
 from data_pipelines.input.ending import close_iterators_at_exit
 from data_pipelines.input.people import check_people_fit
+from data_pipelines.input.reading import share_of
 from data_pipelines.input.samplers import COPY, OfPeople, Shuffled, random
 from data_pipelines.tasks import Task
 from faceattr_tf.features.cache import LABELS
@@ -167,30 +168,29 @@ def feature_batches(
         seed: seed of order and copies.
         images_per_person: how many images of a person stand together; 0 for any order.
         start_step: the step to begin at.
-        worker: index of this worker and number of workers; each gets its slice of every batch.
+        worker: index of this worker and number of workers; each gets its share of every batch, see
+            `data_pipelines.input.reading.share_of`.
 
     Returns:
         `tf.data.Dataset` of the dicts of `data_pipelines.input.batches.training_batches`, with the features
         float32 `[B, F]` as `image`.
 
     Raises:
-        UserError: the batch cannot be divided among the workers or people, a source holds no
-            examples or knows nobody, or the weights make no sense.
+        UserError: a worker has no share, the batch cannot be divided among people, a source holds
+            no examples or knows nobody, or the weights make no sense.
     """
     import tensorflow as tf
 
-    index, workers = worker
-    if batch_size < 1 or batch_size % workers:
-        raise UserError(f"batch_size {batch_size} cannot be divided evenly among {workers} workers")
+    begin, end = share_of(batch_size, *worker)
     check_people_fit(images_per_person, batch_size)
     if not all(map(len, parts)):
         raise UserError("a source of bottlenecks holds no examples to train on")
-    size = batch_size // workers
+    size = end - begin
     stream = _Stream(parts, weights, images_per_person, seed)
 
     def batches():
         for step in itertools.count(start_step):
-            yield stream.examples(step * batch_size + index * size, size)
+            yield stream.examples(step * batch_size + begin, size)
 
     def specification(values):
         dtype = tf.string if values.dtype.kind == "S" else values.dtype

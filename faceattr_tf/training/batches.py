@@ -9,6 +9,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.input.augment import Augment
 from data_pipelines.input.batches import training_batches
 from data_pipelines.input.people import check_people_fit
+from data_pipelines.input.reading import share_of
 from data_pipelines.input.view import View
 from faceattr_tf.configs.base import Phase
 from faceattr_tf.experiment import Experiment
@@ -83,7 +84,9 @@ def training_stream(
 
     images, replicas = recipe.data.images_per_person, strategy.num_replicas_in_sync
     if images:
-        check_people_fit(images, recipe.data.batch_size // replicas, "a replica's share")
+        for index in range(replicas):
+            begin, end = share_of(recipe.data.batch_size, index, replicas)
+            check_people_fit(images, end - begin, "a replica's share")
         print(experiment.describe_people())
 
     def create(worker: int, workers: int):

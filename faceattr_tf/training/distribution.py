@@ -8,6 +8,7 @@ import tempfile
 import tensorflow as tf
 
 from data_pipelines.errors import UserError
+from data_pipelines.input.reading import share_of
 from faceattr_tf.precision import PRECISIONS
 from faceattr_tf.training.cluster import ended_by_signals, read_cluster, wait_for_machines
 
@@ -77,23 +78,32 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 def distribute(strategy, create_batches, batch_size: int):
     """Batches for every replica of this process.
 
-    Every worker walks through the same stream and decodes its own slice of each global batch, so
-    the examples of a step do not depend on how many workers share it.
+    Every worker reads and decodes its own share of each global batch, so the examples of a step do
+    not depend on how many workers there are. Shares may differ by an example: losses are sums over
+    a batch, divided by its size, so that every example weighs the same whoever sees it.
 
     Args:
         strategy: from `create_strategy`.
-        create_batches: `(worker index, workers) -> tf.data.Dataset` of that worker's slices.
+        create_batches: `(worker index, workers) -> tf.data.Dataset` of that worker's shares.
         batch_size: examples per step over all replicas.
+
+    Raises:
+        UserError: a replica has no example, or one of a TPU not as many as the others.
     """
     replicas = strategy.num_replicas_in_sync
     if replicas == 1 and strategy.cluster_resolver is None:
         return create_batches(0, 1)
-    if batch_size % replicas:
-        raise UserError(f"batch_size {batch_size} is no multiple of the {replicas} replicas")
+    shares = [share_of(batch_size, index, replicas) for index in range(replicas)]
+    sizes = [end - begin for begin, end in shares]
+    if isinstance(strategy, tf.distribute.TPUStrategy) and len(set(sizes)) > 1:
+        raise UserError(f"batch_size {batch_size} is no multiple of the {replicas} TPU cores")
 
     def worker_batches(context):
-        batches = create_batches(context.input_pipeline_id, context.num_input_pipelines)
-        return batches.rebatch(batch_size // replicas)
+        worker, workers = context.input_pipeline_id, context.num_input_pipelines
+        begin, end = share_of(replicas, worker, workers)
+        own = sizes[begin:end]
+        # Of equal shares the shape is known, for which more can be compiled.
+        return create_batches(worker, workers).rebatch(own[0] if len(set(sizes)) == 1 else own)
 
     return strategy.distribute_datasets_from_function(worker_batches)
 

@@ -102,9 +102,9 @@ def _check_records(workdir: Workdir, found: list[dict]) -> None:
 
 
 def _deciding(config: dict) -> dict:
-    """What decides a run, without what files are called and where they are kept."""
+    """What decides a run, without what files are called, where they are kept, and who computes."""
     config = copy.deepcopy(config)
-    del config["data"]["records"], config["data"]["bottlenecks"]["folder"]
+    del config["data"]["records"], config["data"]["bottlenecks"]["folder"], config["strategy"]
     several = ((config, "warm_start"), (config["distillation"], "teachers"))
     for part, name in ((config["model"], "weights"), *several):
         if part[name] not in ("", "imagenet"):

@@ -126,12 +126,17 @@ class TrainingState:
 
 
 def check_micro_batch(recipe: Recipe, replicas: int) -> None:
-    """Makes sure that a replica's share of the batch consists of whole micro-batches.
+    """Makes sure that every replica's share of the batch consists of whole micro-batches.
 
     Raises:
-        UserError: it does not.
+        UserError: they do not.
     """
     share, size = recipe.data.batch_size // replicas, recipe.data.micro_batch
+    if size and recipe.data.batch_size % replicas:
+        raise UserError(
+            f"data.micro_batch {size}: batch_size {recipe.data.batch_size} is no multiple of the "
+            f"{replicas} replicas; expected one that is, or micro_batch 0"
+        )
     if size < 0 or (size and share % size):
         raise UserError(
             f"data.micro_batch {size} does not divide the {share} examples of a step"
