@@ -7,7 +7,8 @@ import pytest
 
 from data_pipelines.errors import UserError
 from data_pipelines.formats.tfrecord import RecordFiles
-from data_pipelines.input.samplers import OfPeople
+from data_pipelines.input.samplers import OfPeople, Shuffled
+from data_pipelines.input.stream import mixing_pattern
 
 SIZES = {40: 9, 7: 6, 12: 5, 5: 4, 1: 2, 4: 1}
 """Person -> images of the first source, in which three more show nobody known."""
@@ -69,6 +70,24 @@ def test_people_who_are_in_two_sources_are_one():
 def test_sources_lead_groups_by_their_weights():
     _, pairs, _ = groups([FIRST, SECOND], 0, 1000, weights=[1.0, 3.0])
     np.testing.assert_array_equal(np.bincount(pairs[:, 0, 0]), [250, 750])
+
+
+@pytest.mark.parametrize("weights", [(202_599, 90), (9_000, 100, 20), (0.9995, 0.0005), (3, 1, 0)])
+def test_small_sources_have_their_shares_too(weights):
+    shares = np.array(weights) / sum(weights)
+    found = np.bincount(mixing_pattern(weights), minlength=len(weights))
+    np.testing.assert_allclose(found / found.sum(), shares, rtol=0.05)
+    # None of them is cut: its next epoch begins when all of its examples were shown.
+    sources, rows, _ = Shuffled([50, 3, 1][: len(weights)], weights, seed=0).at(0, 20_000)
+    for source, count in zip(range(len(weights)), (50, 3, 1), strict=False):
+        own = rows[sources == source]
+        for epoch in range(len(own) // count):
+            assert set(own[epoch * count : (epoch + 1) * count]) == set(range(count))
+
+
+def test_a_source_that_would_hardly_ever_be_shown_is_refused():
+    with pytest.raises(UserError, match="hardly ever shown; expected 0, or 1 of 1,000,000"):
+        mixing_pattern([1e9, 1])
 
 
 @pytest.mark.parametrize(("begin", "count"), [(0, 1), (5, 2), (7, 9), (120, 40), (2003, 17)])

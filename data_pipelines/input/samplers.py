@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.errors import UserError
-from data_pipelines.input.stream import MIXED, mixing_pattern
+from data_pipelines.input.stream import mixing_pattern
 
 # What random numbers are for: each use has a stream of its own.
 _BLOCK, _EPOCH, COPY, _CIRCLE = range(4)
@@ -34,9 +34,10 @@ class Shuffled:
 
     def at(self, begin: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Source, row and epoch, int64 `[count]` each, of the places from `begin` on."""
-        first, last = begin // MIXED, (begin + count - 1) // MIXED
-        sources = np.concatenate([self._sources_of(block) for block in range(first, last + 1)])
-        skipped = begin - first * MIXED
+        block = len(self.pattern)
+        first, last = begin // block, (begin + count - 1) // block
+        sources = np.concatenate([self._sources_of(number) for number in range(first, last + 1)])
+        skipped = begin - first * block
         passed = first * self.shares + np.bincount(sources[:skipped], minlength=len(self.counts))
         sources = sources[skipped : skipped + count]
         rows, epochs = np.empty((2, count), np.int64)
@@ -50,7 +51,7 @@ class Shuffled:
         return sources, rows, epochs
 
     def _draw_sources(self, block: int) -> np.ndarray:
-        """The sources of `MIXED` successive places, each with its exact share."""
+        """The sources of the places of a block, each with its exact share."""
         return random(self.seed, _BLOCK, block).permutation(self.pattern)
 
     def _draw_order(self, source: int, epoch: int) -> np.ndarray:

@@ -20,7 +20,13 @@ written, which TensorFlow Datasets has shuffled already.
 """
 
 MIXED = 1_000
-"""Of so many successive examples, every source gives its exact share."""
+"""Of so many successive examples, or a power of ten times as many, every source gives its share."""
+
+LARGEST_MIXED = 1_000_000
+"""The smallest share is one of so many examples."""
+
+SHARE_ERROR = 0.05
+"""By how much of itself a share may differ from what the weights say."""
 
 
 @dataclasses.dataclass
@@ -140,7 +146,7 @@ def _mixed(sources: Sequence[Source], seed: int, start: int):
         key = tf.random.experimental.stateless_fold_in(tf.constant([seed, -1], tf.int64), block)
         return tf.random.experimental.stateless_shuffle(pattern, key)
 
-    whole, rest = divmod(start, MIXED)
+    whole, rest = divmod(start, len(pattern))
     passed = whole * np.bincount(pattern, minlength=len(sources))
     with tf.device("CPU:0"):  # where the stream below draws the same order
         begun = order(tf.constant(whole, tf.int64))[:rest]
@@ -161,16 +167,29 @@ def _only_source():
 
 
 def mixing_pattern(weights: Sequence[float]) -> np.ndarray:
-    """The sources of `MIXED` successive examples, in proportion to their weights.
+    """The sources of so many successive examples, in proportion to their weights.
+
+    They are `MIXED` or, where a small source would get none of these or clearly more or less than
+    its share, ten times as many, and so on.
 
     Raises:
-        UserError: a weight is negative or not finite, or all are zero.
+        UserError: a weight is negative or not finite, all are zero, or one is too small beside the
+            others.
     """
     weights = np.array(weights, float)
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
         raise UserError(f"weights {weights.tolist()} of the sources must be positive numbers")
-    bounds = np.round(np.cumsum(weights) / weights.sum() * MIXED).astype(np.int64)
-    return np.repeat(np.arange(len(weights)), np.diff(bounds, prepend=0))
+    shares, length = weights / weights.sum(), MIXED
+    while length <= LARGEST_MIXED:
+        bounds = np.round(np.cumsum(shares) * length).astype(np.int64)
+        counts = np.diff(bounds, prepend=0)
+        if (np.abs(counts - shares * length) <= SHARE_ERROR * shares * length).all():
+            return np.repeat(np.arange(len(weights)), counts)
+        length *= 10
+    raise UserError(
+        f"weights {weights.tolist()} of the sources: with the smallest, a source is hardly ever "
+        f"shown; expected 0, or 1 of {LARGEST_MIXED:,} examples at least (data.weights)"
+    )
 
 
 def named_failures(batches: Iterable, sources: Sequence[Source]) -> Iterator:
