@@ -13,6 +13,7 @@ from data_pipelines.input.batches import Source
 from data_pipelines.input.framing import framing_of
 from data_pipelines.input.impossible_pairs import impossible_pairs
 from data_pipelines.input.people import check_people_fit, has_people
+from data_pipelines.input.stream import mixing_pattern
 from data_pipelines.input.view import View
 from data_pipelines.records.record_set import RecordSet
 from data_pipelines.tasks import ALIGNMENT, CLASS_KINDS, Task, join_labels
@@ -42,7 +43,8 @@ class Experiment:
         task_configs: how each of them is learned.
         crop: the recipe's, with a window of 0 replaced by the mean box of the training images.
         phase_ends: for each phase the step at which it ends, counted from the start of the run.
-        steps_per_epoch: steps in which as many examples are seen as the training split holds.
+        steps_per_epoch: steps in which as many examples are seen as all training splits hold,
+            however they are mixed.
     """
 
     recipe: Recipe
@@ -95,6 +97,8 @@ class Experiment:
         experiment = cls(recipe, record_sets, tasks, configs, crop, tuple(ends), steps_per_epoch)
         experiment._check_alignment()
         experiment._check_people()
+        experiment._check_service()
+        mixing_pattern([source.weight for source in experiment.sources("train")])
         for phase in recipe.phases:
             experiment._check(phase)
         experiment._check_weights("distillation", recipe.distillation.task_weights)
@@ -121,6 +125,15 @@ class Experiment:
                     f"{records.path}: nobody is known in its training images; expected "
                     f"images_per_person 0 and not {data.images_per_person}"
                 )
+
+    def _check_service(self) -> None:
+        data = self.recipe.data
+        bottlenecks = data.bottlenecks.use or any(phase.bottlenecks for phase in self.recipe.phases)
+        if data.service and (data.images_per_person or bottlenecks):
+            reason = "features are read" if bottlenecks else "images of a person stand together"
+            raise UserError(
+                f"data.service prepares images in any order, and here {reason}; expected no service"
+            )
 
     def _check(self, phase: Phase) -> None:
         self.augment(phase).check()
@@ -209,6 +222,20 @@ class Experiment:
             Source(records, split, *self.recipe.validation_rule, weight, *own)
             for records, weight in zip(self.record_sets, weights, strict=True)
         ]
+
+    def describe_epoch(self) -> str:
+        """How often an epoch shows what every record set holds."""
+        sources, size = self.sources("train"), self.steps_per_epoch * self.recipe.data.batch_size
+        shares = np.bincount(mixing_pattern([source.weight for source in sources]))
+        shares = np.pad(shares, (0, len(sources) - len(shares))) / shares.sum()
+        shown = (
+            f"{source.records.path} {share * size / source.count:.3g} times"
+            for source, share in zip(sources, shares, strict=True)
+        )
+        return (
+            f"an epoch is {self.steps_per_epoch:,} steps, in which as many images are seen as all "
+            f"records hold: those of {', '.join(shown)}"
+        )
 
     def describe_people(self) -> str:
         """Whom batches of `data.images_per_person` show, and what they repeat and leave out."""

@@ -220,6 +220,31 @@ def test_two_record_sets_share_the_tasks_that_they_name(tmp_path, mtfl_records, 
     assert [records["name"] for records in metadata["records"]] == ["mtfl", "celeba"]
 
 
+def test_what_an_epoch_of_two_record_sets_shows_is_said(mtfl_records, celeba_records):
+    from faceattr_tf.experiment import Experiment
+
+    recipe = tiny([mtfl_records, celeba_records])
+    recipe.data.weights, size = (3.0, 1.0), recipe.data.batch_size
+    experiment = Experiment.of(recipe)
+    counts = [source.count for source in experiment.sources("train")]
+    steps = round(sum(counts) / size)
+    times = [
+        share * steps * size / count for share, count in zip((0.75, 0.25), counts, strict=True)
+    ]
+    said = experiment.describe_epoch()
+    assert f"an epoch is {steps} steps" in said
+    assert f"{mtfl_records.path} {times[0]:.3g} times, {celeba_records.path} {times[1]:.3g}" in said
+
+
+def test_a_service_that_would_part_people_is_refused(mtfl_records):
+    from faceattr_tf.experiment import Experiment
+
+    recipe = tiny(mtfl_records)
+    recipe.data.service, recipe.data.bottlenecks.use = "grpc://localhost:1", True
+    with pytest.raises(UserError, match="data.service prepares images in any order, and here feat"):
+        Experiment.of(recipe)
+
+
 def test_a_regression_starts_at_its_mean_and_weighs_like_the_rest(tmp_path):
     from data_pipelines.records.build import build
     from data_pipelines.synth.layouts import draw

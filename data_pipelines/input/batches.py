@@ -95,23 +95,42 @@ def training_batches(
     """
     import tensorflow as tf
 
-    augment.check()
-    assemble = _assembler(tasks, view, stream=True)
+    prepare = preparation(sources, tasks, view, augment, seed)
     begin, end = share_of(batch_size, *worker)
-    parse = _parser(sources, tasks)
     order = batches_of_people if sources[0].images_per_person else batches_of_rows
     stream = read_share(order(sources, seed, batch_size, start_step), sources, (begin, end))
 
-    move, recolour = _changes(augment, view.crop, compiled)
-
-    def prepare(step, batch):
-        numbers = random_numbers(seed, step * batch_size + tf.range(begin, end, dtype=tf.int64))
-        return recolour(numbers, assemble(parse(*batch), *move(numbers)))
+    def prepare_share(step, batch):
+        return prepare(step * batch_size + tf.range(begin, end, dtype=tf.int64), batch)
 
     stream = stream.map(
-        as_written(prepare), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        as_written(prepare_share), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     return unsharded(stream.prefetch(tf.data.AUTOTUNE))
+
+
+def preparation(
+    sources: Sequence[Source], tasks: Sequence[Task], view: View, augment: Augment, seed: int
+):
+    """How a batch of a training stream is made of what is stored.
+
+    Returns:
+        A function of the places of examples in the stream, int64 `[B]`, from which with the seed
+        all that is random follows, and a pair: serialised examples, and the index of the source of
+        each. It returns the dicts of `training_batches`.
+
+    Raises:
+        UserError: a crop or change makes no sense, or a source has none of the tasks.
+    """
+    augment.check()
+    assemble, parse = _assembler(tasks, view, stream=True), _parser(sources, tasks)
+    move, recolour = _changes(augment, view.crop, compiled)
+
+    def prepare(places, batch):
+        numbers = random_numbers(seed, places)
+        return recolour(numbers, assemble(parse(*batch), *move(numbers)))
+
+    return prepare
 
 
 def evaluation_batches(

@@ -57,7 +57,9 @@ class Data:
 
     Attributes:
         records: folders that `faceattr-data build` wrote; several are sampled together.
-        weights: sampling weight per folder; empty means in proportion to the number of examples.
+        weights: sampling weight per folder; empty means in proportion to the number of examples. An
+            epoch is as many examples as all folders hold; those of a folder that weighs more than
+            it holds begin anew within it, each of them once before any comes again.
         validation_share: share of the training split that is set aside for validation where the
             records have no validation split of their own; from 1 on, how many images of every
             person who has more.
@@ -73,7 +75,7 @@ class Data:
         displacement: a fixed random displacement of every face, in training, validation and test
             alike (rotate, scale and shift only): faces that need alignment, with the truth known.
         augment: random changes of training images.
-        batch_size: examples per step over all replicas and workers.
+        batch_size: examples per step over all replicas and workers, whose shares may differ by one.
         micro_batch: examples per forward and backward pass of a replica, where its share of the
             batch does not fit into memory: gradients are summed over the passes, statistics of
             batch normalisation are those of each pass. 0 means the whole share at once.
@@ -81,9 +83,12 @@ class Data:
             its micro-batches (`data_pipelines.input.samplers.OfPeople`): every image is shown
             equally often, those of people who have fewer repeat, those of nobody known are left
             out. 0 means images in any order, whoever they show.
-        cache: keep the encoded examples in memory after the first epoch; not where images stand by
-            person, which are read where they lie.
+        cache: keep the encoded examples in memory once they were read, all of them after some
+            epochs, also where several workers read a share of each.
         bottlenecks: what a frozen network gives, computed once.
+        service: `grpc://HOST:PORT` of the dispatcher of a `tf.data` service whose workers prepare
+            the images of training; empty means that every process does so itself. It gives up what
+            `data_pipelines.input.service` says: the run is no function of its seed any more.
     """
 
     records: tuple[str, ...] = ()
@@ -100,6 +105,7 @@ class Data:
     images_per_person: int = 0
     cache: bool = True
     bottlenecks: Bottlenecks = dataclasses.field(default_factory=Bottlenecks)
+    service: str = ""
 
 
 @dataclasses.dataclass

@@ -10,6 +10,7 @@ from data_pipelines.input.augment import Augment
 from data_pipelines.input.batches import training_batches
 from data_pipelines.input.people import check_people_fit
 from data_pipelines.input.reading import share_of
+from data_pipelines.input.service import LOST, service_batches
 from data_pipelines.input.view import View
 from faceattr_tf.configs.base import Phase
 from faceattr_tf.experiment import Experiment
@@ -64,7 +65,8 @@ def training_stream(
 ):
     """Endless batches from `start_step` on, the same ones however often the run was interrupted.
 
-    They are those of the phase that the step belongs to.
+    They are those of the phase that the step belongs to. With `data.service` they are whatever
+    comes first.
 
     Args:
         experiment: gives data, tasks and phases.
@@ -88,6 +90,8 @@ def training_stream(
             begin, end = share_of(recipe.data.batch_size, index, replicas)
             check_people_fit(images, end - begin, "a replica's share")
         print(experiment.describe_people())
+    if recipe.data.service:
+        print(f"images are prepared by {recipe.data.service}: {LOST}")
 
     def create(worker: int, workers: int):
         batches = unsliced(worker, workers)
@@ -104,15 +108,22 @@ def training_stream(
                 start_step=start_step,
                 worker=(worker, workers),
             )
-        return training_batches(
-            experiment.sources("train"),
-            experiment.tasks,
-            view,
-            augment,
-            batch_size=recipe.data.batch_size,
-            seed=recipe.seed,
-            start_step=start_step,
-            worker=(worker, workers),
-        )
+        examples = experiment.sources("train"), experiment.tasks, view, augment
+        size, seed = recipe.data.batch_size, recipe.seed
+        if recipe.data.service:
+            if size % workers:
+                raise UserError(
+                    f"data.service gives all machines batches of one size: batch_size {size} is no "
+                    f"multiple of their number, {workers}"
+                )
+            # One pass for all machines of a run, and no other run's.
+            machines = strategy.cluster_resolver.cluster_spec() if workers > 1 else ""
+            job = f"{machines} from step {start_step}" if machines else ""
+            size //= workers
+            return service_batches(
+                recipe.data.service, *examples, batch_size=size, seed=seed, job=job
+            )
+        more = {"seed": seed, "start_step": start_step, "worker": (worker, workers)}
+        return training_batches(*examples, batch_size=size, **more)
 
     return iter(distribute(strategy, create, recipe.data.batch_size))

@@ -41,6 +41,8 @@ def dry_run(recipe: Recipe) -> dict:
     for records, source in zip(experiment.record_sets, experiment.sources("train"), strict=True):
         count = records.count("train", *recipe.validation_rule)
         print(f"  data   {records.name}: {count:,} training examples, weight {source.weight:g}")
+    if len(experiment.record_sets) > 1:
+        print(f"  data   {experiment.describe_epoch()}")
     for task in experiment.tasks:
         print(f"  task   {task.name} ({task.kind}): {list_labels(task.labels)}")
     for phase, end in zip(recipe.phases, experiment.phase_ends, strict=True):
@@ -109,5 +111,5 @@ def _trial(recipe: Recipe, steps: int) -> Recipe:
         layer_decay=1.0,
         bottlenecks=False,
     )
-    data = dataclasses.replace(recipe.data, augment=Augment(), cache=False)
+    data = dataclasses.replace(recipe.data, augment=Augment(), cache=False, service="")
     return dataclasses.replace(recipe, data=data, phases=(phase,), ema_decay=0.0)

@@ -104,7 +104,8 @@ def _check_records(workdir: Workdir, found: list[dict]) -> None:
 def _deciding(config: dict) -> dict:
     """What decides a run, without what files are called, where they are kept, and who computes."""
     config = copy.deepcopy(config)
-    del config["data"]["records"], config["data"]["bottlenecks"]["folder"], config["strategy"]
+    del config["data"]["records"], config["data"]["bottlenecks"]["folder"]
+    del config["strategy"], config["data"]["service"]
     several = ((config, "warm_start"), (config["distillation"], "teachers"))
     for part, name in ((config["model"], "weights"), *several):
         if part[name] not in ("", "imagenet"):
