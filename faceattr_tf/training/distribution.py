@@ -1,9 +1,11 @@
 """Where a run computes: one device, all GPUs, several machines, a TPU."""
 
 import atexit
+import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -62,6 +64,27 @@ def check_agreement(strategy: tf.distribute.Strategy, precision: str) -> None:
             f"the machines differ: this one computes in {precision}, others do not; "
             "name one for all by --config.precision"
         )
+
+
+@contextlib.contextmanager
+def lost_machines_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Says how a run goes on when another of its machines does not answer any more.
+
+    Raises:
+        UserError: one does not.
+    """
+    lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+    try:
+        yield
+    except (*lost, tf.errors.DeadlineExceededError, tf.errors.InternalError) as error:
+        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            "another machine of TF_CONFIG does not answer any more; start those that are left with "
+            "a TF_CONFIG that names them alone, or more, and the run goes on from its last "
+            f"checkpoint ({reason})"
+        ) from error
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

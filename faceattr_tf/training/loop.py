@@ -35,6 +35,7 @@ from faceattr_tf.training.distribution import (
     checkpoint_folder,
     create_strategy,
     is_chief,
+    lost_machines_named,
 )
 from faceattr_tf.training.model_card import model_card
 from faceattr_tf.training.objective import named_losses
@@ -98,12 +99,15 @@ def train_and_evaluate(
     # Only now, so that a recipe that cannot be built leaves no workdir behind.
     if is_chief(strategy):
         claim(workdir, experiment, extend=extend)
+    if len(experiment.record_sets) > 1:
+        print(experiment.describe_epoch())
     if sliced:
         print(f"slices by {recipe.slices.by}: {sliced.describe(state.slices)}")
-    run = _Run(experiment, state, workdir, features, sliced)
-    run.restore()
-    run.train(progress)
-    return run.finish()
+    with lost_machines_named(strategy):
+        run = _Run(experiment, state, workdir, features, sliced)
+        run.restore()
+        run.train(progress)
+        return run.finish()
 
 
 class _Run:
