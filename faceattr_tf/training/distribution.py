@@ -79,7 +79,7 @@ def lost_machines_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
     except (*lost, tf.errors.DeadlineExceededError, tf.errors.InternalError) as error:
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             raise
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rpartition("}} ")[2]  # behind names of nodes
         raise UserError(
             "another machine of TF_CONFIG does not answer any more; start those that are left with "
             "a TF_CONFIG that names them alone, or more, and the run goes on from its last "
