@@ -107,6 +107,22 @@ def test_batches_know_the_slices_of_their_images(mtfl_records):
         assert number == 2 * (male == 0) + (smiling == 0)
 
 
+def test_another_run_may_say_who_is_in_a_slice(mtfl_records, workdir):
+    from faceattr_tf.evaluation.slices import answered_labels
+    from faceattr_tf.experiment import Experiment
+    from faceattr_tf.training.slices import read_slices
+
+    slices = Slices(by="answers/attributes/Smiling", answers=str(workdir.path))
+    experiment = Experiment.of(tiny(mtfl_records, slices=slices))
+    sliced = read_slices(experiment)
+    (source,) = experiment.sources("validation")
+    task, answered = answered_labels(workdir, source)["attributes"]
+    assert sliced.names == ("answers/Smiling", "answers/not Smiling")
+    column = answered[:, task.labels.index("Smiling")]
+    np.testing.assert_array_equal(sliced.validation, 1 - column)
+    assert sum(sliced.counts) == experiment.sources("train")[0].count
+
+
 def test_a_run_weighs_slices_and_chooses_by_the_worst(tmp_path, mtfl_records, monkeypatch, capsys):
     from faceattr_tf.training import validation
     from faceattr_tf.training.loop import train_and_evaluate
@@ -122,6 +138,7 @@ def test_a_run_weighs_slices_and_chooses_by_the_worst(tmp_path, mtfl_records, mo
     log = (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()
     weights = [row["slices/Male"] for row in map(json.loads, log) if "slices/Male" in row]
     assert len(set(weights)) > 3
+    assert "slice, `attributes/Male`: groupdro" in (tmp_path / "w" / "model_card.md").read_text()
     assert best["validation/attributes/worst_accuracy"] <= best["validation/attributes/accuracy"]
 
 

@@ -276,20 +276,15 @@ class Distillation:
 class Slices:
     """For whom the model is not to be worse: images weigh in the tasks' losses by their slice.
 
-    An image of slice g weighs q_g / p_g, p_g being the slice's share of the training images; one in
-    no slice, since a label is unknown, weighs 1, and these are counted when training begins.
-
     Attributes:
-        by: one slicing, as `faceattr-audit --by` takes it, of labels or another run's answers, such
-            as `attributes/Male*pose`, `age:18:40`, `answers/age:18`. Empty for none.
-        method: `reweight`: all q_g are the same, so that every slice weighs as much as any other;
-            `groupdro` (Sagawa et al., ICLR 2020): they begin so, and those of slices with large
-            losses grow (`faceattr_tf.losses.slice_weights`).
-        limit: no image weighs more, lest the few of a rare slice decide everything; the mean weight
-            of training is 1 in any case, so that a limit of 1 leaves all images alike.
-        step_size: the eta of `groupdro`: after a step q_g is multiplied by exp(eta * mean loss).
-        adjustment: the C of `groupdro`; C / sqrt(images of the slice) is added to this mean.
-        answers: workdir of the run that `answers/` in `by` asks for.
+        by: one slicing, as `faceattr-audit --by` takes it, of labels or another run's answers:
+            `attributes/Male*pose`, `age:18`, `answers/age:18`. Where it is unknown, images weigh 1.
+        method: `reweight`: all slices weigh alike; `groupdro`: they begin so, and those with large
+            losses grow (Sagawa et al., ICLR 2020; `faceattr_tf.losses.slice_weights`).
+        limit: no image weighs more, lest few decide everything; the mean is 1 in any case.
+        step_size: of `groupdro`: after a step a slice's weight grows by exp(this * mean loss).
+        adjustment: of `groupdro`: this / sqrt(images of the slice) is added to the mean loss.
+        answers: the workdir that `answers/` in `by` asks, about every image and at every start.
     """
 
     by: str = ""

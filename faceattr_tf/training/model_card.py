@@ -37,6 +37,10 @@ def model_card(recipe: Recipe, metadata: dict, parameters: int) -> str:
         lines.append(f"Initial weights came from `{path}`; its licence applies too.")
     for path in recipe.teachers:
         lines.append(f"Soft labels came from `{path}`; its licence applies too.")
+    if recipe.slices.by:
+        lines.append(
+            f"Images weighed by their slice, `{recipe.slices.by}`: {recipe.slices.method}."
+        )
     crop = ", ".join(f"{key} {value}" for key, value in metadata["crop"].items())
     lines += ["", f"Input: RGB in 0…255, cropped by: {crop}.", "", "Predicts:", ""]
     for task in metadata["tasks"]:
