@@ -18,7 +18,8 @@ Slices (--by) are separated by commas, and parts of one joined by *:
 
 What is sensitive (groups of people) is sliced by only where it is named. Few images in a slice say
 little: what has less than --smallest is shown, not judged. That no alarm was raised does not mean
-that there is no difference.
+that there is no difference. What may help the worst slice: --price here, and in training
+`faceattr-train --config.slices.by=SLICES --config.slices.method=reweight` or `groupdro`.
 """
 
 import argparse
