@@ -3,6 +3,7 @@
 import collections
 import itertools
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -75,15 +76,24 @@ def test_examples_that_are_kept_are_not_read_in_every_epoch(celeba_records, read
     source = Source(celeba_records, cache=True)
     kept = examples([source], 3 * source.count // BATCH)
     # What two batches that are read at the same time have in common may be read for both.
-    assert sum(reads) < 1.5 * sum(map(sum, celeba_records.lengths("train")))
+    size = sum(length for shard in celeba_records.frames("train") for length, _ in shard)
+    assert sum(reads) < 1.5 * size
     assert kept == examples([Source(celeba_records)], 3 * source.count // BATCH)
 
 
-def test_lengths_say_where_examples_lie(celeba_records, tmp_path):
-    shards, lengths = celeba_records.shards["train"], celeba_records.lengths("train")
-    rows = np.arange(sum(map(len, lengths)))[::-1]
-    known, walked = RecordFiles(shards, lengths).read(rows), RecordFiles(shards).read(rows)
+def test_frames_say_where_examples_lie_and_what_they_were(celeba_records, tmp_path):
+    shards, frames = celeba_records.shards["train"], celeba_records.frames("train")
+    rows = np.arange(sum(map(len, frames)))[::-1]
+    known, walked = RecordFiles(shards, frames).read(rows), RecordFiles(shards).read(rows)
     assert known.tolist() == walked.tolist() and len(known) == celeba_records.splits["train"]
     (tmp_path / "a").write_bytes(b"longer than one example")
     with pytest.raises(UserError, match="a: not a whole file of records"):
-        RecordFiles([tmp_path / "a"], [[3]])
+        RecordFiles([tmp_path / "a"], [[(3, 0)]])
+
+    data = bytearray(pathlib.Path(shards[0]).read_bytes())
+    data[12 + frames[0][0][0] // 2] ^= 1
+    (tmp_path / "b").write_bytes(data)
+    damaged = RecordFiles([tmp_path / "b"], frames[:1])
+    assert len(damaged.read(np.arange(1, len(damaged)))) == len(damaged) - 1
+    with pytest.raises(ValueError, match="b: not as it was built"):
+        damaged.read(np.arange(1))

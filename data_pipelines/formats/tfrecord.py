@@ -1,12 +1,14 @@
 """Serialised examples, and reading them out of TFRecord files without TensorFlow.
 
 A TFRecord file is a chain of frames: length (8 bytes, little-endian), its checksum (4), the bytes
-of a serialised `tf.train.Example`, their checksum (4). The checksums are not verified here.
+of a serialised `tf.train.Example`, their checksum (4). These checksums are not verified here;
+`RecordFiles` compares those that records keep of their own.
 """
 
 import mmap
 import os
 import struct
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -23,20 +25,20 @@ class RecordFiles:
     def __init__(
         self,
         shards: Sequence[str | os.PathLike],
-        lengths: Sequence[Sequence[int]] | None = None,
+        frames: Sequence[Sequence[tuple[int, int]]] | None = None,
     ):
         """Finds out where the examples lie, which are counted through all files.
 
         Args:
             shards: the files.
-            lengths: bytes of every example, file by file; None where they are not known, and all
-                files are walked through.
+            frames: what `frame` gave of every example, file by file; None where it is not known:
+                all files are walked through, and examples are not compared with their checksums.
 
         Raises:
             UserError: a file ends within a frame, or is not as long as its examples.
         """
         self._shards = shards
-        found = list(map(_frames, shards) if lengths is None else map(_places, shards, lengths))
+        found = list(map(_walk, shards) if frames is None else map(_places, shards, frames))
         self._file = np.repeat(np.arange(len(found)), list(map(len, found)))
         self._places = np.concatenate(found)
 
@@ -47,44 +49,51 @@ class RecordFiles:
         """The examples at some positions, in this order: bytes, object `[B]`.
 
         Raises:
-            ValueError: a file is gone, or shorter than it was.
+            ValueError: a file is gone, or does not hold what it did when it was built.
         """
         examples, files = np.empty(len(rows), object), self._file[rows]
         for index in np.unique(files):
             try:
                 with open(self._shards[index], "rb", buffering=0) as file:
                     for place in np.flatnonzero(files == index):
-                        begin, length = self._places[rows[place]].tolist()
+                        begin, length, checksum = self._places[rows[place]].tolist()
                         examples[place] = os.pread(file.fileno(), length, begin)
-                        if len(examples[place]) < length:
-                            raise ValueError(f"{self._shards[index]}: shorter than it was")
+                        if len(examples[place]) < length or (
+                            checksum >= 0 and zlib.crc32(examples[place]) != checksum
+                        ):
+                            raise ValueError(f"{self._shards[index]}: not as it was built")
             except OSError as error:
                 raise ValueError(f"{self._shards[index]}: {error.strerror}") from error
         return examples
 
 
-def _places(shard, lengths: Sequence[int]) -> np.ndarray:
-    """Begin and length of the bytes of every example, int64 `[N, 2]`, by their lengths alone."""
-    lengths = np.array(lengths, np.int64)
+def frame(example: bytes) -> tuple[int, int]:
+    """What records keep of every example: how many bytes it has, and their CRC-32."""
+    return len(example), zlib.crc32(example)
+
+
+def _places(shard, frames: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Begin, length and checksum of every example, int64 `[N, 3]`, of a file that is not read."""
+    lengths, checksums = np.array(frames, np.int64).reshape(-1, 2).T
     ends = np.cumsum(lengths + FRAMING)
     if os.stat(shard).st_size != (ends[-1] if len(ends) else 0):
         raise UserError(f"{shard}: not a whole file of records; build the records again")
-    return np.stack([ends - lengths - 4, lengths], axis=1)
+    return np.stack([ends - lengths - 4, lengths, checksums], axis=1)
 
 
-def _frames(shard) -> np.ndarray:
-    """Begin and length of the bytes of every example, int64 `[N, 2]`."""
+def _walk(shard) -> np.ndarray:
+    """Begin, length and -1 for the checksum of every example, int64 `[N, 3]`."""
     begin, places = 12, []
     with open(shard, "rb") as file:
         if size := os.fstat(file.fileno()).st_size:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as frames:
                 while begin <= size:
                     (length,) = struct.unpack_from("<Q", frames, begin - 12)
-                    places.append((begin, length))
+                    places.append((begin, length, -1))
                     begin += length + FRAMING
     if begin != size + 12:
         raise UserError(f"{shard}: not a whole file of records; build the records again")
-    return np.array(places, np.int64).reshape(-1, 2)
+    return np.array(places, np.int64).reshape(-1, 3)
 
 
 def read_examples(

@@ -67,7 +67,7 @@ class _Reader:
         self._files, self._kept = [], []
         for source in sources:
             split, _ = source.select()
-            files = RecordFiles(source.records.shards[split], source.records.lengths(split))
+            files = RecordFiles(source.records.shards[split], source.records.frames(split))
             if len(files) != (expected := source.records.splits[split]):
                 raise UserError(
                     f"{source.records.path}: {len(files):,} examples of {split!r} where "

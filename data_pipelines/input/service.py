@@ -114,8 +114,8 @@ def _passes(source: Source, index: int):
     if not source.count:
         raise UserError(f"{source.records.path}: split {source.split!r} holds no examples")
     paths = list(source.records.shards[split])
-    lengths = source.records.lengths(split)
-    counts = np.array([len(one) for one in lengths or (RecordFiles([path]) for path in paths)])
+    frames = source.records.frames(split)
+    counts = np.array([len(one) for one in frames or (RecordFiles([path]) for path in paths)])
     chosen = tf.constant(np.ones(counts.sum(), bool) if mask is None else mask)
 
     def examples(path, begin, count):

@@ -15,7 +15,7 @@ from data_pipelines.formats.tfrecord import FRAMING
 from data_pipelines.readers.base import TURNED, FaceBuilder
 from data_pipelines.records.counting import sum_counts
 from data_pipelines.records.people import count_people
-from data_pipelines.records.record_set import FILENAMES, IDENTITIES, LENGTHS, METADATA
+from data_pipelines.records.record_set import FILENAMES, FRAMES, IDENTITIES, METADATA
 from data_pipelines.records.shards import Shard, read_summary
 from data_pipelines.synth.layouts import DRAWN
 
@@ -105,10 +105,8 @@ def _write_metadata(
     }
     _write_info(builder, splits, folder)
     (folder / FILENAMES).write_text(json.dumps(filenames))
-    lengths = {
-        split: [each["lengths"] for each in files.values()] for split, files in splits.items()
-    }
-    (folder / LENGTHS).write_text(json.dumps(lengths))
+    frames = {split: [each["frames"] for each in files.values()] for split, files in splits.items()}
+    (folder / FRAMES).write_text(json.dumps(frames))
     (folder / METADATA).write_text(json.dumps(fields, indent=1))
 
 

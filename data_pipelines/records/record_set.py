@@ -22,7 +22,7 @@ FILENAMES = "filenames.json"
 IDENTITIES = "identities.json"
 
 
-LENGTHS = "lengths.json"
+FRAMES = "frames.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,14 +207,15 @@ class RecordSet:
         stored, _ = self.select(split)
         return json.loads((pathlib.Path(self.path) / FILENAMES).read_text())[stored]
 
-    def lengths(self, split: str) -> list[list[int]] | None:
-        """Bytes of every example of a stored split, file by file; None in older records.
+    def frames(self, split: str) -> list[list[tuple[int, int]]] | None:
+        """Bytes and checksum of every example of a stored split, file by file; None in older records.
 
-        With them an example is found without reading what lies before it.
+        With them an example is found without reading what lies before it, see
+        `data_pipelines.formats.tfrecord.frame`.
         """
         stored, _ = self.select(split)
         try:
-            return json.loads((pathlib.Path(self.path) / LENGTHS).read_text())[stored]
+            return json.loads((pathlib.Path(self.path) / FRAMES).read_text())[stored]
         except FileNotFoundError:
             return None
 

@@ -22,7 +22,7 @@ from tensorflow_datasets.core.utils import shard_utils
 
 from data_pipelines.errors import UserError
 from data_pipelines.files import replacing, write_text
-from data_pipelines.formats.tfrecord import serialise_example
+from data_pipelines.formats.tfrecord import frame, serialise_example
 from data_pipelines.progress import progress_bar
 from data_pipelines.readers.base import (
     MISSING,
@@ -147,7 +147,7 @@ def write_shard(
     file = folder / "data" / shard.file(builder.name)
     if read_summary(file, stamp):
         return
-    kept, sizes, lengths, bad, changed = [], [], [], {}, collections.Counter()
+    kept, sizes, frames, bad, changed = [], [], [], {}, collections.Counter()
     with replacing(file) as temporary:
         with tf.io.TFRecordWriter(os.fspath(temporary)) as writer:
             for face, image in _loaded(builder, shard, advance):
@@ -158,7 +158,7 @@ def write_shard(
                 record = builder.record(face, image.data)
                 data = _serialise(record)
                 writer.write(data)
-                lengths.append(len(data))
+                frames.append(frame(data))
                 kept.append(record | {"image": b""})
                 sizes.append(image.size)
                 changed.update([image.change] if image.change else [])
@@ -170,7 +170,7 @@ def write_shard(
     summary = {
         "stamp": stamp,
         "file": describe_file(file, len(kept)),
-        "lengths": lengths,
+        "frames": frames,
         "bad": bad,
         "changed": changed,
     }
@@ -208,4 +208,4 @@ def read_summary(file: pathlib.Path, stamp: str) -> dict:
     except FileNotFoundError:
         return {}
     # Parts of an earlier version, which lack what is needed now, are written again.
-    return summary if whole and summary["stamp"] == stamp and "lengths" in summary else {}
+    return summary if whole and summary["stamp"] == stamp and "frames" in summary else {}
