@@ -8,6 +8,10 @@
 Called again with the same flags it continues from the last checkpoint; with a longer last phase and
 --extend it goes on beyond its end. A field of the recipe is
 changed with --config.FIELD=VALUE; a tuple is written as Python writes it.
+
+--config.strategy=mirrored uses all GPUs, multi_worker the machines that TF_CONFIG names, tpu a TPU.
+A run may go on with another strategy and on more or fewer machines: its steps see the same images.
+--config.data.service=grpc://HOST:PORT lets a tf.data service prepare them, in an order of its own.
 """
 
 import sys

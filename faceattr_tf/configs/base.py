@@ -58,8 +58,7 @@ class Data:
     Attributes:
         records: folders that `faceattr-data build` wrote; several are sampled together.
         weights: sampling weight per folder; empty means in proportion to the number of examples. An
-            epoch is as many examples as all folders hold; those of a folder that weighs more than
-            it holds begin anew within it, each of them once before any comes again.
+            epoch is as many examples as all folders hold, however they are mixed.
         validation_share: share of the training split that is set aside for validation where the
             records have no validation split of their own; from 1 on, how many images of every
             person who has more.
@@ -86,9 +85,8 @@ class Data:
         cache: keep the encoded examples in memory once they were read, all of them after some
             epochs, also where several workers read a share of each.
         bottlenecks: what a frozen network gives, computed once.
-        service: `grpc://HOST:PORT` of the dispatcher of a `tf.data` service whose workers prepare
-            the images of training; empty means that every process does so itself. It gives up what
-            `data_pipelines.input.service` says: the run is no function of its seed any more.
+        service: `grpc://HOST:PORT` of a `tf.data` service that prepares the images of training, in
+            an order that follows from no seed (`data_pipelines.input.service`); empty for none.
     """
 
     records: tuple[str, ...] = ()
