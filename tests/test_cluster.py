@@ -13,7 +13,7 @@ import pytest
 
 from data_pipelines.errors import UserError
 from faceattr_tf.training.cluster import EXAMPLE, ended_by_signals, read_cluster, wait_for_machines
-from faceattr_tf.training.distribution import create_strategy
+from faceattr_tf.training.distribution import create_strategy, lost_machines_named
 
 WORKERS = {"worker": ["a:1", "b:2"]}
 
@@ -132,3 +132,16 @@ def test_signals_end_native_code_too():
         for which in (signal.SIGINT, signal.SIGTERM):
             assert signal.getsignal(which) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_machine_that_has_gone_is_one_line_which_says_how_to_go_on():
+    import tensorflow as tf
+
+    several = object.__new__(tf.distribute.MultiWorkerMirroredStrategy)
+    error = tf.errors.UnavailableError(None, None, "{{node a}} {{node b}} task 1 is lost\nmore")
+    words = r"goes on from its last checkpoint \(task 1 is lost\)$"
+    with pytest.raises(UserError, match=words), lost_machines_named(several):
+        raise error
+    alone = tf.distribute.get_strategy()
+    with pytest.raises(tf.errors.UnavailableError), lost_machines_named(alone):
+        raise error
