@@ -5,14 +5,13 @@ random about it a function of its place. So the step of a training is all that i
 where it stopped, and each of several workers can take its slice of every batch by itself.
 """
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 
 from data_pipelines.crop.geometry import Crop, compose, to_crop_coordinates
 from data_pipelines.crop.image_headers import image_sizes
-from data_pipelines.crop.pixels import compiled, decode_and_crop
+from data_pipelines.crop.pixels import compiled, decode_and_crop, traced
 from data_pipelines.input.alignment_target import alignment_labels, face_numbers
 from data_pipelines.input.augment import (
     Augment,
@@ -173,9 +172,9 @@ def evaluation_batches(
     if flip and copy.augment != Augment():
         raise ValueError("flip mirrors examples that are unchanged otherwise")
     # With fewer images, compiling for whole batches and the last one takes longer than it saves.
-    compile_ = compiled if source.count > 5_000 else functools.partial
+    make = compiled if source.count > 5_000 else traced
     assemble = _assembler(tasks, view, stream=source.count > 5_000)
-    move, recolour = _changes(copy.augment, view.crop, compile_)
+    move, recolour = _changes(copy.augment, view.crop, make)
     parse = _parser([source], tasks)
     _, mask = source.select()
     stored = np.arange(source.count) if mask is None else np.flatnonzero(mask)
@@ -231,7 +230,7 @@ def encoded_batches(source: Source, tasks: Sequence[Task], *, batch_size: int):
             "labels": labels
         }
 
-    return stored_stream(source).batch(batch_size).map(arrange)
+    return stored_stream(source).batch(batch_size).map(as_written(arrange))
 
 
 def as_written(function):
@@ -256,7 +255,7 @@ def unsharded(dataset):
 def _changes(augment: Augment, crop: Crop, make):
     """Two functions of random numbers: where crops lie and which are mirrored, and their colours.
 
-    `make` is `compiled`, or `functools.partial` where compiling takes longer than it saves.
+    `make` is `compiled`, or `traced` where compiling takes longer than it saves.
     """
     place = make(adjustment, augment)
     colours = [make(soften, augment)] if augment.blur else []
@@ -328,12 +327,13 @@ def _assembler(tasks, view, stream):
     """A function of parsed fields, adjustment and which crops are mirrored that makes a batch."""
     import tensorflow as tf
 
-    make = compiled if stream else functools.partial
+    make = compiled if stream else traced
     crop, aligned, displacement = view.crop, view.aligned, view.displacement
     if displacement is not None:
         displace = make(adjustment, displacement)
     if aligned is not None:
         align = make(alignment_labels, aligned)
+    show = traced(_decode_and_crop, crop, stream=stream)
 
     def moved(fields, adjust):
         if displacement is None:
@@ -350,7 +350,7 @@ def _assembler(tasks, view, stream):
     def assemble(fields, adjust, flipped):
         place = (fields["image"], fields["box"], fields["landmarks"])
         adjust = moved(fields, adjust)
-        image, transform = decode_and_crop(*place, crop, adjust=adjust, stream=stream)
+        image, transform = show(*place, adjust)
         labels = {}
         for task in tasks:
             if task.kind == "transform":
@@ -370,3 +370,7 @@ def _assembler(tasks, view, stream):
         }
 
     return assemble
+
+
+def _decode_and_crop(crop, image_bytes, box, landmarks, adjust, stream):
+    return decode_and_crop(image_bytes, box, landmarks, crop, adjust=adjust, stream=stream)
