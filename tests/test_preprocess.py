@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import struct
 import zlib
 
@@ -257,9 +259,19 @@ def crop_each(encoded, crop, box=None, max_pixels=20_000):
     count = len(encoded)
     box = np.full((count, 4), np.nan, np.float32) if box is None else np.float32(box)
     landmarks = np.full((count, 5, 2), np.nan, np.float32)
-    decode = tf.function(lambda *args: decode_and_crop_each(*args, crop, max_pixels=max_pixels))
+    decode = cropping_each(dataclasses.astuple(crop), max_pixels)
     results = decode(tf.constant(encoded, tf.string, [count]), box, landmarks)
     return [values.numpy() for values in results]
+
+
+@functools.cache
+def cropping_each(crop, max_pixels):
+    """`decode_and_crop_each` as a graph for any number of images, traced once."""
+    return tf.function(
+        lambda *args: decode_and_crop_each(*args, Crop(*crop), max_pixels=max_pixels),
+        [tf.TensorSpec([None], tf.string), tf.TensorSpec([None, 4]), tf.TensorSpec([None, 5, 2])],
+        autograph=False,
+    )
 
 
 def with_stated_size(encoded: bytes, width: int, height: int) -> bytes:
