@@ -7,9 +7,9 @@ import tensorflow as tf
 
 def multiply_adds(model: keras.Model) -> int:
     """Multiply-adds of one image's forward pass, from TensorFlow's own count of its graph."""
-    concrete = tf.function(lambda image: model(image, training=False)).get_concrete_function(
-        tf.TensorSpec([1, *model.input_shape[1:]], tf.float32)
-    )
+    image = tf.TensorSpec([1, *model.input_shape[1:]], tf.float32)
+    network = tf.function(lambda image: model(image, training=False), [image], autograph=False)
+    concrete = network.get_concrete_function()
     tf.get_logger().setLevel("ERROR")  # The profiler warns of its own age.
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
     options["output"] = "none"
