@@ -57,9 +57,10 @@ def test_a_config_of_before_with_relative_names_is_the_same_run(
     workdir, recipe = begun
     config = json.loads((workdir.path / "config.json").read_text())
     config["data"]["records"], config["model"]["weights"] = ["elsewhere/mtfl/"], "x/../w.h5"
+    config["slices"]["answers"] = "y/../run"
     workdir.write_json("config.json", config)
     monkeypatch.chdir(tmp_path)
-    recipe.model.weights = str(tmp_path / "w.h5")
+    recipe.model.weights, recipe.slices.answers = str(tmp_path / "w.h5"), str(tmp_path / "run")
     claim(workdir, Experiment.of(recipe))
 
 

@@ -106,10 +106,10 @@ def _deciding(config: dict) -> dict:
     config = copy.deepcopy(config)
     del config["data"]["records"], config["data"]["bottlenecks"]["folder"]
     del config["strategy"], config["data"]["service"]
-    several = ((config, "warm_start"), (config["distillation"], "teachers"))
-    for part, name in ((config["model"], "weights"), *several):
+    lists = (config, "warm_start"), (config["distillation"], "teachers")
+    for part, name in ((config["model"], "weights"), (config["slices"], "answers"), *lists):
         if part[name] not in ("", "imagenet"):
-            paths = [part[name]] if name == "weights" else part[name].split(",")
+            paths = part[name].split(",") if name in ("warm_start", "teachers") else [part[name]]
             part[name] = ",".join(str(local(path).resolve()) for path in paths)
     config["model"]["trunks"] = [
         (name, str(local(file).resolve()) if file not in ("", "imagenet") else file)
