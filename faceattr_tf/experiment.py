@@ -98,7 +98,8 @@ class Experiment:
         experiment._check_alignment()
         experiment._check_people()
         experiment._check_service()
-        mixing_pattern([source.weight for source in experiment.sources("train")])
+        if len(record_sets) > 1:
+            mixing_pattern([source.weight for source in experiment.sources("train")])
         for phase in recipe.phases:
             experiment._check(phase)
         experiment._check_weights("distillation", recipe.distillation.task_weights)

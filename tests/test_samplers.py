@@ -136,7 +136,7 @@ def test_records_are_read_in_any_order(shards):
 def test_files_that_are_not_whole_are_named(shards):
     files, data = RecordFiles(shards), shards[2].read_bytes()
     shards[2].write_bytes(data[:-9])
-    with pytest.raises(ValueError, match="c: shorter than it was"):
+    with pytest.raises(ValueError, match="c: not as it was built"):
         files.read(np.array([7]))
     for cut in (1, 9, 30, len(data) - 5):
         shards[2].write_bytes(data[:-cut])

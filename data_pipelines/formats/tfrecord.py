@@ -52,11 +52,12 @@ class RecordFiles:
             ValueError: a file is gone, or does not hold what it did when it was built.
         """
         examples, files = np.empty(len(rows), object), self._file[rows]
+        places = self._places[rows].tolist()
         for index in np.unique(files):
             try:
                 with open(self._shards[index], "rb", buffering=0) as file:
                     for place in np.flatnonzero(files == index):
-                        begin, length, checksum = self._places[rows[place]].tolist()
+                        begin, length, checksum = places[place]
                         examples[place] = os.pread(file.fileno(), length, begin)
                         if len(examples[place]) < length or (
                             checksum >= 0 and zlib.crc32(examples[place]) != checksum

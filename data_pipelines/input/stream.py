@@ -129,17 +129,20 @@ def batches_of_rows(sources: Sequence[Source], seed: int, batch_size: int, start
     Raises:
         UserError: a source holds no examples, or the weights make no sense.
     """
-    stream = _mixed(sources, seed, start_step * batch_size)
-    return stream.batch(batch_size, drop_remainder=True).enumerate(start_step)
+    start = start_step * batch_size
+    if len(sources) == 1:
+        stream = _shuffled(sources[0], (seed, 0), start).batch(batch_size, drop_remainder=True)
+        # For the whole batch: whatever is done row by row costs more than shuffling.
+        stream = stream.map(lambda rows: (rows, rows * 0))
+    else:
+        stream = _mixed(sources, seed, start).batch(batch_size, drop_remainder=True)
+    return stream.enumerate(start_step)
 
 
 def _mixed(sources: Sequence[Source], seed: int, start: int):
     """The endless stream of (row, index of its source) from place `start` on."""
     import tensorflow as tf
 
-    if len(sources) == 1:
-        stream = _shuffled(sources[0], (seed, 0), start)
-        return tf.data.Dataset.zip(stream, _only_source())
     pattern = mixing_pattern([source.weight for source in sources])
 
     def order(block):
