@@ -4,16 +4,18 @@ Names of files travel; a worker reads each file, asks the model that it loaded, 
 picture that cannot be answered is a row with the reason and stops nothing.
 """
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from data_pipelines.errors import UserError
-from data_pipelines.files import local
+from data_pipelines.files import local, naming
 from data_pipelines.records.beam import create_pipeline
 from export.description import read_description
 from export.rows import ModelOfRows
@@ -80,7 +82,7 @@ def predict(
     version = local(model).absolute()
     read_description(version)  # Workers would find out one after another that it is missing.
     handler = ExportedModelHandler(version, batch_size)
-    with create_pipeline(options) as pipeline:
+    with _complete_or_gone(folder), create_pipeline(options) as pipeline:
         _ = (
             pipeline
             | "Files" >> beam.Create([os.path.abspath(file) for file in files])
@@ -91,3 +93,14 @@ def predict(
             | "Write" >> beam.io.WriteToText(os.fspath(folder / "rows"), ".jsonl")
         )
     return sorted(folder.glob("rows-*.jsonl"))
+
+
+@contextlib.contextmanager
+def _complete_or_gone(folder: pathlib.Path) -> Iterator[None]:
+    """Removes a folder that was made for the block where that fails, as Beam leaves its parts there."""
+    try:
+        with naming(folder):
+            yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
