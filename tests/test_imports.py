@@ -113,6 +113,7 @@ from keras import ops
 from data_pipelines import tasks
 import faceattr_tf
 from faceattr_tf.losses import LOSSES
+from faceattr_tf.losses.slice_weights import SliceWeights
 from faceattr_tf.models import MODELS, options_of
 from faceattr_tf.models.keras_applications import BACKBONES
 
@@ -136,6 +137,11 @@ for name in set(MODELS) - set(BACKBONES):
             values = faceattr_tf.task_loss(task, labels, outputs[task.name], loss=loss)
             unknown, given = ops.convert_to_numpy(values)
             assert unknown == 0 and np.isfinite(given) and given > 0, (name, loss, values)
+slices = SliceWeights((6, 3, 1), step_size=0.5, limit=3.0)
+numbers = ops.convert_to_tensor(np.array([0, 2, -1], "int32"))
+slices.update(slices.statistics(numbers, ops.ones(3)))
+weights = ops.convert_to_numpy(slices.of_images(numbers))
+assert 0 < weights[0] < 1 and weights[1] == 3 and weights[2] == 1, weights
 print("done")
 """
 

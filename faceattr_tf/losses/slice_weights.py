@@ -44,7 +44,7 @@ class SliceWeights:
         self.shares = counts / counts.sum()
         self.step_size = step_size
         self.limit = min(limit, 1 / self.shares.min())  # more than that no image can weigh
-        self.margin = adjustment / np.sqrt(counts)
+        self.margin = np.float32(adjustment) / np.sqrt(counts)
         self.shapes = (counts.shape, counts.shape)
         self.q = keras.Variable(
             ops.full(counts.shape, 1 / len(counts), "float32"), trainable=False, name="q"
@@ -80,7 +80,8 @@ class SliceWeights:
             numbers: as of `of_images`.
             losses: float32 `[B]`.
         """
-        member = ops.cast(numbers[:, None] == np.arange(len(self.shares)), "float32")
+        places = ops.arange(len(self.shares), dtype="int32")
+        member = ops.cast(ops.equal(numbers[:, None], places), "float32")
         return [ops.sum(member * losses[:, None], axis=0), ops.sum(member, axis=0)]
 
     def update(self, sums: Sequence) -> None:
@@ -88,7 +89,8 @@ class SliceWeights:
         if not self.step_size:
             return
         losses, images = sums
-        means = (losses + self.margin * images) / (self.shares * ops.maximum(ops.sum(images), 1.0))
+        shares, margin = map(ops.convert_to_tensor, (self.shares, self.margin))
+        means = (losses + margin * images) / (shares * ops.maximum(ops.sum(images), 1.0))
         exponents = self.step_size * means
         q = ops.convert_to_tensor(self.q) * ops.exp(exponents - ops.max(exponents))
         self.q.assign(q / ops.sum(q))
