@@ -14,7 +14,8 @@ from test_train import assert_same_run, assert_same_weights, tiny
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import MTFL_ATTRIBUTES, POSE, Task
-from faceattr_tf.configs.base import Model, Slices
+from faceattr_tf.configs.base import Model
+from faceattr_tf.configs.slices import Slices
 from faceattr_tf.losses import BATCH_LOSSES, create_batch_loss
 from faceattr_tf.losses.batch import BatchLoss, Seen
 from faceattr_tf.losses.similarity import SimilarityLoss
@@ -194,7 +195,8 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 
 import faceattr_tf.training.loop as training
 from faceattr_tf.configs import Recipe
-from faceattr_tf.configs.base import Model, Slices
+from faceattr_tf.configs.base import Model
+from faceattr_tf.configs.slices import Slices
 from faceattr_tf.losses import BATCH_LOSSES
 from test_batch_losses import Remembering
 

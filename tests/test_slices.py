@@ -9,7 +9,7 @@ from scipy import optimize
 from test_train import tiny
 
 from data_pipelines.errors import UserError
-from faceattr_tf.configs.base import Slices
+from faceattr_tf.configs.slices import Slices
 from faceattr_tf.losses.slice_weights import SliceWeights
 
 COUNTS = (600, 300, 90, 10)

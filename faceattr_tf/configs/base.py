@@ -11,6 +11,7 @@ import typing
 from data_pipelines.crop.geometry import Crop
 from data_pipelines.errors import UserError
 from data_pipelines.input.augment import Augment
+from faceattr_tf.configs.slices import Slices
 
 RENAMED = {
     "average": "ema_decay",
@@ -268,29 +269,6 @@ class Distillation:
     weight: float = 1.0
     task_weights: tuple[tuple[str, float], ...] = ()
     temperature: float = 1.0
-
-
-@dataclasses.dataclass
-class Slices:
-    """For whom the model is not to be worse: images weigh in the tasks' losses by their slice.
-
-    Attributes:
-        by: one slicing, as `faceattr-audit --by` takes it, of labels or another run's answers:
-            `attributes/Male*pose`, `age:18`, `answers/age:18`. Where it is unknown, images weigh 1.
-        method: `reweight`: all slices weigh alike; `groupdro`: they begin so, and those with large
-            losses grow (Sagawa et al., ICLR 2020; `faceattr_tf.losses.slice_weights`).
-        limit: no image weighs more, lest few decide everything; the mean is 1 in any case.
-        step_size: of `groupdro`: after a step a slice's weight grows by exp(this * mean loss).
-        adjustment: of `groupdro`: this / sqrt(images of the slice) is added to the mean loss.
-        answers: the workdir that `answers/` in `by` asks, about every image and at every start.
-    """
-
-    by: str = ""
-    method: str = "reweight"
-    limit: float = 10.0
-    step_size: float = 0.01
-    adjustment: float = 0.0
-    answers: str = ""
 
 
 @dataclasses.dataclass

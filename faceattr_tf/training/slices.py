@@ -10,7 +10,7 @@ from data_pipelines.errors import UserError
 from data_pipelines.input.batches import as_written
 from data_pipelines.input.stream import Source
 from data_pipelines.tasks import Task, join_labels
-from faceattr_tf.configs.base import Slices
+from faceattr_tf.configs.slices import Slices
 from faceattr_tf.evaluation.slices import (
     ANSWERS,
     answered_labels,
