@@ -250,7 +250,7 @@ def _gallery(frozen, suspects: Sequence[Suspect], filenames, progress: bool) -> 
             *pictures[one.row],
             (
                 (f"{one.attribute.rpartition('/')[2]}: labelled {one.given}", False),
-                (f"wrong with {one.probability:.1%}, likely {one.likely}", None),
+                (f"wrong with {one.probability:.1%}, likely: {one.likely}", None),
             ),
         )
         for one in shown
