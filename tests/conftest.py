@@ -11,6 +11,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Two processes test side by side: threads of their own would only wait for each other.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What XLA compiles here runs a few times: to optimise it takes longer than it saves.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # Nothing of the modules that load now is garbage, and looking through them again and again takes
 # seconds; `pytest_collection_finish` puts them aside for good.
