@@ -268,9 +268,9 @@ def test_the_same_source_is_reused_and_another_one_refused(mtfl_tree, tmp_path, 
 def test_two_processes_write_the_same_bytes(mtfl_tree, tmp_path):
     build("mtfl", mtfl_tree, tmp_path / "one")
     # In a process of its own: hash seeds and protobuf's order of fields differ there.
-    code = "import sys; from data_pipelines.records.build import build; build(*sys.argv[1:])"
-    arguments = ["mtfl", str(mtfl_tree), str(tmp_path / "two")]
-    subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=True)
+    command = [sys.executable, "-m", "data_pipelines.commands.data", "build", "--dataset=mtfl"]
+    command += [f"--source={mtfl_tree}", f"--records={tmp_path / 'two'}"]
+    subprocess.run(command, capture_output=True, check=True)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
