@@ -180,8 +180,12 @@ def embedding_of(model: keras.Model, tasks: Sequence[Task]):
     tasks = [task for task in tasks if task.kind != ALIGNMENT.kind]
     heads = [head for task in tasks for head in head_layers(model, task)]
     seen = {id(tensor): tensor for tensor in (head.input for head in heads)}
-    flat = [keras.layers.Flatten()(tensor) for tensor in seen.values()]
-    return keras.layers.Concatenate()(flat) if len(flat) > 1 else flat[0]
+    # Keras would name them as it has named layers of the model, where that was made elsewhere.
+    flat = [
+        keras.layers.Flatten(name=f"{EMBEDDING}_{place}")(tensor)
+        for place, tensor in enumerate(seen.values())
+    ]
+    return keras.layers.Concatenate(name=EMBEDDING)(flat) if len(flat) > 1 else flat[0]
 
 
 def describe_signatures(

@@ -9,10 +9,11 @@ import subprocess
 import cv2
 import numpy as np
 import pytest
-from tiny_workdir import IMPOSSIBLE, TASKS, draw_picture, encode
+from tiny_workdir import IMPOSSIBLE, TASKS, build_model, draw_picture, encode
 
 import export
-from export.signatures import EMBEDDING, TPU_FUNCTION, VALID
+from data_pipelines.crop.geometry import Crop
+from export.signatures import EMBEDDING, TPU_FUNCTION, VALID, embedding_of
 
 SOURCE = pathlib.Path(__file__).with_name("serve.c")
 PICTURES = [draw_picture(seed, 60, 48) for seed in range(3)]
@@ -30,6 +31,16 @@ def loaded(exported):
     import tensorflow as tf
 
     return tf.saved_model.load(str(exported))
+
+
+def test_layers_of_a_model_may_have_the_names_that_keras_gives_first():
+    import keras
+
+    keras.utils.clear_session()
+    model = build_model(Crop(height=12, width=10))
+    keras.utils.clear_session()  # as in a process that has made no layers
+    embedding = embedding_of(model, TASKS)
+    assert keras.Model(model.input, (model.output, embedding)).output[1].shape == (None, 80)
 
 
 def answers(loaded, signature, **inputs):

@@ -137,10 +137,11 @@ def features_at(model: keras.Model, stage: str):
         stage: see `model.stages`, for its features; `AUXILIARY_INPUT`, flat; or a layer's name with
             `MAP` behind it, for what the layer gives, flat.
     """
+    flat = layers.Flatten(name=f"{stage.removesuffix(MAP)}_flat")  # no name that the model has
     if stage == AUXILIARY_INPUT:
-        return layers.Flatten()(auxiliary_pool(model.get_layer(AUXILIARY_STAGE).output))
+        return flat(auxiliary_pool(model.get_layer(AUXILIARY_STAGE).output))
     if stage.endswith(MAP):
-        return layers.Flatten()(model.get_layer(stage.removesuffix(MAP)).output)
+        return flat(model.get_layer(stage.removesuffix(MAP)).output)
     return pool_features(model.stages[stage])
 
 
