@@ -9,8 +9,9 @@ from backends import on_backend
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE
+from faceattr_tf.configs.base import Model
 from faceattr_tf.layers import BatchNormalization
-from faceattr_tf.models import build_model
+from faceattr_tf.models import build_model, create
 from faceattr_tf.models.auxiliary import auxiliary_name
 from faceattr_tf.models.heads import BOTTLENECK, scale_pixels
 from faceattr_tf.models.keras_applications import BACKBONES, PIXEL_VALUES
@@ -32,6 +33,18 @@ PREPROCESS = {
 def size(name):
     smallest = BACKBONES[name].smallest
     return (smallest, smallest + 8, 3)
+
+
+def test_how_weights_of_a_file_want_pixels_is_not_guessed_without_a_word(monkeypatch, capsys):
+    monkeypatch.setattr(create, "load_weights", lambda *args, **options: None)
+    create.load_pretrained(None, Model("inception_v3", weights="a.h5"))
+    assert capsys.readouterr().out.startswith(
+        "a.h5: taken to want pixels as ImageNet's weights do, "
+    )
+    said = (("pixel_values", "unit"),)
+    create.load_pretrained(None, Model("inception_v3", weights="a.h5", options=said))
+    create.load_pretrained(None, Model("panda", weights="a.h5", options=(("trunk", "mobilenet"),)))
+    assert capsys.readouterr().out.count("'symmetric'") == 1
 
 
 def pictures(name, count=2):

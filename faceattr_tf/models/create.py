@@ -14,7 +14,7 @@ from faceattr_tf.models import MODELS, build_model, head_dropout, options_of, st
 from faceattr_tf.models.branching import take_weights
 from faceattr_tf.models.face_parts import EYES_ELSEWHERE
 from faceattr_tf.models.heads import head_layers, image_input
-from faceattr_tf.models.keras_applications import BACKBONES
+from faceattr_tf.models.keras_applications import BACKBONES, PIXEL_VALUES
 from faceattr_tf.models.pretrained import load_imagenet, load_weights
 from faceattr_tf.models.stages import build_top, pool_features, stages_named
 
@@ -165,9 +165,16 @@ def load_pretrained(model: keras.Model, config: ModelConfig) -> None:
     if config.trunks:
         _load_trunks(model, config)
         return
-    network = dict(config.options).get("trunk") or config.name
+    options = dict(config.options)
+    network = options.get("trunk") or config.name
     if config.weights != "imagenet":
         load_weights(model, config.weights, strict=network in BACKBONES)
+        if network in BACKBONES and "pixel_values" not in options:
+            print(
+                f"{config.weights}: taken to want pixels as ImageNet's weights do, "
+                f"{BACKBONES[network].pixel_values!r}; of others say how (model.options "
+                f"pixel_values, one of {', '.join(PIXEL_VALUES)})"
+            )
     elif network in BACKBONES:
         load_imagenet(model, network)
     else:
