@@ -4,6 +4,7 @@ import collections
 import itertools
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from data_pipelines.errors import UserError
 from data_pipelines.formats.tfrecord import RecordFiles
 from data_pipelines.input.reading import read_share, share_of
 from data_pipelines.input.stream import Source, batches_of_rows
+from data_pipelines.records.counting import read_labels
+from data_pipelines.records.record_set import RecordSet
 
 BATCH = 10
 
@@ -97,3 +100,15 @@ def test_frames_say_where_examples_lie_and_what_they_were(celeba_records, tmp_pa
     assert len(damaged.read(np.arange(1, len(damaged)))) == len(damaged) - 1
     with pytest.raises(ValueError, match="b: not as it was built"):
         damaged.read(np.arange(1))
+    with pytest.raises(UserError, match="b: not a whole file of records"):
+        read_labels([str(tmp_path / "b")], [])
+
+
+def test_what_lies_beside_records_and_is_damaged_is_one_line(celeba_records, tmp_path):
+    copy = shutil.copytree(celeba_records.path, tmp_path / "copy")
+    for name in ("frames.json", "filenames.json"):
+        (copy / name).write_text("{")
+    records = RecordSet.load(copy)
+    for read in (records.frames, records.filenames):
+        with pytest.raises(UserError, match=".json is missing or not theirs; build"):
+            read("train")

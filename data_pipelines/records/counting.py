@@ -1,10 +1,11 @@
 """What is counted in stored records: names, labels, and how large the faces are."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from data_pipelines.errors import UserError
 from data_pipelines.tasks import CLASS_KINDS, UNKNOWN, Task, most_voted
 
 _SIDES = ("width", "height", "longer")
@@ -79,6 +80,9 @@ def read_labels(
     Args:
         shards: TFRecord files of the split, in stored order.
         tasks: whose labels are wanted, as they are stored.
+
+    Raises:
+        UserError: a file is damaged.
     """
     import tensorflow as tf
 
@@ -91,13 +95,26 @@ def read_labels(
     spec["filename"] = tf.io.FixedLenFeature((), tf.string)
     filenames: list[str] = []
     labels: dict[str, list] = {task.name: [] for task in tasks}
-    for serialised in tf.data.TFRecordDataset(list(shards)).batch(512):
+    for serialised in _serialised(shards):
         batch = tf.io.parse_example(serialised, spec)
         filenames += map(os.fsdecode, batch["filename"].numpy())
         for task in tasks:
             values = batch[f"tasks/{task.name}"].numpy()
             labels[task.name].append(values.astype(task.label_dtype))
     return filenames, {name: np.concatenate(values) for name, values in labels.items()}
+
+
+def _serialised(shards: Sequence[str]) -> Iterator:
+    """The examples of files in stored order, 512 at a time."""
+    import tensorflow as tf
+
+    for shard in shards:
+        try:
+            yield from tf.data.TFRecordDataset(shard).batch(512)
+        except tf.errors.DataLossError:
+            raise UserError(
+                f"{shard}: not a whole file of records; build the records again"
+            ) from None
 
 
 def _moments(labels: np.ndarray) -> list:

@@ -203,21 +203,23 @@ class RecordSet:
         return self.boxes[stored]["mean_longer"]
 
     def filenames(self, split: str) -> list[str]:
-        """Name of every example of a stored split, in stored order."""
-        stored, _ = self.select(split)
-        return json.loads((pathlib.Path(self.path) / FILENAMES).read_text())[stored]
+        """Name of every example of a stored split, in stored order.
+
+        Raises:
+            UserError: the file that says so is missing or damaged.
+        """
+        return self._beside(FILENAMES, split)
 
     def frames(self, split: str) -> list[list[tuple[int, int]]] | None:
         """Bytes and checksum of every example of a stored split, file by file; None in older records.
 
         With them an example is found without reading what lies before it, see
         `data_pipelines.formats.tfrecord.frame`.
+
+        Raises:
+            UserError: the file that says so is damaged.
         """
-        stored, _ = self.select(split)
-        try:
-            return json.loads((pathlib.Path(self.path) / FRAMES).read_text())[stored]
-        except FileNotFoundError:
-            return None
+        return self._beside(FRAMES, split) if pathlib.Path(self.path, FRAMES).exists() else None
 
     def identities(self, split: str) -> np.ndarray:
         """Number of the person of every example of a stored split, -1 where unknown.
@@ -225,14 +227,17 @@ class RecordSet:
         Raises:
             UserError: the file that says so is missing.
         """
+        return np.array(self._beside(IDENTITIES, split))
+
+    def _beside(self, file: str, split: str) -> list:
+        """What a file beside the records holds of a stored split."""
         stored, _ = self.select(split)
         try:
-            found = json.loads((pathlib.Path(self.path) / IDENTITIES).read_text())[stored]
+            return json.loads(pathlib.Path(self.path, file).read_text())[stored]
         except (OSError, ValueError, KeyError):
             raise UserError(
-                f"{self.path}: {IDENTITIES} is missing or not theirs; build the records again"
+                f"{self.path}: {file} is missing or not theirs; build the records again"
             ) from None
-        return np.array(found)
 
     @property
     def numbering(self) -> str:
