@@ -1,6 +1,7 @@
 """The client against the official services, implemented by a test double over an exported model."""
 
 import concurrent.futures
+import itertools
 import json
 import shutil
 import ssl
@@ -267,10 +268,10 @@ def test_versions_switch_under_load_without_a_failure(models, loaded, tmp_path):
         version: expected_answers(loaded, version, "serving_default", inputs)[name]
         for version in (1, 2)
     }
-    stop, seen = threading.Event(), {}
+    stop = threading.Event()
+    seen = {"stable": ([], []), "": ([], [])}  # The answers of two clients each, oldest first.
 
-    def ask(label):
-        answers = seen.setdefault(label, [])
+    def ask(label, answers):
         with Client(f"127.0.0.1:{port}", label=label, retries=0) as client:
             while not stop.is_set():
                 found = client.call("serving_default", inputs)[name]
@@ -281,7 +282,10 @@ def test_versions_switch_under_load_without_a_failure(models, loaded, tmp_path):
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         stub = ModelServiceStub(channel)
-        asking = [pool.submit(ask, label) for label in ("stable", "stable", "", "")]
+        asking = [pool.submit(ask, label, one) for label in seen for one in seen[label]]
+
+        def all_answer(label, version):
+            return all(answers[-1:] == [[version]] for answers in seen[label])
 
         def wait_for(condition):
             """Until it is so, or a request has failed, which `result` raises in the end."""
@@ -289,23 +293,25 @@ def test_versions_switch_under_load_without_a_failure(models, loaded, tmp_path):
                 time.sleep(0.02)
 
         try:
-            wait_for(lambda: seen.get("stable") and seen.get(""))
+            wait_for(lambda: all_answer("stable", 1) and all_answer("", 1))
             with pytest.raises(grpc.RpcError, match="not currently available"):
                 reload(stub, stable=2)  # at one leap, which a running server does not follow
             shutil.rmtree(tmp_path)
             export.write_deployment(models, tmp_path, stable={"faceattr": 1})
             reload(stub, canary=2)
-            wait_for(lambda: seen[""][-1] == [2])
-            assert seen["stable"][-1] == [1]
+            wait_for(lambda: all_answer("", 2))
+            assert all_answer("stable", 1)
             reload(stub, stable=2)
-            wait_for(lambda: seen["stable"][-1] == [2])
+            wait_for(lambda: all_answer("stable", 2))
         finally:
             stop.set()
         for one in asking:
             one.result()  # raises where a request failed
     server.stop(None)
-    for answers in seen.values():
-        assert answers[0] == [1] and answers[-1] == [2] and all(len(one) == 1 for one in answers)
+    for answers in itertools.chain(*seen.values()):
+        versions = [version for version, *others in answers if not others]
+        assert len(versions) == len(answers)  # Each is that of one version.
+        assert versions[0] == 1 and versions[-1] == 2 and versions == sorted(versions)
 
 
 def test_status_and_shutdown(models):
