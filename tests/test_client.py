@@ -221,13 +221,13 @@ def test_nobody_there_is_said_before_long(protocol):
 
 
 def test_deadlines_hold(running):
-    running["prediction"].delay = 2.0
+    running["prediction"].delay = 5.0
     begin = time.monotonic()
     try:
         client = Client(running["grpc"], deadline=0.3)
         with client, pytest.raises(Refused, match="deadline"):
             client.call("serving_default", {"image_bytes": [b""]})
-        assert time.monotonic() - begin < 1.5
+        assert time.monotonic() - begin < 4
     finally:
         running["prediction"].delay = 0.0
 
