@@ -71,7 +71,10 @@ class Versions:
 
     def __init__(self, folder, name):
         self.folder, self.name = pathlib.Path(folder), name
-        self.loaded, self.labels = {}, {}
+        self.loaded_and_labels = (
+            {},
+            {},
+        )  # Replaced together, so that requests find what goes together.
         self.lock = threading.Lock()
 
     def serve(self, labels: dict[str, int]):
@@ -81,24 +84,25 @@ class Versions:
         one (`--allow_version_labels_for_unavailable_models`).
         """
         with self.lock:
+            loaded, before = self.loaded_and_labels
             for label, version in labels.items():
-                if self.labels.get(label, version) != version and version not in self.loaded:
+                if before.get(label, version) != version and version not in loaded:
                     raise ValueError(
                         f"Request to assign label to version {version} of model {self.name}, which "
                         "is not currently available for inference"
                     )
-            self.labels = dict(labels)
+            self.loaded_and_labels = loaded, dict(labels)
             kept = {
-                version: self.loaded.get(version) or Loaded(self.folder / self.name / str(version))
+                version: loaded.get(version) or Loaded(self.folder / self.name / str(version))
                 for version in sorted(set(labels.values()))
             }
-            self.loaded = kept
+            self.loaded_and_labels = kept, dict(labels)
+            del loaded  # so that what is old is collected below
         gc.collect()  # a graph in Python is a cycle, which else stays for dozens of switches
 
     def find(self, spec, context):
         """Version and model that a request asks for."""
-        labels = self.labels
-        loaded = self.loaded
+        loaded, labels = self.loaded_and_labels
         if spec.name != self.name:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {spec.name}")
         if spec.HasField("version"):
@@ -163,7 +167,7 @@ class Model(model_service_pb2_grpc.ModelServiceServicer):
     def GetModelStatus(self, request, context):
         self.versions.find(request.model_spec, context)
         response = get_model_status_pb2.GetModelStatusResponse()
-        for version in sorted(self.versions.loaded):
+        for version in sorted(self.versions.loaded_and_labels[0]):
             response.model_version_status.add(version=version, state=AVAILABLE)
         return response
 
@@ -207,11 +211,12 @@ def rest_answer(versions, path: str, body: bytes) -> tuple[int, dict]:
     if verb != "predict" or name != versions.name:
         return 404, {"error": f"Servable not found for request: Latest({name})"}
     kind, wanted = place or ("", "")
-    version = {"": max(versions.loaded), "labels": versions.labels.get(wanted)}.get(kind, wanted)
-    if int(version or 0) not in versions.loaded:
+    loaded, labels = versions.loaded_and_labels
+    version = {"": max(loaded), "labels": labels.get(wanted)}.get(kind, wanted)
+    if int(version or 0) not in loaded:
         return 404, {"error": f"Servable not found for request: Specific({name}, {wanted})"}
     request = json.loads(body)
-    model, signature = versions.loaded[int(version)], request.get("signature_name")
+    model, signature = loaded[int(version)], request.get("signature_name")
     signature = signature or "serving_default"
     if signature not in model.signatures:
         return 400, {"error": f"Serving signature name: {signature!r} not found"}
