@@ -15,7 +15,9 @@ answer is compared with that to the same image alone. With `--switch=60 --other=
 they ask for moves to the other version and back every minute, by the requests that
 `faceattr-deploy`'s configuration makes of a server; every answer has to be one of these versions'.
 `--slow=4` holds four connections open besides that send a byte a second and never a request.
-Memory is read every ten seconds, and its slope is that after the first ten minutes.
+Memory is read every ten seconds, and its slope is that after the first ten minutes. Under glibc the
+server's heap is shown besides: a leak shows in what is in use at the least, an allocator that does
+not give back what is free in the resident memory alone.
 """
 
 import argparse
@@ -39,11 +41,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 SERVER = """
 import sys
 sys.path.insert(0, "tests")
+from benchmarks.heap import heap
 from serving_double import start
 labels = {"stable": int(sys.argv[3]), "canary": int(sys.argv[4])}
 server, port, _ = start(sys.argv[1], sys.argv[2], labels)
 print(port, flush=True)
-server.wait_for_termination()
+for _ in sys.stdin:
+    print(*heap(), flush=True)
 """
 
 
@@ -118,6 +122,14 @@ def resident(process: int, field: str) -> float:
         if line.startswith(field):
             return int(line.split()[1]) / 1024
     raise ValueError(field)
+
+
+def memory_of(server: subprocess.Popen) -> tuple[float, float, float]:
+    """MiB of the server: resident, and of its heap in use and free but kept."""
+    server.stdin.write("\n")
+    server.stdin.flush()
+    in_use, kept = (float(word) for word in server.stdout.readline().split())
+    return resident(server.pid, "VmRSS"), in_use, kept
 
 
 class Traffic:
@@ -240,7 +252,8 @@ def load(flags) -> None:
     command = [sys.executable, "-c", SERVER, str(flags.models.resolve()), flags.name]
     server = subprocess.Popen(
         command + [str(version) for version in versions],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         address = f"127.0.0.1:{int(server.stdout.readline())}"
@@ -259,12 +272,15 @@ def load(flags) -> None:
                 asked = address, flags.name, versions, flags.switch, traffic.stop
                 running.append(threads.submit(switch, *asked))
             memory, begin = [], time.monotonic()
-            while time.monotonic() < begin + 60 * flags.minutes and server.poll() is None:
-                memory.append((time.monotonic() - begin, resident(server.pid, "VmRSS")))
-                time.sleep(10)
-            traffic.stop.set()
+            try:
+                while time.monotonic() < begin + 60 * flags.minutes and server.poll() is None:
+                    memory.append((time.monotonic() - begin, *memory_of(server)))
+                    time.sleep(10)
+            finally:
+                traffic.stop.set()
         switches = running[-1].result() if flags.switch else 0
         assert server.poll() is None, "the server is gone"
+        memory.append((time.monotonic() - begin, *memory_of(server)))
         report(traffic, np.array(memory), resident(server.pid, "VmHWM"), switches)
     finally:
         server.kill()
@@ -272,7 +288,7 @@ def load(flags) -> None:
 
 
 def report(traffic: Traffic, memory: np.ndarray, most: float, switches: int) -> None:
-    """Prints what came of the traffic; `memory` `[N, 2]` is in seconds and MiB."""
+    """Prints what came of the traffic; `memory` `[N, 4]` is in seconds and MiB."""
     minutes = memory[-1, 0] / 60
     print(
         f"{minutes:.1f} minutes, {switches} switches of the version: {len(traffic.latencies):,} "
@@ -284,14 +300,18 @@ def report(traffic: Traffic, memory: np.ndarray, most: float, switches: int) -> 
     print(f"latency p50 {1000 * p50:,.0f} ms, p99 {1000 * p99:,.0f} ms")
     print(
         f"memory of the server: {memory[0, 1]:,.0f} MiB before, {memory[-1, 1]:,.0f} after, "
-        f"{most:,.0f} at most"
+        f"{most:,.0f} at most; its heap in use {memory[0, 2]:,.0f} and {memory[-1, 2]:,.0f} MiB"
     )
     late = memory[memory[:, 0] > 600]
     if len(late) > 30:
-        slope = 3600 * np.polyfit(*late.T, 1)[0]
+        slope = 3600 * np.polyfit(late[:, 0], late[:, 1], 1)[0]
         print(f"slope of the memory after ten minutes: {slope:.2f} MiB an hour")
         for part in np.array_split(late, 6):
-            print(f"  to minute {part[-1, 0] / 60:.0f}: {np.median(part[:, 1]):,.1f} MiB")
+            _, whole, _, kept = np.median(part, axis=0)
+            print(
+                f"  to minute {part[-1, 0] / 60:.0f}: {whole:,.1f} MiB; of the heap at least "
+                f"{part[:, 2].min():,.1f} in use, {kept:,.1f} free but kept"
+            )
     for text in sorted(set(traffic.failures))[:5]:
         print(text)
 
