@@ -86,6 +86,7 @@ def test_compose_listens_here_alone_and_may_change_nothing(models, tmp_path):
         assert ipaddress.ip_address(address).is_loopback and outside == inside
     assert service["read_only"] is True and not service["user"].startswith("0")
     assert service["cap_drop"] == ["ALL"]
+    assert service["environment"] == {"MALLOC_ARENA_MAX": "2"}
     assert all(volume.endswith(":ro") for volume in service["volumes"])
     assert (tmp_path / "sub" / "out" / service["volumes"][0].split(":")[0]).resolve() == models
     for argument in service["command"]:
@@ -106,6 +107,7 @@ def test_kubernetes_manifests(models, tmp_path, gpu):
     (container,) = pod["spec"]["containers"]
     assert container["image"] == "tensorflow/serving:2.20.0" + ("-gpu" if gpu else "")
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["env"] == [{"name": "MALLOC_ARENA_MAX", "value": "2"}]
     assert container["readinessProbe"]["httpGet"]["path"] == "/v1/models/faces"
     assert ("nvidia.com/gpu" in container["resources"]["limits"]) == gpu
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -120,8 +122,8 @@ def test_kubernetes_manifests(models, tmp_path, gpu):
 KSERVE = {
     "predictor": {"minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "model",
                   "automountServiceAccountToken"},
-    "model": {"modelFormat", "runtime", "protocolVersion", "storageUri", "resources",
-              "securityContext"},
+    "model": {"modelFormat", "runtime", "protocolVersion", "storageUri", "env",
+              "resources", "securityContext"},
 }  # fmt: skip
 """Fields of `serving.kserve.io/v1beta1` that the template uses; others would be dropped or refused."""
 
@@ -151,6 +153,7 @@ def test_kserve_serves_every_model_by_its_folder(models, tmp_path):
         # What KServe's ClusterServingRuntime of TensorFlow Serving takes.
         assert model["modelFormat"] == {"name": "tensorflow", "version": "2"}
         assert model["protocolVersion"] in ("v1", "grpc-v1")
+        assert model["env"] == [{"name": "MALLOC_ARENA_MAX", "value": "2"}]
         assert model["securityContext"]["runAsNonRoot"] is True
 
 
