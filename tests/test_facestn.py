@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import random
 import signal
@@ -129,50 +130,52 @@ def test_the_classifier_behind_the_transformer_shares_its_weights():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, mtfl_records):
-    """A complete tiny run of all phases."""
-    path = tmp_path_factory.mktemp("facestn") / "workdir"
-    return path, train(tiny(mtfl_records), path)
+def seen(tmp_path_factory, mtfl_records):
+    """A complete tiny run of all phases: its folder, and path -> weights before and after each."""
+    import faceattr_tf.training.loop as training
+
+    weights, states = [], []
+
+    def look(state):
+        weights.append({weight.path: weight.numpy() for weight in state.model.weights})
+
+    def create_step(state, *arguments, **options):
+        step = create(state, *arguments, **options)
+        look(state)
+        states.append(state)
+        return step
+
+    create, path = training.create_train_step, tmp_path_factory.mktemp("facestn") / "workdir"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "create_train_step", create_step)
+        train(tiny(mtfl_records), path)
+    look(states[-1])
+    return path, weights
 
 
-def test_every_phase_trains_what_it_should(mtfl_records):
-    import tensorflow as tf
+@pytest.fixture(scope="module")
+def finished(seen):
+    """The folder of the run."""
+    return seen[0]
 
-    from faceattr_tf.experiment import Experiment
-    from faceattr_tf.training.batches import training_stream
-    from faceattr_tf.training.state import TrainingState
-    from faceattr_tf.training.step import create_train_step
 
-    experiment = Experiment.of(tiny(mtfl_records))
-    strategy = tf.distribute.get_strategy()
-    state = TrainingState(experiment, strategy)
-    for index, phase in enumerate(experiment.recipe.phases):
-        before = {weight.path: weight.numpy() for weight in state.model.trainable_weights}
-        step = create_train_step(state, experiment, index)
-        before |= {weight.path: weight.numpy() for weight in state.model.weights}
-        begin = experiment.phase_ends[index - 1] if index else 0
-        batch = next(training_stream(experiment, strategy, begin))
-        for _ in range(3):  # the first steps of a warm-up barely move
-            step(batch)
-        moved = {
-            weight.path
-            for weight in state.model.weights
-            if weight.path in before and np.any(weight.numpy() != before[weight.path])
-        }
-        located = {path for path in moved if path.startswith("lonet_")}
-        if phase.name == "lonet":
-            assert located and located == moved
-        elif phase.name == "clnet":
-            assert moved and not located
-        else:
-            assert located and moved - located
+def test_every_phase_trains_what_it_should(seen):
+    _, weights = seen
+    moved = [
+        {path for path, values in after.items() if np.any(values != before[path])}
+        for before, after in itertools.pairwise(weights)
+    ]
+    lonet, clnet, joint = moved
+    located = [{path for path in of if path.startswith("lonet_")} for of in moved]
+    assert lonet and lonet == located[0]
+    assert clnet and not located[1]
+    assert located[2] and joint - located[2]
 
 
 def test_a_run_leaves_what_the_transformer_needs(finished, mtfl_records):
     from faceattr_tf.workdir import Workdir
 
-    path, _ = finished
-    workdir = Workdir.open(path)
+    workdir = Workdir.open(finished)
     assert [task.name for task in workdir.tasks] == ["attributes", "alignment"]
     assert workdir.view.aligned == Crop(kind="align", height=32, width=32, margin=0.15)
     assert workdir.crop.window == pytest.approx(mtfl_records.mean_box(), abs=1e-3)
@@ -196,13 +199,12 @@ def test_a_run_leaves_what_the_transformer_needs(finished, mtfl_records):
 def test_the_report_shows_the_transformer(finished, mtfl_records):
     from faceattr_tf.reports.evaluate import evaluate
 
-    path, _ = finished
-    (contents,) = evaluate(path, mtfl_records.path, bootstrap=10).values()
+    (contents,) = evaluate(finished, mtfl_records.path, bootstrap=10).values()
     metrics = contents["tasks"]["alignment"]["metrics"]
     assert metrics["count"] == mtfl_records.splits["test"]
     assert metrics["corner_error"] > 0
     assert metrics["corner_error_identity"] > 0
-    assert "alignment" in (path / "evaluation" / "mtfl-test" / "report.html").read_text()
+    assert "alignment" in (finished / "evaluation" / "mtfl-test" / "report.html").read_text()
 
 
 def test_the_export_answers_as_the_model(finished, mtfl_tree, tmp_path):
@@ -212,13 +214,12 @@ def test_the_export_answers_as_the_model(finished, mtfl_tree, tmp_path):
     from export import export_model
     from faceattr_tf import Analyzer
 
-    path, _ = finished
-    folder = export_model(path, tmp_path)
+    folder = export_model(finished, tmp_path)
     image = next(mtfl_tree.rglob("*.jpg"))
     served = tf.saved_model.load(str(folder)).signatures["serving_default"](
         image_bytes=tf.constant([image.read_bytes()])
     )
-    face = Analyzer.from_workdir(path).analyze(image)
+    face = Analyzer.from_workdir(finished).analyze(image)
     expected = [attribute.probability for attribute in face.tasks["attributes"].values()]
     np.testing.assert_allclose(served["attributes_probability"][0], expected, atol=1e-4)
     assert served["alignment_outline"].shape == (1, 4, 2)
