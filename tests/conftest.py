@@ -50,7 +50,7 @@ def temporary_folder(tmp_path_factory):
 def pytest_collection_finish():
     gc.freeze()
     # A full collection goes through all models and graphs that fixtures keep, for half a second.
-    gc.set_threshold(700, 10, 50)
+    gc.set_threshold(700, 10, 150)
     gc.enable()
 
 
