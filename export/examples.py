@@ -25,7 +25,6 @@ from export.description import (
 )
 from export.drawn_requests import draw_requests
 from faceattr_tf.evaluation.answers import answers
-from faceattr_tf.evaluation.class_metrics import expected_values
 from faceattr_tf.evaluation.conformal import UNSURE_INDEX
 
 PAGE = 32
@@ -163,8 +162,8 @@ def task_answers(raw: dict, transform, workdir, description: dict) -> dict[str, 
             if said.unsure is not None:
                 labels = np.where(said.unsure, UNSURE_INDEX, labels)
             found |= {names["probability"]: said.values, names["label"]: labels}
-            if task.values:
-                found[names["value"]] = expected_values(task, said.values)
+            if said.expected is not None:
+                found[names["value"]] = said.expected
         else:
             (name,) = names.values()
             found[name] = said.values

@@ -20,9 +20,8 @@ from data_pipelines.crop.pixels import crop_pixels, decode_and_crop_each
 from data_pipelines.tasks import ALIGNMENT, CLASS_KINDS, LANDMARK_NAMES, Task
 from export.declared_inputs import as_declared
 from export.photo_signatures import describe_photo_signatures, photo_signatures
-from faceattr_tf.evaluation.conformal import UNSURE, UNSURE_INDEX, unsure_answers
-from faceattr_tf.evaluation.consistency import consistent_answers
-from faceattr_tf.evaluation.transform_metrics import outline
+from faceattr_tf.evaluation.answers import calibrated_answers
+from faceattr_tf.evaluation.conformal import UNSURE, UNSURE_INDEX
 from faceattr_tf.models.heads import head_layers
 from faceattr_tf.prediction.detection_graph import FaceDetector
 from faceattr_tf.prediction.localisation import Localiser, crop_of_window
@@ -142,37 +141,20 @@ def device_function(model: keras.Model, tasks: Sequence[Task], crop: Crop, descr
         raw, embedding = with_embedding(crops, training=False)
         outputs = {EMBEDDING: tf.cast(embedding, tf.float32)}
         for task, fields in zip(tasks, described, strict=True):
-            names, values = fields["outputs"], tf.cast(raw[task.name], tf.float32)
-            if task.kind in CLASS_KINDS:
-                outputs[names["probability"]] = tf.nn.softmax(values / fields["temperature"])
-                probability, chosen = outputs[names["probability"]], tf.argmax(values, axis=-1)
-                outputs[names["label"]] = or_unsure(task, fields, probability, chosen)
-                if task.values:
-                    expected = outputs[names["probability"]] * tf.constant(task.values, tf.float32)
-                    outputs[names["value"]] = tf.reduce_sum(expected, axis=-1)
-            elif task.kind == "multilabel":
-                logits, thresholds = values / fields["temperature"], fields["thresholds"]
-                probability = shown = tf.sigmoid(logits)
-                yes = probability >= thresholds
-                if pairs := fields.get("impossible"):
-                    shown, yes = consistent_answers(task, logits, thresholds, pairs)
-                outputs[names["probability"]] = shown
-                outputs[names["label"]] = or_unsure(task, fields, probability, yes)
-            else:
+            names, said = fields["outputs"], calibrated_answers(task, raw[task.name], fields)
+            if said.labels is None:
                 (name,) = names.values()
-                outputs[name] = outline(values) if task.kind == "transform" else values
+                outputs[name] = said.values
+                continue
+            labels = tf.cast(said.labels, tf.int32)
+            if said.unsure is not None:
+                labels = tf.where(said.unsure, UNSURE_INDEX, labels)
+            outputs |= {names["probability"]: said.values, names["label"]: labels}
+            if said.expected is not None:
+                outputs[names["value"]] = said.expected
         return outputs
 
     return on_device
-
-
-def or_unsure(task: Task, fields: dict, probability, label):
-    """The labels of a task, int32, `UNSURE_INDEX` where another answer is possible, too."""
-    values = tf.cast(label, tf.int32)
-    if not fields.get("least"):
-        return values
-    unsure = unsure_answers(task, probability, label, fields["least"])
-    return tf.where(unsure, UNSURE_INDEX, values)
 
 
 def embedding_of(model: keras.Model, tasks: Sequence[Task]):

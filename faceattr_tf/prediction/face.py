@@ -71,7 +71,6 @@ def task_predictions(
         calibration: as of `faceattr_tf.evaluation.answers.answers`.
     """
     from faceattr_tf.evaluation.answers import answers
-    from faceattr_tf.evaluation.class_metrics import expected_values
     from faceattr_tf.evaluation.conformal import UNSURE
     from faceattr_tf.evaluation.transform_metrics import CORNERS, components
 
@@ -96,9 +95,8 @@ def task_predictions(
         said = np.where(found.unsure, np.array(UNSURE, object), said)
     said = said.tolist()
     if task.kind in CLASS_KINDS:
-        if task.values:
-            expected = expected_values(task, found.values).tolist()
-            return list(map(Graded, said, rows, expected))
+        if found.expected is not None:
+            return list(map(Graded, said, rows, found.expected.tolist()))
         return list(map(Choice, said, rows))
     return [
         {name: Attribute(row[name], yes) for name, yes in zip(task.labels, one, strict=True)}
