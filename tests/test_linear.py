@@ -138,8 +138,7 @@ def test_heads_are_the_machines_that_are_best_on_validation(tmp_path, copies, ca
 
 def recipe_for(folder, records):
     recipe = create_recipe("smoke")
-    recipe.model.name, recipe.model.width = "mobilenet_v3_small", 1.0
-    recipe.model.layer = "expanded_conv_5_add+activation_17"
+    recipe.model.width, recipe.model.layer = 0.25, "stage2_block1_relu2+pool"
     recipe.data.records = (records.path,)
     recipe.data.crop = Crop(kind="box", height=32, width=32, margin=0.3)
     recipe.data.bottlenecks.folder = str(folder)
@@ -163,7 +162,7 @@ def test_a_run_ends_in_machines_on_several_stages_and_goes_on_where_it_was_kille
     assert best["step"] == 1 and best["phase"] == "svm"
     workdir = Workdir.open(tmp_path / "whole")
     model = workdir.load_model()
-    assert model.get_layer("bottleneck").output.shape == (None, 40 + 576)
+    assert model.get_layer("bottleneck").output.shape == (None, 16 + 32)
     batches = split_batches(workdir, mtfl_records, "test")
     results, _ = measure_split(workdir, model, mtfl_records, batches)
     assert {result.task.name for result in results} == {"attributes", "pose"}
