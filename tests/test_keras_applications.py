@@ -1,6 +1,8 @@
 """Pretrained networks: what they compute against Keras' own, and what they are cut and grown to."""
 
 import collections
+import json
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -9,7 +11,7 @@ from backends import on_backend
 
 from data_pipelines.errors import UserError
 from data_pipelines.tasks import ALIGNMENT, LANDMARKS, MTFL_ATTRIBUTES, POSE
-from faceattr_tf.configs.base import Model
+from faceattr_tf.configs.base import Model, Recipe
 from faceattr_tf.layers import BatchNormalization
 from faceattr_tf.models import build_model, create
 from faceattr_tf.models.auxiliary import auxiliary_name
@@ -17,6 +19,7 @@ from faceattr_tf.models.heads import BOTTLENECK, scale_pixels
 from faceattr_tf.models.keras_applications import BACKBONES, PIXEL_VALUES
 from faceattr_tf.models.pretrained import load_weights
 from faceattr_tf.models.stages import build_top, stages_of
+from faceattr_tf.training.state import warm_start
 
 TASKS = (MTFL_ATTRIBUTES, POSE, LANDMARKS)
 PREPROCESS = {
@@ -45,6 +48,28 @@ def test_how_weights_of_a_file_want_pixels_is_not_guessed_without_a_word(monkeyp
     create.load_pretrained(None, Model("inception_v3", weights="a.h5", options=said))
     create.load_pretrained(None, Model("panda", weights="a.h5", options=(("trunk", "mobilenet"),)))
     assert capsys.readouterr().out.count("'symmetric'") == 1
+
+
+def test_weights_of_a_run_go_on_seeing_pixels_as_they_did(tmp_path, monkeypatch, capsys):
+    said = (("pixel_values", "bgr"),)
+    run = Recipe(model=Model("mobilenet", options=said))
+    (tmp_path / "config.json").write_text(json.dumps(run.to_dict()))
+    (tmp_path / "metadata.json").write_text("{}")
+    monkeypatch.setattr(create, "load_weights", lambda *args, **options: None)
+    weights = str(tmp_path / "model.keras")
+    silent = Model("mobilenet", weights=weights)
+    trunk = Model("panda", weights=weights, options=(("trunk", "mobilenet"),))
+    wanted = r"saw pixels as 'bgr', .* as 'symmetric'; expected \('pixel_values', 'bgr'\) in model"
+    for config in (silent, trunk):
+        with pytest.raises(UserError, match=wanted):
+            create.load_pretrained(None, config)
+        create.load_pretrained(None, replace(config, options=(*config.options, *said)))
+    with pytest.raises(UserError, match=wanted):
+        warm_start(None, Recipe(model=Model("mobilenet"), warm_start=str(tmp_path)))
+    assert capsys.readouterr().out == ""
+    fused = {"network": "mobilenet", "network_options": said}
+    assert create.shown_pixels(Model("fusion", options=tuple(fused.items()))) == "bgr"
+    assert create.shown_pixels(Model("resnet_small")) == ""
 
 
 def pictures(name, count=2):

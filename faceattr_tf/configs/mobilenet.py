@@ -47,7 +47,7 @@ def lfwa() -> Recipe:
     """LFWA's pictures as they are, from a run of `mobilenet_celeba`.
 
     `faceattr-train --config=mobilenet_lfwa --records=LFWA --config.warm_start=WORKDIR_OF_CELEBA
-    --workdir=WORKDIR`
+    --workdir=WORKDIR`, and the `--config.model.options` of that run, where it had any
 
     From that run, on 5,725 test images, with `--flip`: mean accuracy 85.3 %, mean balanced accuracy
     78.4 % at 0.5 and 81.9 % at the thresholds of validation; the majority guess has 71.2 and 50,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import keras
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import local
 from data_pipelines.keras_settings import check_keras
 from data_pipelines.tasks import ALIGNMENT, Task
 from faceattr_tf.configs.base import Model as ModelConfig
@@ -17,6 +18,7 @@ from faceattr_tf.models.heads import head_layers, image_input
 from faceattr_tf.models.keras_applications import BACKBONES, PIXEL_VALUES
 from faceattr_tf.models.pretrained import load_imagenet, load_weights
 from faceattr_tf.models.stages import build_top, pool_features, stages_named
+from faceattr_tf.workdir import MODEL, Workdir
 
 PLACES = 6
 """Places along a side that a map has to have to be worth a look."""
@@ -169,7 +171,8 @@ def load_pretrained(model: keras.Model, config: ModelConfig) -> None:
     network = options.get("trunk") or config.name
     if config.weights != "imagenet":
         load_weights(model, config.weights, strict=network in BACKBONES)
-        if network in BACKBONES and "pixel_values" not in options:
+        known = _check_file(config, config.weights)
+        if network in BACKBONES and "pixel_values" not in options and not known:
             print(
                 f"{config.weights}: taken to want pixels as ImageNet's weights do, "
                 f"{BACKBONES[network].pixel_values!r}; of others say how (model.options "
@@ -182,6 +185,39 @@ def load_pretrained(model: keras.Model, config: ModelConfig) -> None:
             f"weights 'imagenet': Keras distributes none for {config.name!r}, only for: "
             + ", ".join(BACKBONES)
         )
+
+
+def shown_pixels(config: ModelConfig) -> str:
+    """How a recipe's network, or its trunk, is shown pixels; empty where there is but one way."""
+    own = options_of(MODELS[config.name]) if config.name in MODELS else {}
+    options = {**own, **dict(config.options)}
+    network = options.get("trunk") or options.get("network") or config.name
+    options |= dict(options.get("network_options", ()))
+    usual = BACKBONES[network].pixel_values if network in BACKBONES else ""
+    return options.get("pixel_values") or usual
+
+
+def check_pixel_values(config: ModelConfig, run: Workdir) -> None:
+    """Makes sure that the weights of a run go on seeing pixels as they did.
+
+    Raises:
+        UserError: the network that shall have them shows pixels in another way.
+    """
+    before, now = shown_pixels(run.recipe().model), shown_pixels(config)
+    if before and now and before != now:
+        raise UserError(
+            f"{run.path}: its weights saw pixels as {before!r}, and this recipe shows them as "
+            f"{now!r}; expected ('pixel_values', {before!r}) in model.options"
+        )
+
+
+def _check_file(config: ModelConfig, file: str) -> bool:
+    """Whether a run wrote a file of weights; if so, how pixels are shown is checked."""
+    run = Workdir(local(file).parent)
+    wrote = (run.path / "config.json").is_file() and local(file).name == MODEL
+    if wrote:
+        check_pixel_values(config, run)
+    return wrote
 
 
 def _load_trunks(model: keras.Model, config: ModelConfig) -> None:
@@ -201,6 +237,7 @@ def _load_trunks(model: keras.Model, config: ModelConfig) -> None:
             load_imagenet(alone, network)
         else:
             load_weights(alone, file, strict=True)
+            _check_file(config, file)
         for layer in alone.layers:
             if layer.weights:
                 model.get_layer(f"{name}_{layer.name}").set_weights(layer.get_weights())

@@ -11,7 +11,7 @@ from faceattr_tf.configs.base import Phase, Recipe
 from faceattr_tf.evaluation.inference import forward_function
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.models import synchronize
-from faceattr_tf.models.create import create_model, create_top
+from faceattr_tf.models.create import check_pixel_values, create_model, create_top
 from faceattr_tf.models.heads import AUXILIARY
 from faceattr_tf.models.joining import take_from_runs
 from faceattr_tf.training.objective import create_batch_losses
@@ -174,9 +174,13 @@ def warm_start(state: TrainingState, recipe: Recipe) -> None:
         recipe: names the runs, the layers, and what branches begin with.
 
     Raises:
-        UserError: no weight fits, or two runs differ in what they should share.
+        UserError: no weight fits, two runs differ in what they should share, or in one of them the
+            network is shown pixels in another way.
     """
-    runs = {path: Workdir.open(path).load_model() for path in recipe.warm_starts}
+    workdirs = {path: Workdir.open(path) for path in recipe.warm_starts}
+    for workdir in workdirs.values():
+        check_pixel_values(recipe.model, workdir)
+    runs = {path: workdir.load_model() for path, workdir in workdirs.items()}
     copies = recipe.model.branch_weights == "trunk"
     take_from_runs(state.model, runs, layers=recipe.warm_start_layers, copies=copies)
     state.restart_averages()
