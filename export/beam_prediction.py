@@ -4,21 +4,18 @@ Names of files travel; a worker reads each file, asks the model that it loaded, 
 picture that cannot be answered is a row with the reason and stops nothing.
 """
 
-import contextlib
 import json
 import os
 import pathlib
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from data_pipelines.errors import UserError
-from data_pipelines.files import local, naming
+from data_pipelines.files import local
 from data_pipelines.records.beam import create_pipeline
 from export.description import read_description
-from export.rows import ModelOfRows
+from export.rows import ModelOfRows, complete_or_gone, read
 
 
 class ExportedModelHandler(ModelHandler):
@@ -45,14 +42,6 @@ class ExportedModelHandler(ModelHandler):
         return model(batch)
 
 
-def read(name: str) -> tuple[str, bytes]:
-    """Name and bytes of a file; no bytes where it cannot be read."""
-    try:
-        return name, pathlib.Path(name).read_bytes()
-    except OSError:
-        return name, b""
-
-
 def predict(
     model: str | os.PathLike,
     files: Sequence[str],
@@ -76,13 +65,10 @@ def predict(
     Raises:
         UserError: there is no such model, or something is in the folder.
     """
-    folder = local(output).absolute()
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{output}: is not empty; expected a folder to make")
     version = local(model).absolute()
     read_description(version)  # Workers would find out one after another that it is missing.
     handler = ExportedModelHandler(version, batch_size)
-    with _complete_or_gone(folder), create_pipeline(options) as pipeline:
+    with complete_or_gone(output) as folder, create_pipeline(options) as pipeline:
         _ = (
             pipeline
             | "Files" >> beam.Create([os.path.abspath(file) for file in files])
@@ -93,14 +79,3 @@ def predict(
             | "Write" >> beam.io.WriteToText(os.fspath(folder / "rows"), ".jsonl")
         )
     return sorted(folder.glob("rows-*.jsonl"))
-
-
-@contextlib.contextmanager
-def _complete_or_gone(folder: pathlib.Path) -> Iterator[None]:
-    """Removes a folder that was made for the block where that fails, as Beam leaves its parts there."""
-    try:
-        with naming(folder):
-            yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise

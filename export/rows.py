@@ -1,11 +1,15 @@
 """What an exported model says about files, as rows for tables: without a server."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from data_pipelines.errors import UserError
+from data_pipelines.files import local, naming
 from data_pipelines.formats.encoded import upright
 from export.description import NO_IMAGE, named, read_description
 
@@ -67,3 +71,29 @@ class ModelOfRows:
         contents += contents[-1:] * (self._batch_size - len(contents))
         answer = self._loaded.signatures["serving_default"](image_bytes=tf.constant(contents))
         return {name: values.numpy() for name, values in answer.items()}
+
+
+def read(name: str) -> tuple[str, bytes]:
+    """Name and bytes of a file; no bytes where it cannot be read."""
+    try:
+        return name, pathlib.Path(name).read_bytes()
+    except OSError:
+        return name, b""
+
+
+@contextlib.contextmanager
+def complete_or_gone(output: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A folder to make, which is removed where the block fails: engines leave parts of rows there.
+
+    Raises:
+        UserError: something is in it.
+    """
+    folder = local(output).absolute()
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{output}: is not empty; expected a folder to make")
+    try:
+        with naming(folder):
+            yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

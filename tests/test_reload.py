@@ -7,6 +7,7 @@ import pytest
 from tiny_workdir import draw_picture, encode, make_workdir
 
 from data_pipelines.crop.geometry import Crop
+from data_pipelines.errors import UserError
 from export import export_model
 from export.commands import batch
 from export.description import NO_IMAGE
@@ -14,8 +15,6 @@ from export.reload import answer, main
 from export.rows import ModelOfRows
 from faceattr_tf.prediction.analyzer import Analyzer
 from faceattr_tf.prediction.predict import predict
-
-HERE = importlib.util.find_spec("apache_beam") is not None
 
 
 @pytest.fixture(scope="module")
@@ -69,31 +68,47 @@ def test_rows_do_not_depend_on_who_is_beside_them(model, pictures):
     assert [row for pair in sent for row in ask([pair])] == rows
 
 
-def test_rows_are_those_of_predict_to_the_last_digit(workdir, model, pictures, tmp_path):
-    """Of a whole call, and of a picture that is asked by itself, beside damaged ones."""
-    sent = [(str(file), file.read_bytes()) for file in pictures.iterdir()]
-    rows = {row.pop("file"): row for pair in sent for row in ModelOfRows(model, 16)([pair])}
-    files = [str(pictures / f"{seed}.jpg") for seed in (0, 2, 4, 5, 1, 3)]
-    predict(workdir.path, files, output=tmp_path, batch_size=3, annotate=False)
-    lines = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
-    said = {line["filename"]: line["tasks"] for line in lines}
-    assert list(said) == files[:4]
-    for name, tasks in said.items():
+def test_rows_are_those_of_predict_to_the_last_digit(workdir, model, tmp_path):
+    """In calls of one size: what a row of another one is to the digit, is up to the processor."""
+    files = [tmp_path / f"{seed}.jpg" for seed in range(16)]
+    for seed, file in enumerate(files):
+        file.write_bytes(encode(draw_picture(seed)))
+    rows = ModelOfRows(model, 16)([(str(file), file.read_bytes()) for file in files])
+    predict(workdir.path, files, output=tmp_path / "said", batch_size=16, annotate=False)
+    lines = (tmp_path / "said" / "results.jsonl").read_text().splitlines()
+    for row, line in zip(rows, map(json.loads, lines), strict=True):
+        tasks = line["tasks"]
         tasks["alignment"] = list(tasks["alignment"]["outline"].values())
-        assert tasks == rows[name]
+        assert {"file": line["filename"], **tasks} == row
 
 
-@pytest.mark.skipif(HERE, reason="Apache Beam is installed")
-def test_what_to_install_is_one_line(model, pictures, tmp_path):
-    with pytest.raises(Exception, match="faceattr-batch needs pip install 'faceattr_tf\\[beam\\]'"):
-        batch.main([f"--model={model}", f"--output={tmp_path / 'rows'}", str(pictures)])
+ENGINES = {"apache_beam": [], "ray": ["--ray=2"]}
+HERE = {package: importlib.util.find_spec(package) is not None for package in ENGINES}
 
 
-@pytest.mark.skipif(not HERE, reason="Apache Beam is not installed")
-def test_beam_writes_these_rows(model, pictures, tmp_path, capsys):
-    batch.main([f"--model={model}", f"--output={tmp_path / 'rows'}", str(pictures)])
+def arguments(package, model, pictures, output):
+    return [*ENGINES[package], f"--model={model}", f"--output={output}", str(pictures)]
+
+
+@pytest.mark.parametrize("package", [name for name in ENGINES if not HERE[name]])
+def test_what_to_install_is_one_line(package, model, pictures, tmp_path):
+    extra = {"apache_beam": "beam", "ray": "ray"}[package]
+    with pytest.raises(UserError, match=f"needs pip install 'faceattr_tf\\[{extra}\\]'"):
+        batch.main(arguments(package, model, pictures, tmp_path / "rows"))
+
+
+@pytest.mark.parametrize("flags", [["--ray=0"], ["--batch_size=0"], ["--ray=2", "--beam=x"]])
+def test_numbers_and_engines_are_checked(flags, capsys):
+    with pytest.raises(SystemExit):
+        batch.main([*flags, "--model=models/faceattr/1", "--output=rows", "photos"])
+    assert "whole number from 1 on" in (said := capsys.readouterr().err) or "not allowed" in said
+
+
+@pytest.mark.parametrize("package", [name for name in ENGINES if HERE[name]])
+def test_engines_write_these_rows(package, model, pictures, tmp_path, capsys):
+    batch.main(arguments(package, model, pictures, tmp_path / "rows"))
     assert "6 pictures" in capsys.readouterr().out
-    files = (tmp_path / "rows").glob("rows-*.jsonl")
+    files = (tmp_path / "rows").glob("rows*.jsonl")
     found = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     ask = ModelOfRows(model, batch_size=32)
     expected = [row for file in pictures.iterdir() for row in ask([(str(file), file.read_bytes())])]

@@ -14,6 +14,8 @@ _CHATTER = re.compile(
     rb"|^fully_quantize: |^INFO: Created TensorFlow Lite"
     # OpenCV and its FFmpeg, on videos; what is wrong with a file is said by its reader.
     rb"|^OpenCV: FFMPEG: |^\[ ?[A-Z]+:\d+@|^\[[\w,#:/ ]+ @ 0x|^Truncating packet "
+    # Ray's core.
+    rb"|^\[\d+-\d+-\d+ [\d:,]+ [IWE] \d+ \d+\] "
 )
 
 

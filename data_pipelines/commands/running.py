@@ -24,13 +24,23 @@ def command_parser(name: str, description: str, examples: str = "") -> argparse.
 
 def require_beam(flag: str) -> None:
     """Raises UserError where Apache Beam, which a flag asks for, is not installed."""
-    if importlib.util.find_spec("apache_beam") is None:
+    note = (
+        ", in an environment of its own, as Apache Beam wants an older protobuf than TensorFlow "
+        "would bring"
+    )
+    _require("apache_beam", f"{flag} needs pip install 'faceattr_tf[beam]'{note}")
+
+
+def require_ray(flag: str) -> None:
+    """Raises UserError where Ray Data, which a flag asks for, is not installed."""
+    _require("ray", f"{flag} needs pip install 'faceattr_tf[ray]'")
+
+
+def _require(package: str, text: str) -> None:
+    if importlib.util.find_spec(package) is None:
         from data_pipelines.errors import UserError
 
-        raise UserError(
-            f"{flag} needs pip install 'faceattr_tf[beam]', in an environment of its own, as Apache "
-            "Beam wants an older protobuf than TensorFlow would bring"
-        )
+        raise UserError(text)
 
 
 def run_command(name: str, main: Callable[[], object]) -> int:

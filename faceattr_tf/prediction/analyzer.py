@@ -310,8 +310,8 @@ class Analyzer:
             pixels, transform = decode_and_crop(
                 image_bytes, box, landmarks, self.crop, owners=owners
             )
-            # Kernels for one row, and these alone, differ in the last digits, which then would say
-            # whether a face was judged among others.
+            # Kernels for one row round otherwise than those for several (with AVX-512 these alone):
+            # the last digits would say whether a face was judged among others.
             alone = tf.shape(pixels)[0] == 1
             pixels = tf.cond(alone, lambda: tf.repeat(pixels, 2, axis=0), lambda: pixels)
             outputs = self.model(pixels, training=False)
