@@ -11,6 +11,12 @@ from faceattr_tf.models import BACKBONES, MODELS, build_model, options_of
 from faceattr_tf.models.pretrained import load_weights
 
 TASKS = (MTFL_ATTRIBUTES, POSE, LANDMARKS)
+FEW = {
+    "facetracer": {"regions": ("face", "eyes")},
+    "panda": {"parts": ("face", "mouth")},
+    "fusion": {"trunks": ("a", "b")},
+}
+"""Networks of many parts, of which the others are of the same operations."""
 
 
 def by_tflite(model, images):
@@ -28,8 +34,8 @@ def networks():
     yield pytest.param("resnet_small", {"transformer": "lonet", "width": 0.25}, id="lonet")
     for name in MODELS:
         options = {"width": 0.25} if "width" in options_of(MODELS[name]) else {}
-        if name == "facetracer":  # whose other regions are of the same operations
-            options["regions"] = ("face", "eyes")
+        if name in FEW:
+            options |= FEW[name]
         often = name not in BACKBONES or name == "mobilenet_v3_small"
         yield pytest.param(name, options, id=name, marks=[] if often else pytest.mark.thorough)
 
