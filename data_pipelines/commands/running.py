@@ -24,11 +24,11 @@ def command_parser(name: str, description: str, examples: str = "") -> argparse.
 
 def require_beam(flag: str) -> None:
     """Raises UserError where Apache Beam, which a flag asks for, is not installed."""
-    note = (
-        ", in an environment of its own, as Apache Beam wants an older protobuf than TensorFlow "
-        "would bring"
+    _require(
+        "apache_beam",
+        f"{flag} needs pip install 'faceattr_tf[beam]', in an environment of its own, as Apache "
+        "Beam wants an older protobuf than TensorFlow would bring",
     )
-    _require("apache_beam", f"{flag} needs pip install 'faceattr_tf[beam]'{note}")
 
 
 def require_ray(flag: str) -> None:

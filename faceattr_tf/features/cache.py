@@ -30,7 +30,7 @@ from data_pipelines.input.batches import Source
 from faceattr_tf.configs.base import Recipe
 from faceattr_tf.experiment import Experiment
 from faceattr_tf.models import MODELS, options_of
-from faceattr_tf.models.create import model_options
+from faceattr_tf.models.create import model_options, shown_pixels
 from faceattr_tf.models.keras_applications import BACKBONES
 from faceattr_tf.models.stages import MAP
 
@@ -205,8 +205,8 @@ def feature_key(
     options = options_of(MODELS[recipe.model.name])
     given = model_options(recipe.model)
     options |= {name: value for name, value in given.items() if name in options}
-    if recipe.model.name in BACKBONES and not options["pixel_values"]:
-        options["pixel_values"] = BACKBONES[recipe.model.name].pixel_values
+    if recipe.model.name in BACKBONES:
+        options["pixel_values"] = shown_pixels(recipe.model)
     key = {
         "format": FORMAT,
         "network": recipe.model.name,

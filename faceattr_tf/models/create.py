@@ -170,12 +170,12 @@ def load_pretrained(model: keras.Model, config: ModelConfig) -> None:
     options = dict(config.options)
     network = options.get("trunk") or config.name
     if config.weights != "imagenet":
-        load_weights(model, config.weights, strict=network in BACKBONES)
         known = _check_file(config, config.weights)
+        load_weights(model, config.weights, strict=network in BACKBONES)
         if network in BACKBONES and "pixel_values" not in options and not known:
             print(
                 f"{config.weights}: taken to want pixels as ImageNet's weights do, "
-                f"{BACKBONES[network].pixel_values!r}; of others say how (model.options "
+                f"{shown_pixels(config)!r}; of others say how (model.options "
                 f"pixel_values, one of {', '.join(PIXEL_VALUES)})"
             )
     elif network in BACKBONES:
@@ -236,8 +236,8 @@ def _load_trunks(model: keras.Model, config: ModelConfig) -> None:
         if file == "imagenet":
             load_imagenet(alone, network)
         else:
-            load_weights(alone, file, strict=True)
             _check_file(config, file)
+            load_weights(alone, file, strict=True)
         for layer in alone.layers:
             if layer.weights:
                 model.get_layer(f"{name}_{layer.name}").set_weights(layer.get_weights())
